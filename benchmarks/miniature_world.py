@@ -1,0 +1,86 @@
+"""What the scripts beside this one share: ComfyUI in this process and the miniature's objects."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def start_comfyui() -> None:
+    """Make ComfyUI importable; `python run.py exec` has set COMFYUI_PATH."""
+    if "COMFYUI_PATH" not in os.environ:
+        raise SystemExit("COMFYUI_PATH is not set; start this with: python run.py exec -- python benchmarks/...")
+    sys.argv, own = [sys.argv[0], *([] if _cuda() else ["--cpu"])], sys.argv
+    sys.path[:0] = [os.environ["COMFYUI_PATH"], str(ROOT)]
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    import comfy.cli_args  # noqa: F401  (reads sys.argv)
+
+    sys.argv = own
+
+
+def _cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@dataclass
+class World:
+    model: object
+    clip: object
+    vae: object
+    control: object
+    classifier: object
+
+    def encode(self, texts):
+        """One CONDITIONING whose batch holds a prompt for each image."""
+        import torch
+
+        outs = [self.clip.encode_from_tokens(self.clip.tokenize(t), return_pooled=True) for t in texts]
+        states, pooled = (torch.cat(column) for column in zip(*outs, strict=True))
+        return [[states, {"pooled_output": pooled}]]
+
+    def with_contour(self, conditioning, contours):
+        hint = self.control.copy().set_cond_hint(contours.movedim(-1, 1), 1.0, (0.0, 1.0))
+        return [[t, {**o, "control": hint, "control_apply_to_uncond": False}] for t, o in conditioning]
+
+    def sample(self, guider, noise, steps, sampler, scheduler, seed):
+        import comfy.samplers
+        import torch
+
+        model = guider.model_patcher
+        sigmas = comfy.samplers.KSampler(model, steps, model.load_device, sampler, scheduler, 1.0).sigmas
+        return guider.sample(
+            noise, torch.zeros_like(noise), comfy.samplers.sampler_object(sampler), sigmas, disable_pbar=True, seed=seed
+        )
+
+
+def load_world() -> World:
+    from higfa_core.classifier import FineGrainedClassifier
+    from higfa_core.comfy.patchers import attach_patcher
+    from higfa_core.miniature import models
+
+    guide = attach_patcher(FineGrainedClassifier.load(models.WEIGHTS / "guide.safetensors"))
+    return World(models.load_model(), models.load_clip(), models.load_vae(), models.load_controlnet(), guide)
+
+
+def stock_guider(world, positive, negative, cfg):
+    import comfy.samplers
+
+    guider = comfy.samplers.CFGGuider(world.model.clone())
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    return guider
+
+
+def higfa_guider(world, positive, negative, cfg, names, settings):
+    from higfa_core.comfy.guider import HiGFAGuider
+
+    guider = HiGFAGuider(world.model, world.classifier, names, world.vae, settings)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    return guider

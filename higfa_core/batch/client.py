@@ -1,0 +1,277 @@
+"""A small blocking client for a ComfyUI server, standard library only.
+
+The server keeps its queue and history in memory and forgets both when it restarts, so the caller's own
+records are the truth: a prompt that is neither queued nor in the history is lost and may be sent again.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+
+class ServerError(ConnectionError):
+    """The server cannot be reached or answers nonsense."""
+
+
+class PromptRejected(ValueError):
+    """The server refused a prompt: which node and why; ``node_errors`` is what the server said."""
+
+    def __init__(self, message: str, node_errors: dict):
+        super().__init__(message)
+        self.node_errors = node_errors
+
+
+class PromptFailed(RuntimeError):
+    """A prompt ended with an error, was interrupted, or was lost by the server."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that :func:`run_jobs` gave up on."""
+
+    name: str
+    reason: str
+    attempts: int
+
+
+class Client:
+    """ComfyUI at ``url``; ``timeout`` in seconds for one request. Raises ServerError without an answer."""
+
+    def __init__(self, url: str = "http://127.0.0.1:8188", timeout: float = 30.0):
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in ("http", "https"):
+            raise ValueError(f"url must begin with http:// or https://, got {url!r}")
+        self.url, self.timeout, self.client_id = url.rstrip("/"), timeout, uuid.uuid4().hex
+        # A proxy from the environment cannot reach this machine's own loopback address.
+        local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({} if local else None))
+
+    def submit(self, prompt: dict, prompt_id: str | None = None) -> str:
+        """Queue an API-format prompt, return its id. Raises PromptRejected when it is invalid."""
+        body = {"prompt": prompt, "client_id": self.client_id, "prompt_id": prompt_id or str(uuid.uuid4())}
+        return self._json("/prompt", body).get("prompt_id", body["prompt_id"])
+
+    def status(self, prompt_id: str) -> str:
+        """ "waiting", "running", "done", "failed" or "lost" (the server does not know it)."""
+        entry, state = self._look(prompt_id)
+        return state if entry is None else ("done" if _error_of(entry) is None else "failed")
+
+    def history(self, prompt_id: str) -> dict | None:
+        """The history entry of a finished prompt: {"outputs": {node id: ui}, "status": ..., ...}, or None."""
+        return self._json(f"/history/{prompt_id}").get(prompt_id)
+
+    def error(self, prompt_id: str) -> str | None:
+        """Why a finished prompt failed, in words; None when it did not."""
+        entry = self.history(prompt_id)
+        return None if entry is None else _error_of(entry)
+
+    def wait(self, prompt_id: str, timeout: float = 600.0, poll: float = 0.25) -> dict:
+        """Block until a prompt is done, return its history entry. Raises PromptFailed or TimeoutError."""
+        end = time.monotonic() + timeout
+        while True:
+            entry, state = self._look(prompt_id)
+            if entry is not None:
+                if error := _error_of(entry):
+                    raise PromptFailed(error)
+                return entry
+            if state == "lost":
+                raise PromptFailed(f"{self.url} does not know prompt {prompt_id}: it was restarted or cleared")
+            if time.monotonic() > end:
+                raise TimeoutError(f"Prompt {prompt_id} is still {state} after {timeout:g} s")
+            time.sleep(poll)
+
+    def interrupt(self, prompt_id: str | None = None) -> None:
+        """Stop the running prompt (only if it is ``prompt_id``, when given)."""
+        self._request("/interrupt", {"prompt_id": prompt_id} if prompt_id else {})
+
+    def cancel(self, prompt_ids: Iterable[str]) -> None:
+        """Remove prompts from the queue and stop the one that runs."""
+        ids = list(prompt_ids)
+        self._request("/queue", {"delete": ids})
+        for prompt_id in ids:
+            self.interrupt(prompt_id)
+
+    def object_info(self, node_class: str | None = None) -> dict:
+        """The server's nodes and their inputs."""
+        return self._json("/object_info" + (f"/{urllib.parse.quote(node_class)}" if node_class else ""))
+
+    def system_stats(self) -> dict:
+        """Version, devices and memory; also the way to see whether the server is up."""
+        return self._json("/system_stats")
+
+    def view(self, filename: str, subfolder: str = "", type: str = "output") -> bytes:
+        """The bytes of an image that a prompt's outputs name."""
+        query = urllib.parse.urlencode({"filename": filename, "subfolder": subfolder, "type": type})
+        return self._request(f"/view?{query}")
+
+    def _look(self, prompt_id: str) -> tuple[dict | None, str]:
+        if entry := self.history(prompt_id):
+            return entry, "done"
+        queue = self._json("/queue")
+        for name, state in (("queue_running", "running"), ("queue_pending", "waiting")):
+            if any(item[1] == prompt_id for item in queue.get(name, [])):
+                return None, state
+        # It may have ended between the two questions.
+        return self.history(prompt_id), "lost"
+
+    def _json(self, path: str, body: dict | None = None) -> dict:
+        answer = self._request(path, body)
+        try:
+            return json.loads(answer)
+        except ValueError as error:
+            raise ServerError(f"{self.url}{path} did not answer in JSON: is it ComfyUI?") from error
+
+    def _request(self, path: str, body: dict | None = None) -> bytes:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.url + path, data, headers)
+        try:
+            with self._opener.open(request, timeout=self.timeout) as response:
+                return response.read()
+        except urllib.error.HTTPError as error:
+            if path == "/prompt" and error.code == 400:
+                raise _rejected(error.read()) from None
+            raise ServerError(f"{self.url}{path} answered {error.code} {error.reason}") from error
+        except (OSError, http.client.HTTPException) as error:  # refused, reset, timed out, half an answer
+            raise ServerError(f"No answer from {self.url}{path} ({error}): is ComfyUI running there?") from error
+
+
+@dataclass
+class _Flight:
+    name: str
+    prompt: dict
+    prompt_id: str = ""
+    attempts: int = 0
+    submitted: bool = False
+
+    def next_attempt(self) -> _Flight:
+        return _Flight(self.name, self.prompt, str(uuid.uuid4()), self.attempts + 1)
+
+
+def run_jobs(
+    client: Client,
+    prompts: Iterable[tuple[str, dict]],
+    on_done: Callable[[str, dict], object],
+    max_in_flight: int = 2,
+    attempts: int = 3,
+    poll: float = 0.25,
+    patience: float = 60.0,
+) -> list[Failure]:
+    """Run (name, API prompt) pairs, at most ``max_in_flight`` at the server; return those that failed.
+
+    ``prompts`` is pulled as room appears. ``on_done(name, history entry)`` is called for each finished one;
+    when it returns False (no usable result) the attempt counts as failed. Failed and lost prompts are sent
+    again up to ``attempts`` times in all, rejected ones are not. A server that gives no answer for ``patience``
+    seconds raises ServerError. When anything raises (Ctrl-C too), what is at the server is cancelled.
+    """
+    if max_in_flight < 1 or attempts < 1:
+        raise ValueError(f"max_in_flight and attempts must be >= 1, got {max_in_flight} and {attempts}")
+    source = (_Flight(name, prompt) for name, prompt in prompts)
+    again: deque[_Flight] = deque()
+    flying: list[_Flight] = []
+    failures: list[Failure] = []
+    try:
+        while True:
+            while len(flying) < max_in_flight:
+                flight = again.popleft() if again else next(source, None)
+                if flight is None:
+                    break
+                flying.append(flight.next_attempt())
+                if reason := _patiently(_submit, client, flying[-1], patience):
+                    failures.append(Failure(flight.name, reason, flying.pop().attempts))
+            if not flying:
+                return failures
+            ended = 0
+            for flight in list(flying):
+                outcome = _patiently(_outcome, client, flight, patience)
+                if outcome is None:
+                    continue
+                flying.remove(flight)
+                ended += 1
+                reason = outcome if isinstance(outcome, str) else _accept(on_done, flight.name, outcome)
+                if reason and flight.attempts < attempts:
+                    again.append(flight)
+                elif reason:
+                    failures.append(Failure(flight.name, reason, flight.attempts))
+            if not ended:
+                time.sleep(poll)
+    except BaseException:
+        with suppress(ServerError):
+            client.cancel(flight.prompt_id for flight in flying)
+        raise
+
+
+def _submit(client: Client, flight: _Flight) -> str | None:
+    # After a broken connection the server may have it all the same, and would run it twice.
+    if flight.submitted and client.status(flight.prompt_id) != "lost":
+        return None
+    flight.submitted = True
+    try:
+        flight.prompt_id = client.submit(flight.prompt, flight.prompt_id)
+    except PromptRejected as error:
+        return str(error)
+    return None
+
+
+def _outcome(client: Client, flight: _Flight) -> dict | str | None:
+    """History entry when done, the reason when failed or lost, None while it waits or runs."""
+    try:
+        return client.wait(flight.prompt_id, timeout=-1)
+    except TimeoutError:
+        return None
+    except PromptFailed as error:
+        return str(error)
+
+
+def _accept(on_done: Callable[[str, dict], object], name: str, entry: dict) -> str | None:
+    return "it ended without a usable result" if on_done(name, entry) is False else None
+
+
+def _patiently(ask: Callable, client: Client, flight: _Flight, patience: float):
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return ask(client, flight)
+        except ServerError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(min(1.0, patience / 10))
+
+
+def _error_of(entry: dict) -> str | None:
+    status = entry.get("status") or {}
+    if status.get("status_str") != "error":
+        return None
+    for kind, data in status.get("messages") or []:
+        if kind == "execution_error":
+            where = f"Node {data.get('node_id')} ({data.get('node_type')})"
+            return f"{where}: {data.get('exception_type')}: {str(data.get('exception_message')).strip()}"
+        if kind == "execution_interrupted":
+            return f"Interrupted at node {data.get('node_id')} ({data.get('node_type')})"
+    return "The server reports an error without saying which"
+
+
+def _rejected(answer: bytes) -> PromptRejected:
+    try:
+        values = json.loads(answer)
+    except ValueError:
+        return PromptRejected(f"The server refused the prompt: {answer[:200]!r}", {})
+    errors = values.get("node_errors") or {}
+    words = [
+        f"node {node} ({about.get('class_type')}): {error.get('message')} ({error.get('details')})"
+        for node, about in errors.items()
+        for error in about.get("errors", [])
+    ]
+    general = values.get("error") or {}
+    general = f"{general.get('message')} ({general.get('details')})" if isinstance(general, dict) else general
+    return PromptRejected(f"The server refused the prompt: {'; '.join(words) or general}", errors)

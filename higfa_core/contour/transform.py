@@ -1,0 +1,162 @@
+"""Random label-safe warps: `ContourTransform` draws them, `transform_batch` applies them to a batch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from .planes import check_image, check_mask, strongest
+from .warp import TransformParams, apply, project, uniform
+
+MAX_VARIANTS = 64
+
+
+@dataclass(frozen=True)
+class ContourTransform:
+    """Ranges of a random warp. The defaults are the label-safe similarity transforms; the rest is off.
+
+    `flip`: probability of a mirror image. `rotation`: largest angle in degrees (usual: 5-20). `scale_min`,
+    `scale_max`: size factors, drawn log-uniformly. `translation`: largest shift as a fraction of width and
+    height. `perspective`: largest shift of each frame corner, same fraction (usual: 0-0.1). `elastic`:
+    largest local displacement as a fraction of the shorter side (usual: 0-0.03) with control points
+    `smoothness` apart; at most a fifth of `smoothness`, beyond which lines could fold over.
+    `outside`: share of the object's width and height that may leave the frame (see `sample`); 0 by default,
+    since the marks that tell fine-grained classes apart (beak, tail, nose) sit at the extremities.
+    """
+
+    flip: float = 0.5
+    rotation: float = 15.0
+    scale_min: float = 0.8
+    scale_max: float = 1.2
+    translation: float = 0.1
+    perspective: float = 0.0
+    elastic: float = 0.0
+    smoothness: float = 0.25
+    outside: float = 0.0
+
+    def __post_init__(self):
+        for name, lowest, highest in (
+            ("flip", 0.0, 1.0),
+            ("rotation", 0.0, 180.0),
+            ("scale_min", 0.1, 10.0),
+            ("scale_max", 0.1, 10.0),
+            ("translation", 0.0, 1.0),
+            ("perspective", 0.0, 0.25),
+            ("smoothness", 0.02, 1.0),
+            ("elastic", 0.0, self.smoothness / 5),
+            ("outside", 0.0, 0.9),
+        ):
+            value = getattr(self, name)
+            if not lowest <= value <= highest:  # also refuses NaN
+                raise ValueError(f"{name} must be between {lowest:g} and {highest:g}, but got {value}.")
+        if self.scale_min > self.scale_max:
+            raise ValueError(f"scale_min {self.scale_min} is larger than scale_max {self.scale_max}: swap them.")
+
+    def sample(
+        self, seed: int, index: int, height: int, width: int, outline: np.ndarray | None = None
+    ) -> TransformParams:
+        """Draw warp number `index` of `seed` (whole numbers >= 0 of any size): the same answer at every call.
+
+        Every range has its own random number, so that changing one range leaves the others' draws alone.
+        `outline`: points [N,2] around the object (see `object_outline`). When given, the object stays in the
+        frame: the translation is clamped, and an object too large for the frame is shrunk even below
+        `scale_min`, until at most the fraction `outside` of its width and of its height is cut off.
+        """
+        if height < 1 or width < 1:
+            raise ValueError(f"Cannot transform an image of {width}x{height} pixels.")
+        u = uniform(seed, index, 15)
+        size = np.array([width, height], dtype=np.float64)
+        flipped = bool(u[0] < self.flip)
+        angle = (2 * u[1] - 1) * self.rotation
+        scale = self.scale_min * (self.scale_max / self.scale_min) ** u[2]
+        shift = (2 * u[3:5] - 1) * self.translation * size
+        corner_shifts = (2 * u[5:13].reshape(4, 2) - 1) * self.perspective * size
+        elastic = u[13] * self.elastic
+        matrix = _rotate_and_scale(size, angle, scale) @ _perspective(size, corner_shifts)
+        if flipped:
+            matrix = matrix @ np.array([[-1.0, 0, width - 1], [0, 1, 0], [0, 0, 1]])
+        if outline is not None and len(outline):
+            shrink, shift = self._keep_inside(matrix, shift, outline, size, elastic * size.min())
+            matrix = _rotate_and_scale(size, 0.0, shrink) @ matrix
+        matrix = np.array([[1.0, 0, shift[0]], [0, 1, shift[1]], [0, 0, 1]]) @ matrix
+        return TransformParams(
+            matrix=tuple(tuple(row) for row in matrix.tolist()),
+            height=height,
+            width=width,
+            flipped=flipped,
+            elastic=float(elastic),
+            smoothness=self.smoothness,
+            elastic_seed=int(u[14] * 2**32),
+        )
+
+    def _keep_inside(self, matrix, shift, outline, size, slack):
+        points = project(matrix, np.asarray(outline, dtype=np.float64))
+        first, last = points.min(0) - 0.5 - slack, points.max(0) + 0.5 + slack
+        shrink = min(1.0, float((size / ((last - first) * (1 - self.outside))).min()))
+        centre = (size - 1) / 2
+        first, last = centre + (first - centre) * shrink, centre + (last - centre) * shrink
+        allowance = self.outside * (last - first)
+        return shrink, np.clip(shift, -0.5 - first - allowance, size - 0.5 - last + allowance)
+
+
+def object_outline(contour: torch.Tensor, mask: torch.Tensor | None = None) -> np.ndarray | None:
+    """Points [N,2] (x, y) around what is lit in a mask [H,W], else in a contour [H,W,C]; None if all dark."""
+    if mask is None or not (mask >= 0.5).any():
+        mask = strongest(contour)
+    lit = (mask.detach().cpu() >= 0.5).numpy()
+    rows = np.flatnonzero(lit.any(axis=1))
+    if not rows.size:
+        return None
+    first, last = lit[rows].argmax(axis=1), lit.shape[1] - 1 - lit[rows, ::-1].argmax(axis=1)
+    return np.stack([np.concatenate([first, last]), np.tile(rows, 2)], axis=1).astype(np.float64)
+
+
+def transform_batch(
+    contour: torch.Tensor,
+    settings: ContourTransform,
+    seed: int,
+    variants: int = 1,
+    mask: torch.Tensor | None = None,
+    on_image=lambda: None,
+) -> tuple[torch.Tensor, torch.Tensor, list[TransformParams]]:
+    """`variants` (1..64) warps of each contour of [B,H,W,C]: images [B*V,H,W,C], masks [B*V,H,W], B*V params.
+
+    Source-major: all variants of the first contour come first. A variant depends on (seed, source, number)
+    only, not on how many there are. Without a mask, the masks say which pixels come from inside the source.
+    `on_image()` is called before each image.
+    """
+    if not 1 <= variants <= MAX_VARIANTS:
+        raise ValueError(f"variants must be between 1 and {MAX_VARIANTS}, but got {variants}.")
+    check_image(contour)
+    batch, height, width = contour.shape[:3]
+    planes = check_mask(mask, batch, height, width)
+    images = contour.new_empty((batch * variants, *contour.shape[1:]))
+    masks = torch.empty((batch * variants, height, width), device=contour.device)
+    everywhere, drawn = torch.ones((height, width)), []
+    for source in range(batch):
+        plane = None if planes is None else planes[source]
+        outline = object_outline(contour[source], plane)
+        for variant in range(variants):
+            on_image()
+            params = settings.sample(seed, source * MAX_VARIANTS + variant, height, width, outline)
+            image, moved, _ = apply(contour[source], params, everywhere if plane is None else plane)
+            images[len(drawn)], masks[len(drawn)] = image, moved
+            drawn.append(params)
+    return images, masks, drawn
+
+
+def _rotate_and_scale(size: np.ndarray, angle: float, scale: float) -> np.ndarray:
+    x, y = (size - 1) / 2
+    c, s = scale * math.cos(math.radians(angle)), scale * math.sin(math.radians(angle))
+    return np.array([[c, s, x - c * x - s * y], [-s, c, y + s * x - c * y], [0, 0, 1]])
+
+
+def _perspective(size: np.ndarray, corner_shifts: np.ndarray) -> np.ndarray:
+    if not corner_shifts.any():
+        return np.eye(3)
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * np.maximum(size - 1, 1)
+    return cv2.getPerspectiveTransform(corners.astype(np.float32), (corners + corner_shifts).astype(np.float32))

@@ -1,0 +1,1 @@
+"""Datasets: `layouts` (folders people have) -> `plan` (jobs) -> `store` (manifest) -> `export` (files)."""

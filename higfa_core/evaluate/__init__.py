@@ -1,0 +1,1 @@
+"""What a dataset looks like and is worth: `report` (one HTML page)."""

@@ -1,0 +1,178 @@
+"""Load Fine-Grained Classifier and Classify Images."""
+
+import os
+from pathlib import Path
+
+import folder_paths
+from comfy import model_management
+from comfy_api.latest import io, ui
+
+from ..higfa_core.classifier import FineGrainedClassifier
+from ..higfa_core.comfy.patchers import attach_patcher
+
+FOLDER = "higfa_classifiers"
+NO_FILES = f"(put a classifier into models/{FOLDER})"
+HiGFAClassifier = io.Custom("HIGFA_CLASSIFIER")
+
+
+def register_folder() -> None:
+    """Make ``models/higfa_classifiers`` a model folder, after any that extra_model_paths.yaml has named."""
+    paths = list(folder_paths.folder_names_and_paths.get(FOLDER, ([],))[0])
+    default = os.path.join(folder_paths.models_dir, FOLDER)
+    if default not in paths:
+        paths.append(default)
+    folder_paths.folder_names_and_paths[FOLDER] = (paths, folder_paths.supported_pt_extensions)
+
+
+register_folder()
+
+
+def classifier_files() -> list[str]:
+    # ComfyUI never looks again at a folder that did not exist the first time.
+    folder_paths.filename_list_cache.pop(FOLDER, None)
+    return folder_paths.get_filename_list(FOLDER)
+
+
+def missing_file_message(name: str) -> str:
+    folders = " or ".join(folder_paths.get_folder_paths(FOLDER))
+    files = classifier_files()
+    if not files:
+        return (
+            f"No classifier found. Put a timm classifier (.safetensors or weights-only .pth) into {folders}, "
+            "press R to refresh, and choose it. To try without one, use Load Miniature"
+        )
+    return (
+        f"No classifier '{name}' in {folders}. There is: {', '.join(files[:10])}. Press R to refresh the list"
+    )
+
+
+def file_stamp(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    stat = path.stat()
+    return f"{path}:{stat.st_mtime_ns}:{stat.st_size}"
+
+
+class LoadClassifier(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HiGFA_LoadClassifier",
+            display_name="Load Fine-Grained Classifier",
+            category="HiGFA",
+            description=f"Loads a timm image classifier from models/{FOLDER}: the third guidance signal.",
+            search_aliases=[
+                "timm",
+                "load classifier",
+                "image classifier",
+                "fine-grained",
+                "classifier guidance",
+            ],
+            inputs=[
+                io.Combo.Input(
+                    "classifier_name",
+                    options=classifier_files() or [NO_FILES],
+                    tooltip=f"File in models/{FOLDER}. Architecture, class names and preprocessing come from "
+                    "its metadata, or from a .json of the same name and classes.txt beside it.",
+                ),
+                io.Float.Input(
+                    "temperature",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="Divides the logits before the softmax: above 1 tempers an over-confident "
+                    "classifier. 0 uses the calibrated value in the file (1 where the file has none).",
+                ),
+            ],
+            outputs=[
+                HiGFAClassifier.Output(display_name="classifier"),
+                io.String.Output(
+                    display_name="class_names", tooltip="One name a line, in the order of the outputs."
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, classifier_name):
+        if classifier_name is None:  # linked: known at run time only
+            return True
+        found = folder_paths.get_full_path(FOLDER, classifier_name)
+        return True if found else missing_file_message(classifier_name)
+
+    @classmethod
+    def fingerprint_inputs(cls, classifier_name, temperature):
+        path = Path(folder_paths.get_full_path(FOLDER, classifier_name or "") or FOLDER)
+        beside = (path, path.with_suffix(".json"), path.with_name("classes.txt"))
+        return "|".join(file_stamp(file) for file in beside)
+
+    @classmethod
+    def execute(cls, classifier_name: str, temperature: float) -> io.NodeOutput:
+        path = folder_paths.get_full_path(FOLDER, classifier_name)
+        if path is None:
+            raise FileNotFoundError(missing_file_message(classifier_name))
+        classifier = FineGrainedClassifier.load(path)
+        classifier.temperature = temperature or classifier.temperature
+        return io.NodeOutput(attach_patcher(classifier), "\n".join(classifier.class_names))
+
+
+class ClassifyImages(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HiGFA_ClassifyImages",
+            display_name="Classify Images",
+            category="HiGFA",
+            description="Shows what a classifier sees: the three likeliest classes of every image.",
+            search_aliases=["classify", "predict class", "confidence", "top-k", "image classification"],
+            is_output_node=True,
+            inputs=[
+                io.Image.Input(
+                    "images", tooltip="Images to classify, any size: they are resized as trained."
+                ),
+                HiGFAClassifier.Input("classifier", tooltip="From Load Fine-Grained Classifier."),
+                io.String.Input(
+                    "class_name",
+                    default="",
+                    optional=True,
+                    tooltip="Class to report the probability of in every image. Empty: the likeliest class.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="table"),
+                io.Float.Output(
+                    display_name="mean_confidence",
+                    tooltip="Mean probability of class_name, or of each image's likeliest class.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images, classifier: FineGrainedClassifier, class_name: str = "") -> io.NodeOutput:
+        target = classifier.index(class_name) if class_name.strip() else None
+        if classifier.patcher is not None:
+            model_management.load_models_gpu([classifier.patcher])
+        proba = classifier.predict_proba(images[..., :3])
+        table, mean = confidence_table(proba, classifier.class_names, target)
+        return io.NodeOutput(table, mean, ui=ui.PreviewText(table))
+
+
+def confidence_table(proba, class_names, target: int | None) -> tuple[str, float]:
+    """Probabilities [B, K] -> (a line per image: top three and target, mean confidence)."""
+    confidence = proba.amax(dim=1) if target is None else proba[:, target]
+    lines = []
+    for i, row in enumerate(proba):
+        top = row.topk(min(3, len(row)))
+        ranked = (
+            f"{class_names[k]} {p:.1%}"
+            for p, k in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+        )
+        wanted = "" if target is None else f" | {class_names[target]}: {confidence[i]:.1%}"
+        lines.append(f"{i + 1}: {', '.join(ranked)}{wanted}")
+    label = "likeliest class" if target is None else class_names[target]
+    mean = float(confidence.mean())
+    return "\n".join([*lines, f"mean of {len(lines)}, {label}: {mean:.1%}"]), mean
+
+
+NODES = [LoadClassifier, ClassifyImages]

@@ -1,0 +1,209 @@
+"""Extract Contour and Transform Contour."""
+
+import comfy.model_management
+from comfy_api.latest import io, ui
+
+from ..higfa_core.contour import MAX_VARIANTS, METHODS, ContourTransform, extract, transform_batch
+
+PREVIEWED = 64  # images shown on the node; the outputs hold all
+
+
+class ExtractContour(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HiGFA_ExtractContour",
+            display_name="Extract Contour",
+            category="HiGFA",
+            description="Draw the contour of an image as white lines on black, of the same size, for a "
+            "ControlNet. With a mask, the foreground only.",
+            search_aliases=["canny", "edge map", "soft edge", "silhouette", "outline", "line art"],
+            inputs=[
+                io.Image.Input("image", tooltip="Images to find contours in, of any size. Alpha is ignored."),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default="canny",
+                    tooltip="canny: thin binary lines, for Canny ControlNets. soft: grey edge strength, for "
+                    "soft-edge (HED) ControlNets. silhouette: only the outline of the mask (without one: "
+                    "of the largest object on a plain background).",
+                ),
+                io.Float.Input(
+                    "blur",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.1,
+                    tooltip="Smoothing before detection, in pixels. More drops feather and fur texture.",
+                ),
+                io.Float.Input(
+                    "low_threshold",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="canny: weakest edge kept next to a strong one, as fraction of 255 (100 = 0.39). "
+                    "soft: edges weaker than this share of the strong ones turn black. 0 = automatic.",
+                ),
+                io.Float.Input(
+                    "high_threshold",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="canny: weakest edge that starts a line, as a fraction of 255 (200 = 0.78). "
+                    "soft: edges stronger than this share turn white. 0 = automatic.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Foreground (1) whose edges are kept. Load Image gives 1 for TRANSPARENT pixels: "
+                    "put Invert Mask in between. An empty mask counts as none.",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="contour", tooltip="White lines on black, same size.")],
+        )
+
+    @classmethod
+    def execute(cls, image, method, blur, low_threshold, high_threshold, mask=None) -> io.NodeOutput:
+        contour = extract(image, method, low_threshold or None, high_threshold or None, blur, mask)
+        return io.NodeOutput(contour, ui=ui.PreviewImage(contour[:PREVIEWED], cls=cls))
+
+
+class TransformContour(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HiGFA_TransformContour",
+            display_name="Transform Contour",
+            category="HiGFA",
+            description="Warp contours at random, masks alike, so that each synthetic image gets its own "
+            "pose and layout. The object stays in the frame.",
+            search_aliases=[
+                "augment contour",
+                "random affine",
+                "warp",
+                "flip, rotate, scale",
+                "elastic",
+                "jitter",
+            ],
+            inputs=[
+                io.Image.Input("contour", tooltip="White lines on black, from any node."),
+                io.Int.Input(
+                    "variants",
+                    default=1,
+                    min=1,
+                    max=MAX_VARIANTS,
+                    tooltip="Warps of each contour. All variants of the first contour come first.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Same seed, same warps. Variant 3 is the same whether you ask for 4 or for 40.",
+                ),
+                _ratio("flip", 0.5, 1.0, "Probability of a mirror image. 0 where left and right differ."),
+                io.Float.Input(
+                    "rotation",
+                    default=15.0,
+                    min=0.0,
+                    max=180.0,
+                    step=0.5,
+                    tooltip="Largest rotation to either side, in degrees.",
+                ),
+                io.Float.Input(
+                    "scale_min", default=0.8, min=0.1, max=4.0, step=0.01, tooltip="Smallest size factor."
+                ),
+                io.Float.Input(
+                    "scale_max",
+                    default=1.2,
+                    min=0.1,
+                    max=4.0,
+                    step=0.01,
+                    tooltip="Largest size factor. An object that would leave the frame grows less.",
+                ),
+                _ratio("translation", 0.1, 1.0, "Largest shift, as a fraction of width and height."),
+                _ratio(
+                    "perspective",
+                    0.0,
+                    0.25,
+                    "Largest shift of each corner, as a fraction of width and height. Changes proportions: "
+                    "keep it small where they tell classes apart.",
+                    advanced=True,
+                ),
+                _ratio(
+                    "elastic",
+                    0.0,
+                    0.05,
+                    "Largest local bend, as a fraction of the shorter side. Changes proportions.",
+                    advanced=True,
+                ),
+                _ratio(
+                    "outside",
+                    0.0,
+                    0.9,
+                    "Share of the object's width and height that may leave the frame. 0 keeps it whole.",
+                    advanced=True,
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Foreground (1) to carry along. It also says where the object is; without it, "
+                    "the object is all that is drawn.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="contour", tooltip="Warped contours, sources x variants."),
+                io.Mask.Output(
+                    display_name="mask",
+                    tooltip="The warped mask; without a mask, the pixels that come from inside the source.",
+                ),
+                io.Custom("HIGFA_TRANSFORM").Output(
+                    display_name="transform", tooltip="What was done to each image, for the manifest."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        contour,
+        variants,
+        seed,
+        flip,
+        rotation,
+        scale_min,
+        scale_max,
+        translation,
+        perspective,
+        elastic,
+        outside,
+        mask=None,
+    ) -> io.NodeOutput:
+        settings = ContourTransform(
+            flip=flip,
+            rotation=rotation,
+            scale_min=scale_min,
+            scale_max=scale_max,
+            translation=translation,
+            perspective=perspective,
+            elastic=elastic,
+            outside=outside,
+        )
+        cancel = comfy.model_management.throw_exception_if_processing_interrupted
+        images, masks, params = transform_batch(contour, settings, seed, variants, mask, on_image=cancel)
+        preview = ui.PreviewImage(images[:PREVIEWED], cls=cls)
+        return io.NodeOutput(images, masks, [p.to_dict() for p in params], ui=preview)
+
+
+def _ratio(name: str, default: float, largest: float, tooltip: str, advanced: bool = False) -> io.Float.Input:
+    return io.Float.Input(
+        name, default=default, min=0.0, max=largest, step=0.005, tooltip=tooltip, advanced=advanced or None
+    )
+
+
+NODES = [ExtractContour, TransformContour]

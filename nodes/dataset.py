@@ -1,0 +1,254 @@
+"""Dataset Job and Export Dataset."""
+
+import json
+
+import folder_paths
+import torch
+from comfy.cli_args import args
+from comfy.model_management import throw_exception_if_processing_interrupted
+from comfy_api.latest import io, ui
+
+from ..higfa_core.dataset import layouts
+from ..higfa_core.dataset.export import SUFFIXES, AcceptRule, Report, export_images, is_complete
+from ..higfa_core.dataset.plan import CONTOUR_FROM, Job, job_files, pick_job
+
+HiGFAJob = io.Custom("HIGFA_JOB")
+HiGFAClassifier = io.Custom("HIGFA_CLASSIFIER")
+HiGFATrace = io.Custom("HIGFA_TRACE")
+HiGFATransform = io.Custom("HIGFA_TRANSFORM")
+MAX_COUNT = 2**31 - 1
+
+
+class DatasetJob(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HiGFA_DatasetJob",
+            display_name="Dataset Job",
+            category="HiGFA",
+            description="Takes one job from a plan over a folder of real images: image, class, prompt, seed.",
+            search_aliases=["load dataset", "image folder", "class folder", "augmentation job", "batch job"],
+            inputs=[
+                io.String.Input(
+                    "dataset",
+                    default="",
+                    placeholder="folder in ComfyUI/input with one sub-folder a class",
+                    tooltip="Folder inside ComfyUI's input folder: <class>/<image> or train/<class>/<image>. "
+                    "Validation and test images are never used. Optional masks: masks/<class>/<image>.png.",
+                ),
+                io.Int.Input(
+                    "index",
+                    default=0,
+                    min=0,
+                    max=MAX_COUNT,
+                    control_after_generate=io.ControlAfterGenerate.increment,
+                    tooltip="Which job of the plan. The classes take turns, so any first part is balanced. "
+                    "With 'increment', each Run takes the next job.",
+                ),
+                io.String.Input(
+                    "prompt_template",
+                    default="a photo of a {class}",
+                    multiline=True,
+                    tooltip="The prompt. {class} is the class name without its number and underscores, "
+                    "{index} the number of the job.",
+                ),
+                io.Int.Input(
+                    "replicas",
+                    default=1,
+                    min=1,
+                    max=100000,
+                    tooltip="Images to make from each real one. The count output is images x replicas.",
+                ),
+                io.Int.Input(
+                    "plan_seed",
+                    default=0,
+                    min=0,
+                    max=MAX_COUNT,
+                    tooltip="Changes the seeds of all jobs. The same value gives the same seeds everywhere.",
+                ),
+                io.Combo.Input(
+                    "contour_from",
+                    options=list(CONTOUR_FROM),
+                    default="same",
+                    tooltip="Whose image comes out: the job's own, or another one of the same class.",
+                ),
+                io.String.Input(
+                    "job",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    advanced=True,
+                    tooltip="A job as JSON, as batch runs send it. When given, everything above is ignored.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("image", tooltip="The real image whose contour to use."),
+                io.Mask.Output("mask", tooltip="1 = the object. All 1 when the dataset has no mask."),
+                io.String.Output("class_name", tooltip="The exact folder name."),
+                io.String.Output("prompt", tooltip="The prompt of this job."),
+                io.Int.Output("seed", tooltip="The job's own seed: connect it to the sampler."),
+                HiGFAJob.Output("job", tooltip="For Export Dataset."),
+                io.Int.Output("count", tooltip="How many jobs there are."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, dataset, index, prompt_template, replicas, plan_seed, contour_from, job="") -> io.NodeOutput:
+        plan = {"prompt_template": prompt_template, "replicas": replicas, "plan_seed": plan_seed}
+        folder = folder_paths.get_input_directory()
+        chosen, count = pick_job(folder, dataset.strip(), index, job, contour_from=contour_from, **plan)
+        image_file, mask_file = job_files(folder, chosen)
+        image = layouts.load_image(image_file)
+        size = image.shape[1:3]
+        mask = layouts.load_mask(mask_file, *size) if mask_file else torch.ones(1, *size)
+        return io.NodeOutput(image, mask, chosen.class_name, chosen.prompt, chosen.seed, chosen, count)
+
+    @classmethod
+    def fingerprint_inputs(cls, dataset=None, job="", **others):
+        # A linked value is None here; its own node's fingerprint then speaks for it.
+        name = Job.from_json(job).dataset if job else (dataset or "").strip()
+        folder = layouts.inside(folder_paths.get_input_directory(), name) if name else ""
+        return f"{name}:{job}:{layouts.fingerprint(folder) if name else ''}:{sorted(others.items())}"
+
+
+class ExportDataset(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HiGFA_ExportDataset",
+            display_name="Export Dataset",
+            category="HiGFA",
+            description="Adds images to a labelled dataset (ImageFolder) in ComfyUI's output folder.",
+            search_aliases=[
+                "save dataset",
+                "save image folder",
+                "imagefolder",
+                "manifest",
+                "labelled dataset",
+            ],
+            is_output_node=True,
+            not_idempotent=True,
+            inputs=[
+                io.Image.Input("images", tooltip="The images to add: all of one class."),
+                HiGFAJob.Input(
+                    "job",
+                    optional=True,
+                    tooltip="From Dataset Job: class, labels, seed, prompt. A job is never added twice.",
+                ),
+                HiGFAClassifier.Input(
+                    "classifier",
+                    optional=True,
+                    tooltip="Judges each image; its probability of the class is recorded and may reject it.",
+                ),
+                HiGFATrace.Input("trace", optional=True, tooltip="Recorded in the manifest, from HiGFA KSampler."),
+                HiGFATransform.Input(
+                    "transform", optional=True, tooltip="Recorded in the manifest, from Transform Contour."
+                ),
+                io.String.Input(
+                    "class_name",
+                    default="",
+                    tooltip="The class, when no job is connected. It becomes the folder name.",
+                ),
+                io.String.Input(
+                    "dataset_name",
+                    default="higfa",
+                    tooltip="Folder inside ComfyUI's output folder: train/<class>/ for accepted images.",
+                ),
+                io.Float.Input(
+                    "min_confidence",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Images whose class the classifier gives less than this go to rejected/<class>/.",
+                ),
+                io.Combo.Input(
+                    "image_format",
+                    options=list(SUFFIXES),
+                    default="png",
+                    tooltip="png and webp lossless keep every pixel; jpeg and webp are smaller (quality 95).",
+                ),
+                io.Boolean.Input(
+                    "require_top1",
+                    default=False,
+                    advanced=True,
+                    tooltip="Also reject images for which the classifier finds another class more probable.",
+                ),
+                io.Combo.Input(
+                    "if_exists",
+                    options=["keep", "replace"],
+                    default="keep",
+                    advanced=True,
+                    tooltip="When the job has an image already: keep that one, or replace it by this.",
+                ),
+                io.Boolean.Input(
+                    "save_metadata",
+                    default=False,
+                    advanced=True,
+                    tooltip="Put the whole workflow into each PNG. Off: a training set should not carry it.",
+                ),
+            ],
+            outputs=[
+                io.String.Output("summary", tooltip="What was written, accepted and rejected, and why."),
+                io.Int.Output("accepted", tooltip="How many of these images are in the training set."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        images,
+        class_name,
+        dataset_name,
+        min_confidence,
+        image_format,
+        require_top1=False,
+        if_exists="keep",
+        save_metadata=False,
+        job=None,
+        classifier=None,
+        trace=None,
+        transform=None,
+    ) -> io.NodeOutput:
+        report = export_images(
+            images,
+            folder_paths.get_output_directory(),
+            dataset_name.strip(),
+            class_name.strip(),
+            job=job,
+            classifier=classifier,
+            rule=AcceptRule(min_confidence, require_top1),
+            transform=transform,
+            guidance=trace.summary() if hasattr(trace, "summary") else None,
+            image_format=image_format,
+            metadata=_metadata(cls.hidden) if save_metadata else None,
+            replace=if_exists == "replace",
+            check=throw_exception_if_processing_interrupted,
+        )
+        shown = {"images": _saved(report), "text": (str(report),)}
+        return io.NodeOutput(str(report), report.accepted, ui=shown)
+
+    @classmethod
+    def fingerprint_inputs(cls, dataset_name=None, **others):
+        # Files may have been deleted since: then never equal (NaN), so that Run makes them again.
+        name = (dataset_name or "").strip()
+        if name and not is_complete(folder_paths.get_output_directory(), name):
+            return float("nan")
+        return f"{name} is complete"
+
+
+def _metadata(hidden) -> dict[str, str]:
+    if args.disable_metadata:
+        return {}
+    texts = {"prompt": hidden.prompt, **(hidden.extra_pnginfo or {})}
+    return {name: json.dumps(value) for name, value in texts.items() if value}
+
+
+def _saved(report: Report) -> list[ui.SavedResult]:
+    # The browser joins these with "/" on every system.
+    folder = report.folder.relative_to(folder_paths.get_output_directory()).as_posix()
+    places = [row["file"].rpartition("/") for row in report.rows]
+    return [ui.SavedResult(name, f"{folder}/{path}", io.FolderType.output) for path, _, name in places]
+
+
+NODES = [DatasetJob, ExportDataset]

@@ -1,0 +1,112 @@
+"""The classifier step against closed forms: a classifier whose gradient is known, an identity decoder."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from higfa_core import guidance
+from higfa_core.guidance import Guidance
+from higfa_core.schedule import Window
+from higfa_core.trace import Trace
+
+SHAPE = (3, 4, 8, 8)
+
+
+class QuadraticClassifier:
+    """Two classes; f_0 = -|x - m|^2 / 2, f_1 = 0, so d log p_0 / dx = -(1 - p_0) (x - m)."""
+
+    class_names, temperature = ("a", "b"), 1.0
+
+    def __init__(self, centre):
+        self.centre = centre
+
+    def clone_params(self, device):
+        return {}
+
+    def logits(self, images, params):
+        energy = -(images - self.centre).square().sum((1, 2, 3)) / 2
+        return torch.stack([energy, torch.zeros_like(energy)], 1)
+
+
+@pytest.fixture
+def make(comfyui):
+    from higfa_core.comfy.corrector import Corrector
+
+    def build(classifier, **settings):
+        settings = Guidance(**settings)
+        decoder = SimpleNamespace(name="identity")
+        trace = Trace([0.4, 0.3, 0.0], [0, 1], ["a"], "identity")
+        window = Window(0.8, 0.05)
+        made = Corrector(
+            classifier, [0] * SHAPE[0], settings, _Identity(decoder), window, settings.interval, trace, "cpu"
+        )
+        return made
+
+    return build
+
+
+class _Identity:
+    def __init__(self, described):
+        self.name = described.name
+
+    def __call__(self, latents):
+        return latents
+
+
+def sample(seed):
+    return torch.randn(*SHAPE, generator=torch.Generator().manual_seed(seed)) * 0.1
+
+
+def test_gradient_probability_and_step(make):
+    x, m = sample(0), sample(1)
+    corrector = make(QuadraticClassifier(m), eta=0.5, preset="constant", parallel=1.0)
+    with torch.inference_mode():
+        _, _, delta = corrector(x, 0.4)
+    pull = m - x
+    p = torch.sigmoid(-pull.square().sum((1, 2, 3)) / 2)
+    torch.testing.assert_close(corrector.signal[1], p)
+    unit = pull / pull.square().mean((1, 2, 3), keepdim=True).sqrt()
+    size = 0.5 * (0.4 / (1 + 0.4**2) ** 0.5)  # past the ramp: the middle of 0.4 and 0.3 is below 0.7 * 0.8
+    limit = 0.5 * x.square().mean((1, 2, 3), keepdim=True).sqrt()
+    torch.testing.assert_close(delta, unit * torch.minimum(torch.full_like(limit, size), limit), atol=1e-5, rtol=1e-4)
+
+
+def test_relax_weights_follow_the_closed_form(make):
+    x, m = sample(0), sample(1)
+    corrector = make(QuadraticClassifier(m), preset="relax", p_stop=0.9)
+    m_text, m_contour, _ = corrector(x, 0.4)
+    p = torch.sigmoid(-(m - x).square().sum((1, 2, 3)) / 2)
+    c = ((p - 0.5) / 0.4).clamp(0, 1)
+    torch.testing.assert_close(m_text, 0.8 + 0.2 * c)
+    torch.testing.assert_close(m_contour, 0.6 + 0.4 * c)
+
+
+def test_direction_is_kept_between_evaluations(make):
+    corrector = make(QuadraticClassifier(sample(1)), preset="constant", interval=2, eta=0.01)
+    first = corrector(sample(0), 0.4)[2]
+    second = corrector(sample(7), 0.3)[2]
+    scale = (0.3 / (1 + 0.3**2) ** 0.5) / (0.4 / (1 + 0.4**2) ** 0.5)
+    torch.testing.assert_close(second, first * scale)
+    assert [c.evaluated for c in corrector.trace.calls] == [True, False]
+
+
+def test_smoothing(make):
+    corrector = make(QuadraticClassifier(sample(1)), interval=1, smoothing=0.5)
+    c = []
+    for seed in (0, 7):
+        corrector(sample(seed), 0.4)
+        c.append(corrector.signal[2])
+    raw = guidance.confidence(corrector.signal[1], 2, 0.9)
+    torch.testing.assert_close(c[1], 0.5 * c[0] + 0.5 * raw)
+
+
+def test_mirrored_views_average_gradient_and_probability(make):
+    x, m = sample(0), sample(1)
+    both = make(QuadraticClassifier(m), views=2, preset="constant", parallel=1.0)
+    both(x, 0.4)
+    p = [torch.sigmoid(-(m - v).square().sum((1, 2, 3)) / 2) for v in (x, x.flip(-1))]
+    torch.testing.assert_close(both.signal[1], (p[0] + p[1]) / 2)
+    pull = ((1 - p[0])[:, None, None, None] * (m - x) + (1 - p[1])[:, None, None, None] * (m.flip(-1) - x)) / 2
+    expected, _ = guidance.direction(pull, x, parallel=1.0)
+    torch.testing.assert_close(both.signal[0], expected, atol=1e-4, rtol=1e-4)

@@ -1,0 +1,382 @@
+"""The guider on real ComfyUI objects, against ComfyUI's own guiders and samplers."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+STEPS, CFG = 12, 3.0
+
+
+@pytest.fixture(scope="module")
+def world(comfyui):
+    """The miniature as ComfyUI objects, two prompts and a contour."""
+    import node_helpers
+
+    import nodes
+    from higfa_core.classifier import FineGrainedClassifier
+    from higfa_core.comfy.patchers import attach_patcher
+    from higfa_core.miniature import birds, models
+
+    def encode(text):
+        return nodes.CLIPTextEncode().encode(clip, text)[0]
+
+    with torch.inference_mode():  # as ComfyUI runs nodes
+        clip = models.load_clip()
+        contour = torch.zeros(1, 128, 128, 3)
+        contour[:, 40:90, 40] = contour[:, 40:90, 90] = contour[:, 40, 40:90] = contour[:, 90, 40:90] = 1.0
+        positive, negative = encode("a photo of a Cinder Finch"), encode("")
+        control = models.load_controlnet()
+        controlled = nodes.ControlNetApplyAdvanced().apply_controlnet(
+            positive, negative, control, contour, 1.0, 0.0, 1.0
+        )
+        on_positive = node_helpers.conditioning_set_values(
+            positive, {"control": controlled[0][0][1]["control"], "control_apply_to_uncond": False}
+        )
+        return SimpleNamespace(
+            model=models.load_model(),
+            vae=models.load_vae(),
+            classifier=attach_patcher(FineGrainedClassifier.load(models.WEIGHTS / "guide.safetensors")),
+            text=positive,
+            empty=negative,
+            positive=controlled[0],
+            negative=controlled[1],
+            on_positive=on_positive,
+            name=birds.CLASS_NAMES[2],
+            names=birds.CLASS_NAMES,
+        )
+
+
+def noise_for(batch, seed=0):
+    return torch.randn(batch, 4, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def run(guider, noise, sampler="euler", scheduler="karras", steps=STEPS, callback=None, mask=None, latent=None):
+    import comfy.samplers
+
+    with torch.inference_mode():
+        model = guider.model_patcher
+        sigmas = comfy.samplers.KSampler(model, steps, model.load_device, sampler, scheduler, 1.0).sigmas
+        latent = torch.zeros_like(noise) if latent is None else latent
+        return guider.sample(
+            noise, latent, comfy.samplers.sampler_object(sampler), sigmas, mask, callback, True, seed=1
+        )
+
+
+def stock(world, positive, negative, cfg=CFG):
+    import comfy.samplers
+
+    guider = comfy.samplers.CFGGuider(world.model.clone())
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    return guider
+
+
+def ours(world, positive=None, negative=None, names=None, cfg=CFG, classifier="own", model=None, **settings):
+    from higfa_core.comfy.guider import HiGFAGuider
+    from higfa_core.guidance import Guidance
+
+    classifier = world.classifier if classifier == "own" else classifier
+    guider = HiGFAGuider(model or world.model, classifier, names or [world.name], world.vae, Guidance(**settings))
+    guider.set_conds(world.positive if positive is None else positive, world.negative if negative is None else negative)
+    guider.set_cfg(cfg)
+    return guider
+
+
+class TestEqualsStock:
+    """With the classifier's step at zero and nothing modulated, the result is ComfyUI's own, to the last bit."""
+
+    def test_contour_scale_one_is_cfg_with_control_on_the_positive(self, world):
+        noise = noise_for(2)
+        expected = run(stock(world, world.on_positive, world.empty), noise)
+        assert torch.equal(run(ours(world, eta=0.0, preset="constant"), noise), expected)
+
+    def test_dual_cfg(self, world):
+        import comfy_extras.nodes_custom_sampler as custom
+
+        dual = custom.Guider_DualCFG(world.model.clone())
+        dual.set_conds(world.on_positive, world.text, world.empty)
+        dual.set_cfg(CFG * 0.5, CFG)
+        noise = noise_for(2)
+        assert torch.equal(run(ours(world, eta=0.0, preset="constant", contour_scale=0.5), noise), run(dual, noise))
+
+    def test_text_only(self, world):
+        noise = noise_for(1)
+        expected = run(stock(world, world.text, world.empty), noise)
+        assert torch.equal(run(ours(world, world.text, world.empty, eta=0.0, preset="constant"), noise), expected)
+        assert torch.equal(run(ours(world, eta=0.0, preset="constant", contour_scale=0.0), noise), expected)
+
+    def test_joint_is_stock_apply_controlnet(self, world):
+        noise = noise_for(1)
+        expected = run(stock(world, world.positive, world.negative), noise)
+        result = run(ours(world, eta=0.0, preset="constant", composition="joint"), noise)
+        assert torch.equal(result, expected)
+
+    def test_no_guided_step(self, world):
+        noise = noise_for(1)
+        guider = ours(world, end_sigma=50.0)
+        assert torch.equal(run(guider, noise), run(stock(world, world.on_positive, world.empty), noise))
+        assert "never ran" in guider.trace.summary() and "start_percent" in guider.trace.summary()
+
+    def test_legacy_control_flag_does_not_leak_into_the_text_branch(self, world):
+        legacy = [[t, {**o, "control_apply_to_uncond": True}] for t, o in world.on_positive]
+        noise = noise_for(1)
+        settings = {"eta": 0.0, "preset": "constant", "contour_scale": 0.5}
+        assert torch.equal(
+            run(ours(world, legacy, world.empty, **settings), noise),
+            run(ours(world, world.on_positive, world.empty, **settings), noise),
+        )
+
+
+class TestFinalStage:
+    def test_classifier_changes_the_result_and_raises_its_own_confidence(self, world):
+        noise = noise_for(4)
+        plain, guided = ours(world, eta=0.0, preset="constant"), ours(world, eta=1.0, interval=1)
+        before, after = run(plain, noise), run(guided, noise)
+        assert not torch.equal(before, after)
+        assert sum(guided.trace.confidence) > sum(plain.trace.confidence)
+
+    def test_decoder_and_classifier_are_not_called_outside(self, world, monkeypatch):
+        from higfa_core.comfy import corrector, decoder
+
+        seen = []
+        original = corrector.Corrector._evaluate_rows
+
+        def spy(self, denoised, targets):
+            seen.append(float(self.trace.sigmas[self.trace.model_calls - 1]))
+            return original(self, denoised, targets)
+
+        monkeypatch.setattr(corrector.Corrector, "_evaluate_rows", spy)
+        made = []
+        monkeypatch.setattr(decoder.VAEDecoder, "__call__", _counted(decoder.VAEDecoder.__call__, made))
+        guider = ours(world, interval=1, max_evals=100)
+        run(guider, noise_for(1))
+        sigma_on = world.model.get_model_object("model_sampling").percent_to_sigma(0.7)
+        inside = [s for s in guider.trace.sigmas[:-1] if 0.05 < s <= sigma_on]
+        assert seen == inside and len(made) == len(inside) > 2
+
+    def test_fixed_stage_costs_what_stock_costs(self, world):
+        """Images through the diffusion model and the ControlNet, outside the window, against CFG + ControlNet."""
+
+        def cost(guider, steps_counted):
+            images, calls = [], []
+
+            def count(executor, x, *args, **kwargs):
+                images.append(len(x))
+                return executor(x, *args, **kwargs)
+
+            import comfy.patcher_extension as extension
+
+            guider.model_patcher.add_wrapper_with_key(extension.WrappersMP.APPLY_MODEL, "count", count)
+            guider.model_options = guider.model_patcher.model_options
+            control = world.positive[0][1]["control"].control_model
+            handle = control.register_forward_hook(lambda m, a, o: calls.append(1))
+            run(guider, noise_for(1), steps=STEPS, callback=steps_counted(images, calls))
+            handle.remove()
+
+        counts = {}
+
+        def until(name, last):
+            def make(images, calls):
+                def callback(step, x0, x, total):
+                    if step == last:
+                        counts[name] = (sum(images), len(calls))
+
+                return callback
+
+            return make
+
+        guider = ours(world)
+        run(guider, noise_for(1))
+        last_fixed = guider.trace.guided_steps[0] - 1
+        cost(ours(world), until("ours", last_fixed))
+        cost(stock(world, world.on_positive, world.empty), until("stock", last_fixed))
+        assert counts["ours"] == counts["stock"]
+        assert counts["ours"][0] == 2 * (last_fixed + 1)
+
+    def test_batch_equals_single_runs(self, world):
+        noise = noise_for(3)
+        names = [world.names[i] for i in (2, 7, 13)]
+        together = run(ours(world, names=names, eta=1.0), noise)
+        for i, name in enumerate(names):
+            alone = run(ours(world, names=[name], eta=1.0), noise[i : i + 1])
+            torch.testing.assert_close(together[i : i + 1], alone, atol=2e-3, rtol=0)
+
+    def test_micro_batches_change_nothing(self, world):
+        noise = noise_for(3)
+        a, b = run(ours(world, eta=1.0, micro_batch=1), noise), run(ours(world, eta=1.0, micro_batch=64), noise)
+        torch.testing.assert_close(a, b, atol=2e-3, rtol=0)
+
+    def test_same_guider_twice_is_bit_equal(self, world):
+        guider, noise = ours(world, eta=1.0), noise_for(2)
+        assert torch.equal(run(guider, noise), run(guider, noise))
+
+    def test_nothing_of_the_inputs_is_changed(self, world):
+        keys = [sorted(o) for _, o in world.positive]
+        strength = world.positive[0][1]["control"].strength
+        options = repr(sorted(world.model.model_options))
+        run(ours(world, eta=1.0), noise_for(1))
+        assert [sorted(o) for _, o in world.positive] == keys
+        assert world.positive[0][1]["control"].strength == strength
+        assert repr(sorted(world.model.model_options)) == options
+
+    @pytest.mark.parametrize("sampler", ["heun", "dpmpp_2m_sde", "euler_cfg_pp", "dpm_2", "uni_pc", "ddim", "lcm"])
+    def test_samplers_run_finite(self, world, sampler):
+        guider = ours(world, eta=0.5)
+        assert torch.isfinite(run(guider, noise_for(1), sampler=sampler, steps=8)).all()
+        assert guider.trace.calls
+
+    def test_post_cfg_patches_still_run(self, world):
+        seen = []
+        model = world.model.clone()
+        model.set_model_sampler_post_cfg_function(lambda args: seen.append(1) or args["denoised"])
+        guider = ours(world, model=model)
+        run(guider, noise_for(1))
+        assert len(seen) == guider.trace.model_calls == STEPS
+
+
+class TestTrace:
+    def test_records_the_guided_calls(self, world):
+        guider = ours(world, names=list(world.names[:2]), eta=0.5, interval=2)
+        run(guider, noise_for(2))
+        trace = guider.trace
+        assert [c.sigma for c in trace.calls] == [trace.sigmas[i] for i in trace.guided_steps]
+        assert [c.evaluated for c in trace.calls[:4]] == [True, False, True, False]
+        for call in trace.calls:
+            assert len(call.probability) == 2 and all(0 <= p <= 1 for p in call.probability)
+            assert all(1 <= w <= CFG for w in call.w_text) and all(0 <= w <= CFG for w in call.w_contour)
+        assert trace.summary().startswith(f"guided steps {trace.guided_steps[0] + 1}-{trace.guided_steps[-1] + 1} of")
+
+    def test_survives_json(self, world):
+        import json
+
+        guider = ours(world)
+        run(guider, noise_for(1))
+        assert json.loads(guider.trace.to_json())["decoder"] == "vae"
+
+
+class TestBadInput:
+    def test_unknown_class(self, world):
+        with pytest.raises(ValueError, match="Cinder Finsh.*Cinder Finch"):
+            ours(world, names=["Cinder Finsh"])
+
+    def test_class_names_do_not_match_the_batch(self, world):
+        with pytest.raises(ValueError, match="2 class names for a batch of 3"):
+            run(ours(world, names=list(world.names[:2])), noise_for(3))
+
+    def test_no_decoder(self, world):
+        from higfa_core.comfy.guider import HiGFAGuider
+        from higfa_core.guidance import Guidance
+
+        guider = HiGFAGuider(world.model, world.classifier, [world.name], None, Guidance())
+        guider.set_conds(world.positive, world.negative)
+        guider.set_cfg(CFG)
+        with pytest.raises(ValueError, match="connect the VAE"):
+            run(guider, noise_for(1))
+
+    def test_tiny_decoder_missing(self, world):
+        with pytest.raises(ValueError, match="'tiny'.*'vae'"):
+            run(ours(world, decoder="tiny"), noise_for(1))
+
+    def test_video_latent(self, world):
+        noise = torch.randn(1, 4, 2, 16, 16)
+        with pytest.raises(ValueError, match="single images"):
+            run(ours(world), noise)
+
+    def test_classifier_that_gives_nan_is_left_out(self, world):
+        import copy
+
+        broken = copy.copy(world.classifier)
+        broken.logits = lambda images, params=None: images.mean((1, 2, 3))[:, None].expand(-1, 16) * float("nan")
+        guider = ours(world, classifier=broken, eta=1.0)
+        noise = noise_for(2)
+        result = run(guider, noise)
+        # Confidence counts as 1, so text and contour keep their fixed weights and the result is stock's.
+        torch.testing.assert_close(result, run(stock(world, world.on_positive, world.empty), noise), atol=1e-4, rtol=0)
+        assert "not finite" in guider.trace.summary()
+
+
+    def test_diffusion_model_that_gives_nan_does_not_end_the_run(self, world):
+        """The sample is lost, its neighbour and the run are not; Export Dataset then refuses the image by name."""
+        model = world.model.clone()
+
+        def spoil(executor, x, *args, **kwargs):
+            out = executor(x, *args, **kwargs)
+            out[0] = float("nan")
+            return out
+
+        import comfy.patcher_extension as extension
+
+        model.add_wrapper_with_key(extension.WrappersMP.APPLY_MODEL, "spoil", spoil)
+        guider = ours(world, eta=1.0, model=model)
+        result = run(guider, noise_for(2))
+        assert torch.isnan(result[0]).all() and torch.isfinite(result[1]).all()
+        assert "not finite" in guider.trace.summary()
+
+
+class TestRobust:
+    def test_cancel_stops_within_one_step(self, world):
+        import comfy.model_management as mm
+
+        guider, steps = ours(world), []
+
+        def callback(step, x0, x, total):
+            steps.append(step)
+            if step == 2:
+                mm.interrupt_current_processing(True)
+
+        with pytest.raises(mm.InterruptProcessingException):
+            run(guider, noise_for(1), callback=callback)
+        assert steps == [0, 1, 2]
+        assert guider.run is None
+
+    def test_cancel_in_the_final_stage(self, world):
+        import comfy.model_management as mm
+
+        guider = ours(world, interval=1)
+        run(guider, noise_for(1))
+        first, steps = guider.trace.guided_steps[0], []
+
+        def callback(step, x0, x, total):
+            steps.append(step)
+            if step == first:
+                mm.interrupt_current_processing(True)
+
+        with pytest.raises(mm.InterruptProcessingException):
+            run(guider, noise_for(1), callback=callback)
+        assert steps[-1] == first
+
+    def test_out_of_memory_falls_back_and_says_so(self, world, monkeypatch, caplog):
+        import comfy.model_management as mm
+
+        from higfa_core.comfy import decoder
+
+        sizes = []
+
+        def decode(self, latents):
+            sizes.append(len(latents))
+            raise mm.OOM_EXCEPTION("no memory")
+
+        monkeypatch.setattr(decoder.VAEDecoder, "__call__", decode)
+        guider, noise = ours(world, eta=1.0, micro_batch=4), noise_for(4)
+        with caplog.at_level(logging.WARNING):
+            result = run(guider, noise)
+        assert sizes == [4, 2, 1]
+        expected = run(stock(world, world.on_positive, world.empty), noise)
+        torch.testing.assert_close(result, expected, atol=1e-3, rtol=1e-3)
+        assert "without the classifier" in guider.trace.summary() and "out of memory" in caplog.text
+
+    def test_inpainting_keeps_what_is_masked(self, world):
+        latent, mask = noise_for(1, seed=5), torch.zeros(1, 1, 16, 16)
+        mask[..., 8:] = 1.0
+        result = run(ours(world, eta=1.0), noise_for(1), mask=mask, latent=latent)
+        torch.testing.assert_close(result[..., :8], latent[..., :8], atol=1e-4, rtol=0)
+
+
+def _counted(function, calls):
+    def wrapper(*args, **kwargs):
+        calls.append(1)
+        return function(*args, **kwargs)
+
+    return wrapper

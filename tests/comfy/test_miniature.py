@@ -1,0 +1,108 @@
+"""The miniature through ComfyUI's stock nodes, as a user wires them."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture(scope="module")
+def loaded(pack):
+    """What Load Miniature puts on the canvas."""
+    with torch.inference_mode():
+        out = pack.nodes["HiGFA_LoadMiniature"].execute()
+    model, clip, vae, control, classifier, names = out.args
+    return SimpleNamespace(model=model, clip=clip, vae=vae, control=control, classifier=classifier, names=names)
+
+
+@pytest.fixture(scope="module")
+def renders():
+    """Fresh images of every species: uint8-exact floats [32, 64, 64, 3] and their labels."""
+    from higfa_core.miniature import birds
+
+    images = [birds.render(i % 16, 7_000_000 + i, 64).image for i in range(32)]
+    return torch.from_numpy(np.stack(images)).float() / 255, torch.arange(32) % 16
+
+
+def stock(core_nodes, name, **inputs):
+    node = core_nodes[name]
+    with torch.inference_mode():
+        return getattr(node(), node.FUNCTION)(**inputs)
+
+
+def test_vae_encode_and_decode(core_nodes, loaded, renders):
+    images, _ = renders
+    (latent,) = stock(core_nodes, "VAEEncode", pixels=images, vae=loaded.vae)
+    assert latent["samples"].shape == (32, 4, 16, 16)
+    (back,) = stock(core_nodes, "VAEDecode", samples=latent, vae=loaded.vae)
+    assert back.shape == images.shape
+    psnr = -10 * torch.log10((back - images).square().mean())
+    assert psnr > 25
+
+
+def test_text_to_image_with_previews(core_nodes, loaded, monkeypatch):
+    import comfy.utils
+    import latent_preview
+    from comfy.cli_args import args
+
+    shown = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, **kw: shown.append(preview))
+    monkeypatch.setattr(args, "preview_method", latent_preview.LatentPreviewMethod.Auto)
+    (positive,) = stock(core_nodes, "CLIPTextEncode", clip=loaded.clip, text="a photo of a (Cinder Finch:1.2)")
+    (negative,) = stock(core_nodes, "CLIPTextEncode", clip=loaded.clip, text="")
+    (latent,) = stock(core_nodes, "EmptyLatentImage", width=64, height=64, batch_size=2)
+    (latent,) = stock(
+        core_nodes, "KSampler", model=loaded.model, seed=3, steps=20, cfg=3.0, sampler_name="dpmpp_2m",
+        scheduler="karras", positive=positive, negative=negative, latent_image=latent, denoise=1.0,
+    )  # fmt: skip
+    (images,) = stock(core_nodes, "VAEDecode", samples=latent, vae=loaded.vae)
+    assert images.shape == (2, 64, 64, 3)
+    previews = [p for p in shown if p]
+    assert len(previews) >= 10 and previews[-1][1].size == (16, 16)
+    # The preview is the image, small: its colours must agree with the decoded pixels.
+    small = torch.nn.functional.avg_pool2d(images[:1].movedim(-1, 1), 4)[0].movedim(0, -1)
+    preview = torch.from_numpy(np.array(previews[-1][1])).float() / 255
+    assert torch.corrcoef(torch.stack([preview.flatten(), small.flatten()]))[0, 1] > 0.9
+
+
+def test_prompt_weights_act(core_nodes, loaded):
+    encode = lambda text: stock(core_nodes, "CLIPTextEncode", clip=loaded.clip, text=text)[0][0][0]  # noqa: E731
+    plain, strong = encode("a photo of a Cinder Finch"), encode("a photo of a (Cinder Finch:1.5)")
+    assert plain.shape == strong.shape == (1, 20, 64)
+    changed = (plain - strong).abs().sum(-1)[0] > 1e-6
+    assert changed.nonzero().flatten().tolist() == [4, 5]
+
+
+def test_contour_decides_where_the_bird_is(core_nodes, loaded):
+    """ControlNet at work: the bird must cover the drawn outline, not the other half of the image."""
+    from higfa_core import contour
+    from higfa_core.miniature import birds
+
+    view = birds.render(0, 7_100_000, 128)
+    image, mask = torch.from_numpy(view.image)[None].float() / 255, torch.from_numpy(view.mask)[None].float() / 255
+    lines = contour.extract(image, "canny", blur=0.0, mask=mask)
+    (positive,) = stock(
+        core_nodes, "CLIPTextEncode", clip=loaded.clip, text="a photo of a black Marsh Finch, sky background"
+    )
+    (negative,) = stock(core_nodes, "CLIPTextEncode", clip=loaded.clip, text="")
+    controlled = stock(
+        core_nodes, "ControlNetApplyAdvanced", positive=positive, negative=negative, control_net=loaded.control,
+        image=lines, strength=1.0, start_percent=0.0, end_percent=1.0,
+    )  # fmt: skip
+    (latent,) = stock(core_nodes, "EmptyLatentImage", width=64, height=64, batch_size=4)
+    (latent,) = stock(
+        core_nodes, "KSampler", model=loaded.model, seed=5, steps=20, cfg=3.0, sampler_name="dpmpp_2m",
+        scheduler="karras", positive=controlled[0], negative=controlled[1], latent_image=latent, denoise=1.0,
+    )  # fmt: skip
+    (images,) = stock(core_nodes, "VAEDecode", samples=latent, vae=loaded.vae)
+    inside = torch.nn.functional.interpolate(mask[:, None], size=(64, 64), mode="area")[0, 0] > 0.5
+    darkness = 1 - images.mean(-1)
+    assert darkness[:, inside].mean() > darkness[:, ~inside].mean() + 0.2
+
+
+def test_guide_knows_the_species(loaded, renders):
+    images, labels = renders
+    probabilities = loaded.classifier.predict_proba(images)
+    assert (probabilities.argmax(1) == labels).float().mean() > 0.75
+    assert loaded.names.splitlines() == list(loaded.classifier.class_names)

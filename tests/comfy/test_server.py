@@ -1,0 +1,19 @@
+"""The pack on a real server: what a person's browser is told."""
+
+
+def test_server_offers_every_node_of_the_pack(server, pack):
+    info = server.get("/object_info")
+    own = {key for key, value in info.items() if value["python_module"] == "custom_nodes.ComfyUI-HiGFA"}
+    assert own == set(pack.nodes), server.log_text()[-3000:]
+
+
+def test_server_offers_the_workflows_as_templates(server, pack):
+    expected = {path.stem for path in (pack.folder / "workflows").glob("*.json")}
+    assert set(server.get("/workflow_templates").get("ComfyUI-HiGFA", [])) == expected
+
+
+def test_server_stays_out_of_comfyuis_own_folders(server):
+    stats = server.get("/system_stats")
+    assert stats["devices"][0]["type"] == "cpu"
+    assert (server.base / "custom_nodes" / "ComfyUI-HiGFA").exists()
+    assert str(server.base / "temp-test") in server.log_text()

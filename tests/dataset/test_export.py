@@ -1,0 +1,274 @@
+import io
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from higfa_core.dataset.export import (
+    AcceptRule,
+    check_images,
+    dataset_folder,
+    encode_image,
+    export_images,
+    is_complete,
+    open_manifest,
+)
+from higfa_core.dataset.layouts import read_image_folder
+from higfa_core.dataset.plan import Plan
+
+CLASSES = ("001.Gull", "002.Tern", "鴉")
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    for label, name in enumerate(CLASSES):
+        for i in range(2):
+            path = tmp_path / "birds" / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (label * 60, i * 60, 9)).save(path)
+    return list(Plan(tmp_path / "birds", read_image_folder(tmp_path / "birds"), replicas=2))
+
+
+@pytest.fixture
+def output(tmp_path):
+    (tmp_path / "output").mkdir()
+    return tmp_path / "output"
+
+
+def images(seed, batch=1):
+    return torch.rand(batch, 8, 10, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def files(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+class FakeClassifier:
+    """Its probability of class 0 is the mean of the red channel."""
+
+    class_names = ("Gull", "Tern")
+
+    def index(self, name):
+        if name not in self.class_names:
+            raise ValueError(f"No class {name!r}")
+        return self.class_names.index(name)
+
+    def predict_proba(self, images):
+        red = images[..., 0].mean((1, 2))
+        return torch.stack((red, 1 - red), 1)
+
+
+def red(*values):
+    return torch.stack([torch.tensor([v, 0.0, 0.0]).expand(8, 8, 3) for v in values])
+
+
+def test_torchvision_reads_the_export(jobs, output):
+    from torchvision.datasets import ImageFolder
+
+    for job in jobs:
+        assert export_images(images(job.index, 3), output, "sets/higfa", job=job).written == 3
+    root = output / "sets" / "higfa"
+    read = ImageFolder(root / "train")
+    assert tuple(read.classes) == CLASSES
+    assert Counter(read.targets) == {0: 12, 1: 12, 2: 12}
+    rows = {str(root / row["file"]): row for row in map(json.loads, (root / "manifest.jsonl").open("rb"))}
+    assert {path: row["label"] for path, row in rows.items()} == dict(read.samples)
+    assert json.loads((root / "dataset.json").read_text("utf-8"))["classes"] == list(CLASSES)
+    assert {row["plan_index"] for row in rows.values()} == set(range(len(jobs)))
+    assert is_complete(output, "sets/higfa")
+
+
+def test_run_again_writes_nothing_and_says_so(jobs, output):
+    export_images(images(0, 2), output, "d", job=jobs[0])
+    before = {name: (output / "d" / name).stat().st_mtime_ns for name in files(output / "d")}
+    report = export_images(images(0, 2), output, "d", job=jobs[0])
+    assert report.outcomes == ("same", "same") and report.accepted == 2
+    assert "0 written, 2 accepted" in str(report) and "2 already there" in str(report)
+    assert before == {name: (output / "d" / name).stat().st_mtime_ns for name in files(output / "d")}
+
+
+def test_a_deleted_image_is_made_again(jobs, output):
+    assert not is_complete(output, "d")
+    report = export_images(images(0), output, "d", job=jobs[0])
+    assert is_complete(output, "d")
+    (output / "d" / report.rows[0]["file"]).unlink()
+    assert not is_complete(output, "d")
+    assert export_images(images(0), output, "d", job=jobs[0]).written == 1
+    assert is_complete(output, "d") and len(open_manifest(output / "d").rows()) == 1
+
+
+def test_other_pixels_of_the_same_job(jobs, output):
+    export_images(images(0), output, "d", job=jobs[0])
+    kept = export_images(images(1), output, "d", job=jobs[0])
+    assert kept.outcomes == ("kept",) and "if_exists" in str(kept)
+    changed = export_images(images(1), output, "d", job=jobs[0], replace=True)
+    assert changed.outcomes == ("replaced",)
+    (name,) = [f for f in files(output / "d") if f.endswith(".png")]
+    assert (output / "d" / name).read_bytes() == encode_image(images(1)[0])
+
+
+def test_without_a_job_an_image_is_known_by_its_content(output):
+    export_images(images(0), output, "d", "Gull")
+    assert export_images(images(0), output, "d", "Gull").outcomes == ("same",)
+    assert export_images(images(1), output, "d", "Gull").outcomes == ("written",)
+    assert export_images(images(0), output, "d", "Tern").outcomes == ("written",)
+    assert {row["label"] for row in open_manifest(output / "d").rows()} == {None}
+
+
+def test_without_a_job_the_class_must_be_known_to_a_dataset_with_labels(jobs, output):
+    export_images(images(0), output, "d", job=jobs[0])
+    assert export_images(images(5), output, "d", "002.Tern").rows[0]["label"] == 1
+    with pytest.raises(ValueError, match="no class 'Tern': it has 001.Gull"):
+        export_images(images(6), output, "d", "Tern")
+
+
+def test_a_dataset_keeps_its_classes(jobs, output, tmp_path):
+    export_images(images(0), output, "d", "Gull")
+    with pytest.raises(ValueError, match="other classes.*choose another dataset_name"):
+        export_images(images(0), output, "d", job=jobs[0])
+
+
+def test_rejected_images_are_kept_apart_with_score_and_reason(jobs, output):
+    rule = AcceptRule(min_confidence=0.6)
+    options = {"classifier": FakeClassifier(), "rule": rule, "transform": [{"angle": 1}, {"angle": 2}]}
+    report = export_images(red(0.8, 0.3), output, "d", job=jobs[0], guidance="steps 15-20", **options)
+    assert report.accepted == 1 and "rejected: confidence 0.300 is below 0.6" in str(report)
+    first, second = report.rows
+    assert first["file"].startswith("train/001.Gull/") and second["file"].startswith("rejected/001.Gull/")
+    assert [row["accepted"] for row in report.rows] == [True, False]
+    assert second["confidence"] == pytest.approx(0.3) and second["transform"] == {"angle": 2}
+    assert first["seed"] == jobs[0].seed and first["prompt"] == "a photo of a Gull"
+    assert first["guidance"] == "steps 15-20"
+
+
+def test_a_stricter_rule_moves_the_image_when_replacing(jobs, output):
+    strict = {"classifier": FakeClassifier(), "rule": AcceptRule(min_confidence=0.9), "job": jobs[0]}
+    export_images(red(0.8), output, "d", job=jobs[0])
+    assert export_images(red(0.8), output, "d", **strict).accepted == 1
+    assert export_images(red(0.8), output, "d", replace=True, **strict).accepted == 0
+    assert [f.split("/")[0] for f in files(output / "d")] == ["dataset.json", "manifest.jsonl", "rejected"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "probabilities", "accepted", "reason"),
+    [
+        (AcceptRule(), [0.1, 0.9], True, "confidence 0.100"),
+        (AcceptRule(0.5), [0.5, 0.5], True, "confidence 0.500"),
+        (AcceptRule(0.5), [0.49, 0.51], False, "below 0.5"),
+        (AcceptRule(require_top1=True), [0.4, 0.6], False, "sees 'Tern' (0.600)"),
+        (AcceptRule(require_top1=True), [0.6, 0.4], True, "confidence"),
+        (AcceptRule(), [float("nan"), 0.4], False, "not finite"),
+    ],
+)
+def test_accept_rule(rule, probabilities, accepted, reason):
+    verdict = rule.decide(torch.tensor(probabilities), 0, ("Gull", "Tern"))
+    assert verdict.accepted is accepted and reason in verdict.reason
+
+
+@pytest.mark.parametrize("rule", [AcceptRule(0.1), AcceptRule(require_top1=True)])
+def test_a_rule_without_classifier_does_not_pretend(rule, output):
+    with pytest.raises(ValueError, match="need a classifier"):
+        export_images(images(0), output, "d", "Gull", rule=rule)
+    assert AcceptRule().judge(images(0), "Gull", None)[0].confidence is None
+    with pytest.raises(ValueError, match="0..1, got 2"):
+        AcceptRule(2)
+
+
+def test_an_unknown_class_of_the_classifier_is_an_error(output):
+    with pytest.raises(ValueError, match="No class 'Auk'"):
+        export_images(images(0), output, "d", "003.Auk", classifier=FakeClassifier())
+    assert files(output) == []
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (torch.full((1, 8, 8, 3), float("nan")), "Image 0 of .*NaN"),
+        (torch.cat((torch.zeros(1, 8, 8, 3), torch.full((1, 8, 8, 3), float("inf")))), "Image 1 of "),
+        (torch.zeros(0, 8, 8, 3), "empty batch"),
+        (torch.zeros(8, 8, 3), "must be float"),
+        (torch.zeros(1, 3, 8, 8), "must be float"),
+        (torch.zeros(1, 8, 8, 3, dtype=torch.uint8), "must be float"),
+        (None, "must be float.*NoneType"),
+    ],
+)
+def test_bad_images_name_the_job_and_write_nothing(jobs, output, bad, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        export_images(bad, output, "d", job=jobs[4])
+    assert "job 4 (002.Tern)" in str(caught.value)
+    assert files(output) == [] and not (output / "d").exists()
+
+
+@pytest.mark.parametrize("name", ["..", "../x", "a/../../x", "/abs", "C:\\x", "", "a\\b", ".hidden", "a//b", "NUL"])
+def test_dataset_names_that_are_refused(output, name):
+    with pytest.raises(ValueError):
+        export_images(images(0), output, name, "Gull")
+    assert files(output.parent) == []
+
+
+def test_a_link_out_of_the_output_folder_is_refused(output, tmp_path):
+    (output / "link").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="leads outside"):
+        dataset_folder(output, "link/x")
+    (output / "d").mkdir()
+    (output / "d" / "train").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="leads outside"):
+        export_images(images(0), output, "d", "Gull")
+
+
+@pytest.mark.parametrize("name", ["", "F-16A/B", ".hidden", "CON", "a.", "a\tb"])
+def test_class_names_that_are_refused(output, name):
+    with pytest.raises(ValueError):
+        export_images(images(0), output, "d", name)
+    assert files(output) == []
+
+
+def test_class_name_against_the_job(jobs, output):
+    with pytest.raises(ValueError, match="not the job's"):
+        export_images(images(0), output, "d", "Tern", job=jobs[0])
+    with pytest.raises(ValueError, match="2 transforms for 1 images"):
+        export_images(images(0), output, "d", job=jobs[0], transform=[{}, {}])
+
+
+def test_cancel_leaves_whole_files_only(jobs, output):
+    calls = []
+
+    def check():
+        calls.append(1)
+        if len(calls) == 3:  # once before the first write, then before each file
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        export_images(images(0, 3), output, "d", job=jobs[0], check=check)
+    assert len([f for f in files(output / "d") if f.startswith("train")]) == 1
+    assert not [f for f in files(output / "d") if f.endswith(".part")]
+    report = export_images(images(0, 3), output, "d", job=jobs[0])
+    assert report.outcomes == ("same", "written", "written")
+
+
+@pytest.mark.parametrize(
+    ("image_format", "pil", "error"),
+    [("png", "PNG", 0), ("webp lossless", "WEBP", 0), ("jpeg", "JPEG", 8), ("webp", "WEBP", 12)],
+)
+def test_encoders(image_format, pil, error):
+    ramp = torch.linspace(-0.1, 1.1, 32)
+    image = torch.stack((ramp.expand(32, 32), ramp.expand(32, 32).T, torch.full((32, 32), 0.5)), -1)
+    read = Image.open(io.BytesIO(encode_image(image, image_format)))
+    assert (read.format, read.size, read.mode) == (pil, (32, 32), "RGB")
+    pixels = torch.from_numpy(np.array(read)).float()
+    assert (pixels - image.clamp(0, 1) * 255).abs().max() <= error + 0.5 + 1e-4
+
+
+def test_metadata_is_off_by_default():
+    assert Image.open(io.BytesIO(encode_image(images(0)[0]))).info == {}
+    with_text = encode_image(images(0)[0], metadata={"prompt": '{"1": 2}'})
+    assert Image.open(io.BytesIO(with_text)).info == {"prompt": '{"1": 2}'}
+    with pytest.raises(ValueError, match="image_format must be one of"):
+        encode_image(images(0)[0], "gif")
+
+
+def test_check_images_accepts_half_precision():
+    check_images(images(0).half(), "x")

@@ -1,0 +1,185 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from higfa_core.dataset.layouts import (
+    check_class_names,
+    fingerprint,
+    inside,
+    load_image,
+    load_mask,
+    prompt_name,
+    read_image_folder,
+)
+
+
+def picture(path, size=(6, 4), color=(10, 20, 30)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, color).save(path)
+    return path
+
+
+def tree(root, *paths):
+    for path in paths:
+        picture(root / path)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("folder", "spoken"),
+    [
+        ("003.Laysan_Albatross", "Laysan Albatross"),
+        ("n02085620-Chihuahua", "Chihuahua"),
+        ("F-16A_B", "F-16A B"),
+        ("707-320", "707-320"),
+        ("2012 BMW", "2012 BMW"),
+        ("12_34", "12 34"),
+        ("  Zürich__Huhn ", "Zürich Huhn"),
+        ("鴉", "鴉"),
+    ],
+)
+def test_prompt_name(folder, spoken):
+    assert prompt_name(folder) == spoken
+
+
+def test_classes_agree_with_torchvision(tmp_path):
+    from torchvision.datasets import ImageFolder
+
+    root = tree(tmp_path / "birds", "b/2.png", "b/1.JPG", "B/x.webp", "a/sub/1.png", "鴉/1.png", "010/z.png")
+    (root / "a" / "Thumbs.db").write_bytes(b"no image")
+    ours = [(str(root / s.path), s.label) for s in read_image_folder(root)]
+    theirs = ImageFolder(root)
+    assert ours == theirs.samples
+    assert list(dict.fromkeys(s.class_name for s in read_image_folder(root))) == theirs.classes
+
+
+def test_only_train_is_used(tmp_path):
+    tree(tmp_path, "train/a/1.png", "val/a/2.png", "test/a/3.png", "b/4.png", "train/test/a/5.png")
+    assert [s.path for s in read_image_folder(tmp_path)] == ["train/a/1.png"]
+
+
+@pytest.mark.parametrize("split", ["val", "valid", "validation", "test", "Test"])
+def test_held_out_splits_are_never_sources(tmp_path, split):
+    tree(tmp_path, "a/1.png", f"{split}/a/2.png")
+    assert [s.path for s in read_image_folder(tmp_path)] == ["a/1.png"]
+    with pytest.raises(ValueError, match=f"'{split}'.*never be a source"):
+        read_image_folder(tmp_path / split)
+
+
+def test_hidden_files_are_ignored_and_an_empty_class_is_named(tmp_path):
+    tree(tmp_path, "a/1.png", "a/.2.png", ".cache/3.png", "a/.thumbs/4.png")
+    assert [s.path for s in read_image_folder(tmp_path)] == ["a/1.png"]
+    (tmp_path / "lonely").mkdir()
+    with pytest.raises(ValueError, match="lonely holds no image"):
+        read_image_folder(tmp_path)
+
+
+def test_no_folder_and_no_classes(tmp_path):
+    with pytest.raises(ValueError, match="No dataset folder"):
+        read_image_folder(tmp_path / "absent")
+    picture(tmp_path / "1.png")
+    with pytest.raises(ValueError, match="No class folders"):
+        read_image_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "other"),
+    [
+        ("a/1.jpg", "masks/a/1.png", "masks/a/11.png"),
+        ("a/s/1.png", "masks/a/s/1.png", "masks/a/1.png"),
+        ("train/a/1.jpg", "masks/train/a/1.png", "masks/b/1.png"),
+        ("train/a/1.jpg", "masks/a/1.png", "masks/a/2.png"),
+        ("train/a/1.jpg", "train/masks/a/1.png", "train/masks/1.png"),
+    ],
+)
+def test_masks(tmp_path, image, mask, other):
+    tree(tmp_path, image, other)
+    assert [s.mask for s in read_image_folder(tmp_path)] == [None]
+    picture(tmp_path / mask)
+    (source,) = read_image_folder(tmp_path)
+    assert (source.path, source.class_name, source.mask) == (image, "a", mask)
+
+
+def test_load_image_is_upright_and_scaled(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees
+    Image.new("RGB", (6, 4), (255, 0, 51)).save(tmp_path / "r.png", exif=exif)
+    image = load_image(tmp_path / "r.png")
+    assert image.shape == (1, 6, 4, 3) and image.dtype == torch.float32
+    torch.testing.assert_close(image[0, 0, 0], torch.tensor([1.0, 0.0, 0.2]))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
+def test_all_modes_become_rgb(tmp_path, mode):
+    path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
+    Image.new(mode, (5, 3)).save(path)
+    assert load_image(path).shape == (1, 3, 5, 3)
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
+    Image.fromarray(np.full((3, 5), 32768, dtype=np.uint16)).save(tmp_path / "x.png")
+    assert load_image(tmp_path / "x.png").mean() == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "cut"])
+def test_unreadable_image_is_named(tmp_path, damage):
+    path = picture(tmp_path / "bad.png", size=(200, 200))
+    whole = path.read_bytes()
+    path.write_bytes({"empty": b"", "text": b"hello", "cut": whole[: len(whole) // 2]}[damage])
+    with pytest.raises(ValueError, match="bad.png"):
+        load_image(path)
+
+
+def test_mask_values_and_size(tmp_path):
+    Image.new("L", (6, 4), 255).save(tmp_path / "m.png")
+    assert torch.equal(load_mask(tmp_path / "m.png", 4, 6), torch.ones(1, 4, 6))
+    with pytest.raises(ValueError, match="6x4 pixels, its image 4x6"):
+        load_mask(tmp_path / "m.png", 6, 4)
+
+
+@pytest.mark.parametrize("path", ["..", "a/../../b", "/etc/passwd", "C:\\x", "..\\x", "", ".", "a\0b", "\\\\host\\x"])
+def test_paths_that_lead_out_are_refused(tmp_path, path):
+    with pytest.raises(ValueError, match="relative and without"):
+        inside(tmp_path, path)
+
+
+def test_links_that_lead_out_are_refused(tmp_path):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "link").symlink_to(tmp_path)
+    assert inside(tmp_path / "root", "a/b") == tmp_path / "root" / "a" / "b"
+    with pytest.raises(ValueError, match="leads outside"):
+        inside(tmp_path / "root", "link/x")
+
+
+def test_fingerprint_sees_every_kind_of_change(tmp_path):
+    tree(tmp_path, "a/1.png", "a/2.png")
+    seen = [fingerprint(tmp_path)]
+    assert fingerprint(tmp_path) == seen[0]
+    picture(tmp_path / "a/3.png")
+    seen.append(fingerprint(tmp_path))
+    (tmp_path / "a/3.png").rename(tmp_path / "a/4.png")
+    seen.append(fingerprint(tmp_path))
+    picture(tmp_path / "a/4.png", size=(60, 40))
+    seen.append(fingerprint(tmp_path))
+    (tmp_path / "a/4.png").unlink()
+    seen.append(fingerprint(tmp_path))
+    assert len(set(seen)) == 4 and seen[0] == seen[-1]
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a/b", "a\\b", ".hidden", "dot.", "space ", "CON", "aux.png", "com1", "a\nb", "a:b", "x" * 201]
+)
+def test_unsafe_class_names(name):
+    with pytest.raises(ValueError, match="rename the class|No class given"):
+        check_class_names(["fine", name])
+
+
+def test_safe_class_names():
+    check_class_names(["003.Laysan_Albatross", "F-16A", "Grünfink", "鴉", "Console", "a b", "n'ko"])
+
+
+@pytest.mark.parametrize("pair", [("Gull", "gull"), ("e\u0301", "\u00e9")])
+def test_class_names_that_share_a_folder_elsewhere(pair):
+    with pytest.raises(ValueError, match="one folder"):
+        check_class_names(pair)

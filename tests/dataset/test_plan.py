@@ -1,0 +1,223 @@
+import dataclasses
+import hashlib
+import json
+import os
+from collections import Counter
+
+import pytest
+from PIL import Image
+
+from higfa_core.dataset.layouts import SourceImage, read_image_folder
+from higfa_core.dataset.plan import Job, Plan, job_files, job_seed, pick_job, render_prompt
+
+
+@pytest.fixture
+def birds(tmp_path):
+    root = tmp_path / "birds"
+    for name, count in {"001.Gull": 3, "002.Tern": 3, "003.Auk": 3}.items():
+        for i in range(count):
+            (root / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (i * 20, len(name), int(name[2]) * 40)).save(root / name / f"{i}.png")
+    return root
+
+
+def make(root, **options):
+    return Plan(root, read_image_folder(root), **options)
+
+
+def fake_sources(**counts):
+    names = sorted(counts)
+    return [SourceImage(f"{n}/{i:03}.png", n, names.index(n)) for n in names for i in range(counts[n])]
+
+
+def first_63_bits(text):
+    return int(hashlib.sha256(text.encode("utf-8")).hexdigest()[:16], 16) // 2
+
+
+def test_seed_golden_values():
+    assert job_seed(7, "a/1.png", "a", 2) == first_63_bits('[7,"a/1.png","a",2]')
+    assert job_seed(0, "train/鴉/1.png", "鴉", 0) == first_63_bits('[0,"train/鴉/1.png","鴉",0]')
+    assert job_seed(0, "e\u0301/1.png", "e\u0301", 0) == job_seed(0, "\u00e9/1.png", "\u00e9", 0)
+    assert job_seed(0, "a/1.png", "a", 0) == 3356933864010758762  # printf | sha256sum
+
+
+def test_key_golden_value(birds):
+    job = make(birds, plan_seed=5, settings={"steps": 20})[4]
+    content = hashlib.sha256((birds / job.source).read_bytes()).hexdigest()
+    parts = {
+        "source_sha256": content,
+        "contour_sha256": content,
+        "mask_sha256": None,
+        "class_name": job.class_name,
+        "prompt": "a photo of a Tern",
+        "seed": first_63_bits(f'[5,"{job.source}","002.Tern",0]'),
+        "replica": 0,
+        "settings": {"steps": 20},
+    }
+    assert job.source == "002.Tern/1.png"
+    assert job.key == hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"prompt_template": "a drawing of a {class}"}, {"plan_seed": 1}, {"settings": {"eta": 0.5}}],
+)
+def test_each_pixel_input_changes_every_key(birds, options):
+    before, after = make(birds), make(birds, **options)
+    assert not {job.key for job in before} & {job.key for job in after}
+
+
+def test_key_follows_file_content_only(birds, tmp_path):
+    before = [job.key for job in make(birds)]
+    changed = birds / make(birds)[4].source
+    os.utime(changed, (1, 1))
+    assert [job.key for job in make(birds)] == before
+    copy = tmp_path / "elsewhere"
+    birds.rename(copy)
+    assert [job.key for job in make(copy)] == before
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(copy / changed.relative_to(birds))
+    after = [job.key for job in make(copy)]
+    assert [i for i in range(9) if after[i] != before[i]] == [4]
+
+
+def test_a_mask_enters_the_key_of_its_image(birds):
+    before = [job.key for job in make(birds)]
+    (birds / "masks" / "001.Gull").mkdir(parents=True)
+    Image.new("L", (8, 8)).save(birds / "masks" / "001.Gull" / "0.png")
+    after = [job.key for job in make(birds)]
+    assert [i for i in range(9) if after[i] != before[i]] == [0]
+
+
+@pytest.mark.parametrize("contour_from", ["same", "other"])
+def test_no_two_jobs_are_alike(birds, contour_from):
+    jobs = list(make(birds, replicas=4, contour_from=contour_from))
+    assert len(jobs) == 36
+    assert len({job.key for job in jobs}) == len({job.seed for job in jobs}) == 36
+    assert Counter(job.source for job in jobs) == {source.path: 4 for source in read_image_folder(birds)}
+    assert jobs == [make(birds, replicas=4, contour_from=contour_from)[i] for i in range(36)]
+
+
+def test_contour_from_other_stays_in_the_class(birds):
+    jobs = list(make(birds, replicas=8, contour_from="other"))
+    for job in jobs:
+        assert job.contour_source != job.source
+        assert job.contour_source.split("/")[0] == job.source.split("/")[0] == job.class_name
+    assert len({(job.source, job.contour_source) for job in jobs}) == 18  # 9 images, both others of each
+
+
+def test_contour_from_other_needs_two_images():
+    with pytest.raises(ValueError, match="'b' has one image"):
+        Plan("x", fake_sources(a=2, b=1), contour_from="other")
+
+
+@pytest.mark.parametrize(("counts", "replicas"), [({"a": 4, "b": 4, "c": 4}, 3), ({"a": 1, "b": 7, "c": 3}, 2)])
+def test_every_prefix_is_balanced(counts, replicas):
+    plan = Plan("x", fake_sources(**counts), replicas)
+    turns = [plan._turn(i) for i in range(len(plan))]
+    assert sorted(turns) == [(c, k) for c in sorted(counts) for k in range(counts[c] * replicas)]
+    assert [name for name, _ in turns[:3]] == ["a", "b", "c"]
+    seen = Counter()
+    for name, turn in turns:
+        assert turn == seen[name]
+        seen[name] += 1
+        unfinished = [seen[c] for c in counts if seen[c] < counts[c] * replicas]
+        assert not unfinished or max(seen.values()) - min(unfinished) <= 1
+    assert plan.counts() == dict(seen)
+
+
+def test_replicas_follow_one_another(birds):
+    gulls = [(job.replica, job.source) for job in make(birds, replicas=2) if job.label == 0]
+    assert gulls == [(r, f"001.Gull/{i}.png") for r in (0, 1) for i in range(3)]
+
+
+def test_a_large_plan_reads_no_file_until_asked():
+    plan = Plan("nowhere", fake_sources(**{f"c{i}": 50 for i in range(200)}), replicas=100)
+    assert len(plan) == 1_000_000
+    assert plan._turn(999_999) == ("c99", 4999)
+    with pytest.raises(ValueError, match="Cannot read source file"):
+        plan[0]
+
+
+def test_index_out_of_range_says_how_many(birds):
+    assert pick_job(birds.parent, "birds", 8, replicas=1)[0].index == 8
+    with pytest.raises(ValueError, match="there are 9, use 0 to 8"):
+        pick_job(birds.parent, "birds", 9, replicas=1)
+    with pytest.raises(IndexError):
+        make(birds)[9]
+    assert make(birds)[-1] == make(birds)[8]
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("a {species}", r"\{species\}.*valid are \{class\}, \{index\}"),
+        ("a {class.__class__}", "unknown placeholder"),
+        ("a {class!r}", "unknown placeholder"),
+        ("a {class:>10}", "unknown placeholder"),
+        ("a {}", "unknown placeholder"),
+        ("a bird", "names no class"),
+        ("a {class", "literal brace"),
+    ],
+)
+def test_bad_templates(birds, template, message):
+    with pytest.raises(ValueError, match=message):
+        make(birds, prompt_template=template)
+
+
+def test_template_is_not_a_string_replace():
+    assert render_prompt("{{x}} birdhouse, a {class}, {index}", "01.bird", 3) == "{x} birdhouse, a bird, 3"
+
+
+def test_job_round_trip(birds):
+    job = make(birds, dataset="set/birds")[5]
+    assert Job.from_json(job.to_json()) == job
+    assert "\n" not in job.to_json() and job.classes == ("001.Gull", "002.Tern", "003.Auk")
+    again, count = pick_job(birds.parent, "ignored", 99, job.to_json())
+    assert (again, count) == (job, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": None}, "'seed'"),
+        ({"seed": -1}, "seed must be in"),
+        ({"seed": 2**63}, "seed must be in"),
+        ({"seed": True}, "'seed'"),
+        ({"extra": 1}, r"extra \(unknown\)"),
+        ({"label": 1}, "is not number 1"),
+        ({"classes": "abc"}, "'classes'"),
+        ({"key": "../../x"}, "64 lower-case hex"),
+        ({"source": "val/a/1.png"}, "never be a source"),
+        ({"contour_source": "test/a/1.png"}, "never be a source"),
+        ({"dataset": "cub/test"}, "never be a source"),
+    ],
+)
+def test_damaged_jobs(birds, change, message):
+    values = dataclasses.asdict(make(birds)[0]) | change
+    with pytest.raises(ValueError, match=message):
+        Job.from_json(json.dumps(values))
+
+
+def test_job_text_that_is_none(birds):
+    values = json.loads(make(birds)[0].to_json())
+    del values["prompt"]
+    with pytest.raises(ValueError, match=r"prompt \(missing\)"):
+        Job.from_json(json.dumps(values))
+    for text in ("{", "[1]", "3"):
+        with pytest.raises(ValueError, match="^Job"):
+            Job.from_json(text)
+
+
+def test_job_files_stay_inside_the_input_folder(birds):
+    job = make(birds)[0]
+    image, mask = job_files(birds.parent, job)
+    assert image == birds / "001.Gull/0.png" and mask is None
+    for change in ({"contour_source": "../secret.png"}, {"dataset": ".."}, {"dataset": "/etc"}):
+        with pytest.raises(ValueError, match="relative and without"):
+            job_files(birds.parent, dataclasses.replace(job, **change))
+
+
+@pytest.mark.parametrize("dataset", ["../birds", "/tmp", "", "cub/val"])
+def test_dataset_names_that_are_refused(tmp_path, dataset):
+    with pytest.raises(ValueError, match="relative and without|never be a source"):
+        pick_job(tmp_path, dataset, 0)

@@ -1,0 +1,284 @@
+import json
+import threading
+import uuid
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from higfa_core.batch.client import Client, PromptFailed, PromptRejected, ServerError, run_jobs
+
+ERROR = {
+    "status_str": "error",
+    "messages": [
+        ["execution_start", {}],
+        [
+            "execution_error",
+            {
+                "node_id": "5",
+                "node_type": "KSampler",
+                "exception_type": "ValueError",
+                "exception_message": "bad sigma\n",
+            },
+        ],
+    ],
+}
+
+
+class FakeComfy:
+    """As much of ComfyUI's server as the client uses. A prompt says by its "fate" how it ends, attempt by attempt."""
+
+    def __init__(self):
+        self.queue, self.results, self.seen = [], {}, []
+        self.most_at_once, self.cancelled, self.interrupted = 0, [], []
+        self.attempts = {}
+        self.drop_answer_of_prompt = False
+        self.lock = threading.Lock()
+
+    def post_prompt(self, body):
+        prompt, prompt_id = body["prompt"], body["prompt_id"]
+        assert str(uuid.UUID(prompt_id)) == prompt_id and body["client_id"]
+        if prompt.get("fate") == "rejected":
+            error = {"message": "Value not in list", "details": "sampler_name: 'eulr'"}
+            nodes = {"3": {"class_type": "KSampler", "errors": [error]}}
+            return 400, {"error": {"message": "Prompt outputs failed validation"}, "node_errors": nodes}
+        self.seen.append(prompt)
+        self.queue.append((prompt_id, prompt))
+        self.most_at_once = max(self.most_at_once, len(self.queue))
+        return 200, {"prompt_id": prompt_id, "number": 1, "node_errors": {}}
+
+    def step(self):
+        """Finish the oldest prompt."""
+        prompt_id, prompt = self.queue.pop(0)
+        name = json.dumps(prompt)
+        attempt = self.attempts[name] = self.attempts.get(name, -1) + 1
+        fates = prompt.get("fate", ["ok"])
+        fate = fates[min(attempt, len(fates) - 1)]
+        if fate == "lost":
+            return
+        status = {"status_str": "success", "messages": []} if fate == "ok" else ERROR
+        self.results[prompt_id] = {"status": status, "outputs": {"9": {"images": [{"filename": fate}]}}}
+
+    def get(self, path):
+        if path.startswith("/history/"):
+            prompt_id = path.rpartition("/")[2]
+            return 200, {prompt_id: self.results[prompt_id]} if prompt_id in self.results else {}
+        if path == "/queue":
+            items = [[0, prompt_id, {}, {}, []] for prompt_id, _ in self.queue]
+            answer = 200, {"queue_running": items[:1], "queue_pending": items[1:]}
+            if self.queue and self.autorun:
+                self.step()
+            return answer
+        if path == "/system_stats":
+            return 200, {"system": {"comfyui_version": "0.30.0"}}
+        if path == "/view?filename=a+b.png&subfolder=x&type=output":
+            return 200, b"bytes"
+        return 404, {}
+
+    autorun = True
+
+
+@pytest.fixture
+def comfy():
+    fake = FakeComfy()
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self, code, body):
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def do_GET(self):
+            with fake.lock:
+                self.answer(*fake.get(self.path))
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with fake.lock:
+                if self.path == "/prompt":
+                    answer = fake.post_prompt(body)
+                    if fake.drop_answer_of_prompt:
+                        fake.drop_answer_of_prompt = False
+                        self.close_connection = True
+                        return
+                    self.answer(*answer)
+                elif self.path == "/queue":
+                    fake.cancelled += body["delete"]
+                    self.answer(200, b"")
+                elif self.path == "/interrupt":
+                    fake.interrupted.append(body.get("prompt_id"))
+                    self.answer(200, b"")
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    fake.url = f"http://127.0.0.1:{server.server_port}"
+    yield fake
+    server.shutdown()
+    server.server_close()
+
+
+def run(comfy, prompts, on_done=lambda name, entry: None, **options):
+    return run_jobs(Client(comfy.url), prompts, on_done, poll=0.001, **options)
+
+
+def test_status_of_a_prompt_through_its_life(comfy):
+    comfy.autorun = False
+    client = Client(comfy.url + "/")
+    first, second = client.submit({"n": 1}), client.submit({"n": 2, "fate": ["error"]})
+    assert (client.status(first), client.status(second)) == ("running", "waiting")
+    comfy.step()
+    assert (client.status(first), client.status(second)) == ("done", "running")
+    comfy.step()
+    assert (client.status(second), client.status(str(uuid.uuid4()))) == ("failed", "lost")
+    assert client.error(first) is None
+    assert client.error(second) == "Node 5 (KSampler): ValueError: bad sigma"
+    assert client.wait(first)["outputs"]["9"]["images"] == [{"filename": "ok"}]
+    with pytest.raises(PromptFailed, match="bad sigma"):
+        client.wait(second)
+    with pytest.raises(PromptFailed, match="does not know"):
+        client.wait(str(uuid.uuid4()))
+
+
+def test_a_prompt_that_ends_between_the_two_questions_is_not_lost(comfy):
+    comfy.autorun = False
+    client = Client(comfy.url)
+    prompt_id = client.submit({})
+    history, asked = client.history, []
+
+    def slow_history(wanted):
+        answer = history(wanted)
+        if not asked:
+            comfy.step()
+        asked.append(wanted)
+        return answer
+
+    client.history = slow_history
+    assert client.status(prompt_id) == "done" and len(asked) == 2
+
+
+def test_wait_times_out(comfy):
+    comfy.autorun = False
+    client = Client(comfy.url)
+    prompt_id = client.submit({})
+    with pytest.raises(TimeoutError, match="still running after 0.01 s"):
+        client.wait(prompt_id, timeout=0.01, poll=0.005)
+
+
+def test_a_rejected_prompt_is_explained(comfy):
+    with pytest.raises(PromptRejected) as caught:
+        Client(comfy.url).submit({"fate": "rejected"})
+    assert "node 3 (KSampler): Value not in list (sampler_name: 'eulr')" in str(caught.value)
+    assert caught.value.node_errors["3"]["class_type"] == "KSampler"
+
+
+def test_other_requests(comfy):
+    client = Client(comfy.url)
+    assert client.system_stats()["system"]["comfyui_version"] == "0.30.0"
+    assert client.view("a b.png", "x") == b"bytes"
+    client.interrupt()
+    client.interrupt("id")
+    assert comfy.interrupted == [None, "id"]
+    with pytest.raises(ServerError, match="object_info/X answered 404"):
+        client.object_info("X")
+
+
+def test_no_server_and_bad_url():
+    with pytest.raises(ServerError, match="is ComfyUI running there"):
+        Client("http://127.0.0.1:9", timeout=2).system_stats()
+    with pytest.raises(ValueError, match="http://"):
+        Client("file:///etc/passwd")
+
+
+def test_a_proxy_is_not_asked_for_this_machine(comfy, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert Client(comfy.url).system_stats()
+
+
+def test_every_job_is_done_once_and_two_at_a_time(comfy):
+    done = []
+    prompts = ((f"job{i}", {"n": i}) for i in range(25))
+    failures = run(comfy, prompts, lambda name, entry: done.append(name))
+    assert failures == [] and sorted(done) == sorted(f"job{i}" for i in range(25))
+    assert [p["n"] for p in comfy.seen] == list(range(25)) and comfy.most_at_once == 2
+
+
+def test_prompts_are_pulled_as_room_appears(comfy):
+    pulled, done = [], []
+
+    def prompts():
+        for i in range(10):
+            assert i - len(done) < 3
+            pulled.append(i)
+            yield f"job{i}", {"n": i}
+
+    run(comfy, prompts(), lambda name, entry: done.append(name))
+    assert len(pulled) == 10
+
+
+def test_failed_and_lost_prompts_are_sent_again_up_to_the_cap(comfy):
+    done = []
+    fates = {
+        "fine": ["ok"],
+        "once": ["error", "ok"],
+        "gone": ["lost", "lost", "ok"],
+        "never": ["error"],
+        "bad": "rejected",
+    }
+    prompts = [(name, {"name": name, "fate": fate}) for name, fate in fates.items()]
+    failures = run(comfy, prompts, lambda name, entry: done.append(name), attempts=3)
+    assert sorted(done) == ["fine", "gone", "once"]
+    assert [(f.name, f.attempts) for f in sorted(failures, key=lambda f: f.name)] == [("bad", 1), ("never", 3)]
+    assert "bad sigma" in {f.name: f.reason for f in failures}["never"]
+
+
+def test_a_result_that_the_caller_refuses_counts_as_failed(comfy):
+    answers = iter([False, None, False, False])
+    failures = run(comfy, [("a", {"n": 1})], lambda *_: next(answers), attempts=2)
+    assert failures == []
+    failures = run(comfy, [("b", {"n": 2})], lambda *_: next(answers), attempts=2)
+    assert [(f.name, f.attempts) for f in failures] == [("b", 2)]
+
+
+def test_an_answer_that_gets_lost_does_not_double_the_prompt(comfy):
+    comfy.drop_answer_of_prompt, comfy.autorun = True, False
+    threading.Timer(0.3, lambda: setattr(comfy, "autorun", True)).start()
+    done = []
+    assert run(comfy, [("a", {"n": 1})], lambda name, entry: done.append(name), patience=5) == []
+    assert done == ["a"] and len(comfy.seen) == 1
+
+
+def test_a_dead_server_ends_the_loop():
+    with pytest.raises(ServerError):
+        run_jobs(Client("http://127.0.0.1:9", timeout=1), [("a", {})], print, patience=0.1)
+
+
+def test_an_exception_cancels_what_is_at_the_server(comfy):
+    def stop(name, entry):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(comfy, [(str(i), {"n": i}) for i in range(5)], stop)
+    assert len(comfy.cancelled) == 1 and comfy.interrupted == comfy.cancelled
+    assert len(comfy.seen) == 2
+
+
+def test_nothing_that_comfyui_loads_imports_the_client():
+    from pathlib import Path
+
+    root = Path(__file__).parents[1]
+    loaded = [*root.glob("nodes/*.py"), *root.glob("higfa_core/dataset/*.py"), *root.glob("higfa_core/*.py")]
+    guilty = [path for path in loaded if path.name != "cli.py" and "batch" in _imports(path)]
+    assert loaded and guilty == []
+
+
+def _imports(path):
+    import ast
+
+    tree = ast.walk(ast.parse(path.read_text("utf-8")))
+    names = [node.module or "" for node in tree if isinstance(node, ast.ImportFrom)]
+    return {part for name in names for part in name.split(".")}
