@@ -9,6 +9,7 @@ import difflib
 import json
 import math
 import os
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -206,7 +207,8 @@ class FineGrainedClassifier:
 
 
 def _plain(name: str) -> str:
-    return " ".join(name.replace("_", " ").split()).casefold()
+    """Without case, underscores and a dataset's numbering: "003.Laysan_Albatross" is "Laysan Albatross"."""
+    return " ".join(re.sub(r"^\d+\.", "", name).replace("_", " ").split()).casefold()
 
 
 def _checked_names(names) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from .layouts import check_class_names, inside, name_flaw, prompt_name
+from .layouts import check_class_names, inside, name_flaw
 from .plan import Job, canonical_json
 from .store import Manifest
 
@@ -65,7 +65,7 @@ class AcceptRule:
             if self.min_confidence > 0 or self.require_top1:
                 raise ValueError("min_confidence and require_top1 need a classifier: connect one or set them to 0")
             return [Verdict(True, "no classifier given", None)] * len(images)
-        target = _class_index(classifier, class_name)
+        target = classifier.index(class_name)
         return [self.decide(row, target, classifier.class_names) for row in classifier.predict_proba(images)]
 
     def decide(self, probabilities: Tensor, target: int, class_names: Sequence[str]) -> Verdict:
@@ -233,13 +233,6 @@ def _per_image(transform: Sequence[Mapping] | None, count: int) -> list[object]:
     if len(entries) not in (1, count):
         raise ValueError(f"Got {len(entries)} transforms for {count} images: give one, or one for each image")
     return entries * count if len(entries) == 1 else entries
-
-
-def _class_index(classifier: Classifier, class_name: str) -> int:
-    try:
-        return classifier.index(class_name)
-    except ValueError:
-        return classifier.index(prompt_name(class_name))  # "003.Laysan_Albatross" -> "Laysan Albatross"
 
 
 def _bytes(image: Tensor) -> np.ndarray:

@@ -176,7 +176,7 @@ figcaption b { color: var(--text); }
 .row img { width: 100%; } .sheet img { width: 5.3rem; }
 .sheet { display: flex; flex-wrap: wrap; gap: .3rem; }
 img { display: block; aspect-ratio: 1; object-fit: contain; image-rendering: pixelated; border-radius: 3px; }
-img.rejected { opacity: .45; outline: 2px dashed var(--soft); outline-offset: -2px; }
+img.rejected { outline: 2px dashed var(--soft); outline-offset: -2px; } .sheet img.rejected { opacity: .45; }
 .none { aspect-ratio: 1; display: grid; place-items: center; border: 1px dashed var(--line); color: var(--soft); }
 table { border-collapse: collapse; font-size: .85rem; } td, th { padding: .35rem .6rem .35rem 0; text-align: left;
   vertical-align: top; border-top: 1px solid var(--line); overflow-wrap: anywhere; } th { min-width: 8rem; }

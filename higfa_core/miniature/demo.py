@@ -54,8 +54,7 @@ def comparison_graph(job_graph: dict, prefix: str) -> dict:
     """
     sampler = job_graph[find_node(job_graph, SAMPLER)]["inputs"]
     plain = job_graph[sampler["positive"][0]]["inputs"]  # what goes into Apply ControlNet
-    dropped = (SAMPLER, EXPORT, "VAEDecode", "HiGFA_Guidance")
-    graph = {key: copy.deepcopy(node) for key, node in job_graph.items() if node["class_type"] not in dropped}
+    graph = copy.deepcopy(job_graph)
     saved = {"contour": [find_node(graph, CONTOUR), 0], "transformed": [find_node(graph, TRANSFORM), 0]}
     for name, source in (("text", plain), ("text contour", sampler)):
         inputs = {key: sampler[key] for key in KSAMPLER_INPUTS}
@@ -68,7 +67,18 @@ def comparison_graph(job_graph: dict, prefix: str) -> dict:
     for name, images in saved.items():
         file = f"{prefix}-{name.replace(' ', '_')}"
         graph[f"save {name}"] = _node("SaveImage", images=images, filename_prefix=file)
-    return graph
+    return _upstream(graph, [key for key in graph if key.startswith(("save ", "judge "))])
+
+
+def _upstream(graph: dict, wanted: list[str]) -> dict:
+    """The given nodes and all that they need: without the rest (previews, HiGFA's sampler, the export)."""
+    found: dict = {}
+    while wanted:
+        key = wanted.pop()
+        if key not in found:
+            found[key] = graph[key]
+            wanted += [value[0] for value in graph[key]["inputs"].values() if isinstance(value, list)]
+    return found
 
 
 def _node(class_type: str, **inputs) -> dict:

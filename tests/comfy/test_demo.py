@@ -127,7 +127,8 @@ def demo_files(base, job):
 def test_jobs_are_those_that_run_on_the_canvas_takes(base):
     it = make(base)
     it.render_sources()
-    inputs = json.loads(demo.WORKFLOW.read_text("utf-8"))["2"]["inputs"]
+    workflow = json.loads(demo.WORKFLOW.read_text("utf-8"))
+    inputs = workflow[only(workflow, "HiGFA_DatasetJob")]["inputs"]
     for job in it.jobs()[::7]:
         assert pick_job(base / "input", **{**inputs, "index": job.index})[0] == job
 
@@ -157,27 +158,33 @@ def test_impossible_sizes_are_refused(base, sizes):
 # --- the comparison graph
 
 
-def links(graph):
-    return [(key, value) for key, node in graph.items() for value in node["inputs"].values() if isinstance(value, list)]
+def only(graph, class_type, **inputs):
+    """The id of the one such node with those inputs."""
+    found = [key for key, n in graph.items() if n["class_type"] == class_type and inputs.items() <= n["inputs"].items()]
+    assert len(found) == 1, found
+    return found[0]
 
 
 def test_comparison_differs_from_higfa_in_the_sampler_and_nothing_else(base):
     original = json.loads(demo.WORKFLOW.read_text("utf-8"))
     graph = demo.comparison_graph(original, "d/report/x")
-    assert {source for _, (source, _) in links(graph)} <= graph.keys()
-    sampler = original["10"]["inputs"]
+    links = [value for node in graph.values() for value in node["inputs"].values() if isinstance(value, list)]
+    assert {source for source, _ in links} <= graph.keys()
+    kinds = {node["class_type"] for node in graph.values()}
+    assert {kind for kind in kinds if kind.startswith(("HiGFA_Export", "HiGFA_KS", "HiGFA_Gui", "Preview"))} == set()
+    sampler = original[only(original, "HiGFA_KSampler")]["inputs"]
     for name in ("text", "text contour"):
         inputs = graph[f"sample {name}"]["inputs"]
         assert {key: inputs[key] for key in demo.KSAMPLER_INPUTS} == {key: sampler[key] for key in demo.KSAMPLER_INPUTS}
         assert graph[f"judge {name}"]["inputs"]["class_name"] == sampler["class_name"]
-    kinds = {key: graph[key]["class_type"] for key in ("5", "6", "7")}
-    assert kinds == {"5": "CLIPTextEncode", "6": "CLIPTextEncode", "7": "ControlNetApplyAdvanced"}
-    assert [graph["sample text"]["inputs"][side] for side in ("positive", "negative")] == [["5", 0], ["6", 0]]
-    with_contour = graph["sample text contour"]["inputs"]
-    assert [with_contour[side] for side in ("positive", "negative")] == [["7", 0], ["7", 1]]
+    prompt = only(graph, "CLIPTextEncode", text=[only(graph, "HiGFA_DatasetJob"), 3])
+    negative, control = only(graph, "CLIPTextEncode", text=""), only(graph, "ControlNetApplyAdvanced")
+    text_only, with_contour = graph["sample text"]["inputs"], graph["sample text contour"]["inputs"]
+    assert [text_only[side] for side in ("positive", "negative")] == [[prompt, 0], [negative, 0]]
+    assert [with_contour[side] for side in ("positive", "negative")] == [[control, 0], [control, 1]]
     assert {k: v["inputs"]["images"] for k, v in graph.items() if v["class_type"] == "SaveImage"} == {
-        "save contour": ["3", 0],
-        "save transformed": ["4", 0],
+        "save contour": [only(graph, "HiGFA_ExtractContour"), 0],
+        "save transformed": [only(graph, "HiGFA_TransformContour"), 0],
         "save text": ["decode text", 0],
         "save text contour": ["decode text contour", 0],
     }
