@@ -266,22 +266,21 @@ class Studio:
 
     def guide(self):
         images, _, _ = render_set(GUIDE_SEED, GUIDE_IMAGES_PER_CLASS * 16)
-        made = self._classifier("guide", "resnet10t", images, steps=900, side=SIZE)
+        made = self._classifier("guide", "resnet10t", images, steps=900)
         made.save(self.out / "guide.safetensors", torch.float16)
 
     def judge(self):
         images, _, _ = render_set(JUDGE_SEED, RENDERS)
-        # Twice the pixels' size: this network reduces by 32 and would lose the marks in its first layers.
-        made = self._classifier("judge", "regnetx_002", images, steps=800, side=2 * SIZE)
+        made = self._classifier("judge", "test_efficientnet", images, steps=1300)
         made.save(self.work / "judge.safetensors", torch.float16)
 
-    def _classifier(self, name: str, arch: str, images: np.ndarray, steps: int, side: int):
+    def _classifier(self, name: str, arch: str, images: np.ndarray, steps: int):
         import timm
 
         pixels = to_pixels(images)
         labels = torch.arange(len(pixels)) % 16
         torch.manual_seed(sum(name.encode()))
-        preprocess = classifiers.Preprocess((side, side), (0.5,) * 3, (0.5,) * 3, "bilinear", 1.0)
+        preprocess = classifiers.Preprocess((SIZE, SIZE), (0.5,) * 3, (0.5,) * 3, "bilinear", 1.0)
         net = timm.create_model(arch, pretrained=False, num_classes=16)
         autoencoder, _ = self.autoencoder()
 
@@ -292,7 +291,6 @@ class Studio:
             with torch.no_grad():  # half of the batch as the decoder shows it, with the softness of an early estimate
                 z = autoencoder.encode(x[:32])
                 x[:32] = autoencoder.decode(z + 0.15 * z.std() * torch.randn(z.shape, generator=generator)).clamp(-1, 1)
-            x = F.interpolate(x, size=(side, side), mode="bilinear", antialias=True) if side != SIZE else x
             return F.cross_entropy(net(x), labels[i], label_smoothing=0.05)
 
         trainer = Trainer(self.work, name, {"net": net}, steps, 2e-3, ema=0.99, decay=0.05).run(loss_of)
