@@ -41,9 +41,7 @@ def missing_file_message(name: str) -> str:
             f"No classifier found. Put a timm classifier (.safetensors or weights-only .pth) into {folders}, "
             "press R to refresh, and choose it. To try without one, use Load Miniature"
         )
-    return (
-        f"No classifier '{name}' in {folders}. There is: {', '.join(files[:10])}. Press R to refresh the list"
-    )
+    return f"No classifier '{name}' in {folders}. There is: {', '.join(files[:10])}. Press R to refresh the list"
 
 
 def file_stamp(path: Path) -> str:
@@ -88,9 +86,7 @@ class LoadClassifier(io.ComfyNode):
             ],
             outputs=[
                 HiGFAClassifier.Output(display_name="classifier"),
-                io.String.Output(
-                    display_name="class_names", tooltip="One name a line, in the order of the outputs."
-                ),
+                io.String.Output(display_name="class_names", tooltip="One name a line, in the order of the outputs."),
             ],
         )
 
@@ -128,9 +124,7 @@ class ClassifyImages(io.ComfyNode):
             search_aliases=["classify", "predict class", "confidence", "top-k", "image classification"],
             is_output_node=True,
             inputs=[
-                io.Image.Input(
-                    "images", tooltip="Images to classify, any size: they are resized as trained."
-                ),
+                io.Image.Input("images", tooltip="Images to classify, any size: they are resized as trained."),
                 HiGFAClassifier.Input("classifier", tooltip="From Load Fine-Grained Classifier."),
                 io.String.Input(
                     "class_name",
@@ -164,10 +158,7 @@ def confidence_table(proba, class_names, target: int | None) -> tuple[str, float
     lines = []
     for i, row in enumerate(proba):
         top = row.topk(min(3, len(row)))
-        ranked = (
-            f"{class_names[k]} {p:.1%}"
-            for p, k in zip(top.values.tolist(), top.indices.tolist(), strict=True)
-        )
+        ranked = (f"{class_names[k]} {p:.1%}" for p, k in zip(top.values.tolist(), top.indices.tolist(), strict=True))
         wanted = "" if target is None else f" | {class_names[target]}: {confidence[i]:.1%}"
         lines.append(f"{i + 1}: {', '.join(ranked)}{wanted}")
     label = "likeliest class" if target is None else class_names[target]

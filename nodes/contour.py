@@ -115,9 +115,7 @@ class TransformContour(io.ComfyNode):
                     step=0.5,
                     tooltip="Largest rotation to either side, in degrees.",
                 ),
-                io.Float.Input(
-                    "scale_min", default=0.8, min=0.1, max=4.0, step=0.01, tooltip="Smallest size factor."
-                ),
+                io.Float.Input("scale_min", default=0.8, min=0.1, max=4.0, step=0.01, tooltip="Smallest size factor."),
                 io.Float.Input(
                     "scale_max",
                     default=1.2,

@@ -156,6 +156,9 @@ class HiGFAKSampler(io.ComfyNode):
             outputs=[
                 io.Latent.Output(display_name="latent"),
                 HiGFATrace.Output(display_name="trace"),
+                io.String.Output(
+                    display_name="summary", tooltip="Which steps were guided, how the confidence went, what it cost."
+                ),
             ],
         )  # fmt: skip
 
@@ -170,7 +173,7 @@ class HiGFAKSampler(io.ComfyNode):
         latent = sample(guider, latent_image, seed, steps, sampler_name, scheduler, denoise)
         trace = guider.trace
         summary = trace.summary() if trace else "denoise is 0: nothing was sampled"
-        return io.NodeOutput(latent, trace, ui=ui.PreviewText(summary))
+        return io.NodeOutput(latent, trace, summary, ui=ui.PreviewText(summary))
 
 
 def class_lines(text: str) -> list[str]:

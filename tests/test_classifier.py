@@ -45,9 +45,7 @@ def write(folder, name="birds", arch=ARCH, names=NAMES, state=None, **extra):
     """A plain timm state dict with a sidecar."""
     state = module().state_dict() if state is None else state
     safetensors.torch.save_file(state, folder / f"{name}.safetensors")
-    (folder / f"{name}.json").write_text(
-        json.dumps({"arch": arch, "class_names": names, **extra}), encoding="utf-8"
-    )
+    (folder / f"{name}.json").write_text(json.dumps({"arch": arch, "class_names": names, **extra}), encoding="utf-8")
     return folder / f"{name}.safetensors"
 
 
@@ -262,9 +260,7 @@ def test_unknown_class_names_the_closest():
 
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 0), (torch.float16, 1e-3)])
 def test_save_then_load(tmp_path, dtype, atol):
-    saved = classifier(
-        "test_vit", Preprocess((96, 96), (0.5,), (0.25,), "bicubic", 0.95), img_size=96, in_chans=1
-    )
+    saved = classifier("test_vit", Preprocess((96, 96), (0.5,), (0.25,), "bicubic", 0.95), img_size=96, in_chans=1)
     saved.save(tmp_path / "a" / "birds.safetensors", dtype=dtype)
     loaded = FineGrainedClassifier.load(tmp_path / "a" / "birds.safetensors")
     for field in ("class_names", "preprocessing", "temperature", "arch", "model_kwargs"):
@@ -368,17 +364,13 @@ def test_pickled_code_is_refused_and_does_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, content in (("birds.pth", {"state_dict": Planted()}), ("whole.pt", module())):
         torch.save(content, tmp_path / name)
-        with pytest.raises(
-            ValueError, match=rf"{name} is refused: it holds pickled Python code \((posix|timm).*Save"
-        ):
+        with pytest.raises(ValueError, match=rf"{name} is refused: it holds pickled Python code \((posix|timm).*Save"):
             FineGrainedClassifier.load(tmp_path / name)
     assert not (tmp_path / "planted").exists()
 
 
 @pytest.mark.parametrize("name", ["birds.safetensors", "birds.pth"])
-@pytest.mark.parametrize(
-    "damage", [lambda b: b[: len(b) // 2], lambda _: b"<html>404</html>" * 9, lambda _: b""]
-)
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda _: b"<html>404</html>" * 9, lambda _: b""])
 def test_damaged_files(tmp_path, name, damage):
     torch.save(module().state_dict(), tmp_path / "birds.pth")
     classifier().save(tmp_path / "birds.safetensors")
@@ -436,9 +428,7 @@ def test_bad_weights(tmp_path):
     state["fc.bias"][0] = float("nan")
     with pytest.raises(ValueError, match=r"birds.safetensors: weights are not finite in fc.bias\. Train"):
         FineGrainedClassifier.load(write(tmp_path, state=state))
-    both = {
-        f"{prefix}.{k}": v.clone() for k, v in module().state_dict().items() for prefix in ("model", "module")
-    }
+    both = {f"{prefix}.{k}": v.clone() for k, v in module().state_dict().items() for prefix in ("model", "module")}
     with pytest.raises(ValueError, match="two sets of weights"):
         FineGrainedClassifier.load(write(tmp_path, state=both))
 
@@ -462,9 +452,7 @@ def test_bad_sidecar_text(tmp_path):
 def test_a_newer_format_is_named(tmp_path):
     metadata = {"format": "higfa-classifier-2"}
     safetensors.torch.save_file(module().state_dict(), tmp_path / "birds.safetensors", metadata)
-    with pytest.raises(
-        ValueError, match=f"birds.safetensors has the format higfa-classifier-2, .*{FORMAT}. Update"
-    ):
+    with pytest.raises(ValueError, match=f"birds.safetensors has the format higfa-classifier-2, .*{FORMAT}. Update"):
         FineGrainedClassifier.load(tmp_path / "birds.safetensors")
 
 

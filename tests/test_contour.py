@@ -21,9 +21,7 @@ from higfa_core.contour import (
 )
 
 STILL = dict(flip=0.0, rotation=0.0, scale_min=1.0, scale_max=1.0, translation=0.0)
-WILD = dict(
-    flip=0.5, rotation=40.0, scale_min=0.6, scale_max=1.5, translation=0.3, perspective=0.1, elastic=0.05
-)
+WILD = dict(flip=0.5, rotation=40.0, scale_min=0.6, scale_max=1.5, translation=0.3, perspective=0.1, elastic=0.05)
 
 PINNED_SEED = 3678738437
 PINNED_MATRIX = [
@@ -96,9 +94,7 @@ class TestExtract:
         image = cv2.GaussianBlur(image, (0, 0), 2)
         image = cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX)
         expected = cv2.Canny(image, low, high)
-        found = extract(
-            torch.from_numpy(image / np.float32(255))[None], "canny", low / 255, high / 255, blur=0
-        )
+        found = extract(torch.from_numpy(image / np.float32(255))[None], "canny", low / 255, high / 255, blur=0)
         assert 50 < (expected > 0).sum() < 3000
         np.testing.assert_array_equal(found[0, ..., 0].numpy() * 255, expected)
 
@@ -369,9 +365,7 @@ class TestApply:
     @pytest.mark.parametrize("scale", [0.3, 0.5, 0.65, 0.75, 0.9, 1.0, 1.2, 1.5, 2.0])
     def test_thin_lines_stay_whole_binary_and_thin(self, scale):
         line = circle_outline(radius=24)
-        settings = ContourTransform(
-            **STILL | {"rotation": 180, "scale_min": scale, "scale_max": scale, "flip": 0.5}
-        )
+        settings = ContourTransform(**STILL | {"rotation": 180, "scale_min": scale, "scale_max": scale, "flip": 0.5})
         for i in range(12):
             warped = apply(as_image(line), settings.sample(1, i, 128, 128))[0]
             assert set(warped.unique().tolist()) == {0.0, 1.0}
@@ -382,9 +376,7 @@ class TestApply:
             assert width < max(1.0, scale) * 1.8
 
     def test_grey_contours_stay_grey(self):
-        soft = torch.from_numpy(cv2.GaussianBlur(circle_outline(), (0, 0), 2))[None, ..., None].repeat(
-            1, 1, 1, 3
-        )
+        soft = torch.from_numpy(cv2.GaussianBlur(circle_outline(), (0, 0), 2))[None, ..., None].repeat(1, 1, 1, 3)
         soft = soft / soft.max()
         settings = ContourTransform(**STILL | {"rotation": 30})
         warped = apply(soft, settings.sample(1, 0, 128, 128))[0]
@@ -449,9 +441,7 @@ class TestApply:
 
     def test_single_image_non_contiguous_and_half_precision(self):
         drawn = ContourTransform().sample(1, 0, 40, 50)
-        image = (
-            (torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0)) > 0.8).float().movedim(0, -1)
-        )
+        image = (torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0)) > 0.8).float().movedim(0, -1)
         alone = apply(image, drawn)[0]
         assert alone.shape == (40, 50, 3)
         assert torch.equal(alone, apply(image[None].contiguous(), drawn)[0][0])

@@ -118,9 +118,7 @@ FORBIDDEN_DOTTED = {
 
 
 def dotted(node):
-    return (
-        f"{dotted(node.value)}.{node.attr}" if isinstance(node, ast.Attribute) else getattr(node, "id", "?")
-    )
+    return f"{dotted(node.value)}.{node.attr}" if isinstance(node, ast.Attribute) else getattr(node, "id", "?")
 
 
 def imported(node):

@@ -20,10 +20,10 @@ def test_the_two_commands_are_there():
 def test_commands_start(command):
     words = command.split()[2:]
     if words[0] == "exec":
-        script = [w for w in words if w.endswith(".py")][0]
-        # The arguments that the README gives must be ones that the script knows.
+        program = words[words.index("-m") :][:2] if "-m" in words else [w for w in words if w.endswith(".py")]
+        # The arguments that the README gives must be ones that the program knows.
         shown = subprocess.run(
-            [sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True, cwd=ROOT
+            [sys.executable, *program, "--help"], capture_output=True, text=True, check=True, cwd=ROOT
         ).stdout
         for option in (w for w in words if w.startswith("--") and w != "--"):
             assert option in shown

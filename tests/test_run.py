@@ -169,9 +169,7 @@ def test_unknown_release_is_refused(tmp_path, monkeypatch):
 
 def test_pins_hold_torch_and_take_opencv_without_desktop(tmp_path, monkeypatch):
     (tmp_path / "comfy").mkdir()
-    (tmp_path / "comfy" / "requirements.txt").write_text(
-        "torch\ntorchsde  # why\n\n#no\nopencv-python-x>=1\n"
-    )
+    (tmp_path / "comfy" / "requirements.txt").write_text("torch\ntorchsde  # why\n\n#no\nopencv-python-x>=1\n")
     (tmp_path / "requirements.txt").write_text("timm>=1.0\nopencv-python>=4.8\n")
     monkeypatch.setattr(run, "ROOT", tmp_path)
     expected = [*run.TORCH, "torchsde", "opencv-python-x>=1", "timm>=1.0", "opencv-python-headless>=4.8"]

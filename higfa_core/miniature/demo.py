@@ -380,6 +380,7 @@ def parse(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="dataset folder, inside BASE/output")
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--check", action="store_true", help="exit 0 when everything is there, else 1; makes nothing")
+    group.add_argument("--sources", action="store_true", help="only draw the source images that are not there")
     group.add_argument("--server", default="http://127.0.0.1:8188", metavar="URL", help="ComfyUI's address")
     parser.add_argument("--images-per-class", type=int, default=8, metavar="N", help="source images (default: 8)")
     parser.add_argument("--jobs-per-class", type=int, metavar="N", help="images to make (default: one a source)")
@@ -395,6 +396,9 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     args = parse(argv, prog)
     try:
         demo = Demo(args.base, args.output, args.images_per_class, args.jobs_per_class)
+        if args.sources:
+            print(f"{demo.render_sources()} source images drawn in {demo.sources}")
+            return 0
         if not args.check:
             return run(demo, Client(args.server))
     except (ServerError, ValueError, OSError) as error:

@@ -296,7 +296,6 @@ class TestBadInput:
         torch.testing.assert_close(result, run(stock(world, world.on_positive, world.empty), noise), atol=1e-4, rtol=0)
         assert "not finite" in guider.trace.summary()
 
-
     def test_diffusion_model_that_gives_nan_does_not_end_the_run(self, world):
         """The sample is lost, its neighbour and the run are not; Export Dataset then refuses the image by name."""
         model = world.model.clone()
