@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKFLOW = ROOT / "workflows" / "api" / "miniature_augment.json"
 SIZE = 128
 MAX_IMAGES = 1000  # seeds from 1,000,000 on belong to training, those in between to evaluation
+JOBS_PER_CLASS = 5  # 80 jobs and the comparison: under six minutes on two cores
 ATTEMPTS = 2
 JOB, CONTOUR, TRANSFORM = "HiGFA_DatasetJob", "HiGFA_ExtractContour", "HiGFA_TransformContour"
 SAMPLER, EXPORT, CLASSIFY = "HiGFA_KSampler", "HiGFA_ExportDataset", "HiGFA_ClassifyImages"
@@ -106,7 +107,8 @@ class Demo:
         if self.base / "output" not in self.output.parents:
             raise ValueError(f"--output {output} must be a folder inside {self.base / 'output'}: ComfyUI writes there")
         self.name = self.output.relative_to(self.base / "output").as_posix()
-        self.images_per_class, self.jobs_per_class = images_per_class, jobs_per_class or images_per_class
+        self.images_per_class = images_per_class
+        self.jobs_per_class = jobs_per_class or min(images_per_class, JOBS_PER_CLASS)
         self.workflow = json.loads(WORKFLOW.read_text("utf-8"))
         self.plan_inputs = self.workflow[find_node(self.workflow, JOB)]["inputs"]
         # More replicas only append jobs: the first ones stay those of the workflow.
@@ -383,7 +385,7 @@ def parse(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespace:
     group.add_argument("--sources", action="store_true", help="only draw the source images that are not there")
     group.add_argument("--server", default="http://127.0.0.1:8188", metavar="URL", help="ComfyUI's address")
     parser.add_argument("--images-per-class", type=int, default=8, metavar="N", help="source images (default: 8)")
-    parser.add_argument("--jobs-per-class", type=int, metavar="N", help="images to make (default: one a source)")
+    parser.add_argument("--jobs-per-class", type=int, metavar="N", help=f"images to make (default: {JOBS_PER_CLASS})")
     args = parser.parse_args(argv)
     if not 1 <= args.images_per_class <= MAX_IMAGES:
         parser.error(f"--images-per-class must be 1 to {MAX_IMAGES}, got {args.images_per_class}")
