@@ -519,15 +519,11 @@ def call(command: list[str], comfyui: Path) -> int:
 # --- Commands -----------------------------------------------------------------------------------------------
 
 
-def demo_command(base: Path) -> list[str]:
-    command = [str(venv_python()), "-m", "higfa_core.miniature.demo", "--base", str(base)]
-    return [*command, "--output", str(base / "output" / "higfa_demo")]
-
-
 def demo(arguments: list[str]) -> int:
     comfyui = setup()
     base = prepare_base()
-    command = [*demo_command(base), *arguments]
+    command = [str(venv_python()), "-m", "higfa_core.miniature.demo", "--base", str(base)]
+    command += ["--output", str(base / "output" / "higfa_demo"), *arguments]
     if call([*command, "--check"], comfyui) == 0:
         return 0
     port = free_port()
@@ -546,8 +542,6 @@ def serve(arguments: list[str]) -> int:
     check_port(port)
     comfyui = setup()
     base = prepare_base()
-    if not (base / "input" / "higfa_demo").is_dir():  # what the miniature workflow reads
-        call([*demo_command(base), "--sources"], comfyui)
     url, log = f"http://127.0.0.1:{port}", base / "serve.log"  # a demo may run beside it
     say(f"starting ComfyUI (log: {log})")
     command = [*server_command(comfyui, base, port, "serve", use_cpu()), *extra]

@@ -1,6 +1,7 @@
 """Dataset Job and Export Dataset."""
 
 import json
+from pathlib import Path
 
 import folder_paths
 import torch
@@ -11,6 +12,7 @@ from comfy_api.latest import io, ui
 from ..higfa_core.dataset import layouts
 from ..higfa_core.dataset.export import SUFFIXES, AcceptRule, Report, export_images, is_complete
 from ..higfa_core.dataset.plan import CONTOUR_FROM, Job, job_files, pick_job
+from ..higfa_core.miniature import sources
 
 HiGFAJob = io.Custom("HIGFA_JOB")
 HiGFAClassifier = io.Custom("HIGFA_CLASSIFIER")
@@ -34,7 +36,8 @@ class DatasetJob(io.ComfyNode):
                     default="",
                     placeholder="folder in ComfyUI/input with one sub-folder a class",
                     tooltip="Folder inside ComfyUI's input folder: <class>/<image> or train/<class>/<image>. "
-                    "Validation and test images are never used. Optional masks: masks/<class>/<image>.png.",
+                    "Validation and test images are never used. Optional masks: masks/<class>/<image>.png. "
+                    "higfa_demo: the miniature's birds, drawn on first use.",
                 ),
                 io.Int.Input(
                     "index",
@@ -96,6 +99,9 @@ class DatasetJob(io.ComfyNode):
     def execute(cls, dataset, index, prompt_template, replicas, plan_seed, contour_from, job="") -> io.NodeOutput:
         plan = {"prompt_template": prompt_template, "replicas": replicas, "plan_seed": plan_seed}
         folder = folder_paths.get_input_directory()
+        embedded = Path(folder) / sources.NAME
+        if dataset.strip() == sources.NAME and not embedded.exists():
+            sources.draw_sources(embedded)
         chosen, count = pick_job(folder, dataset.strip(), index, job, contour_from=contour_from, **plan)
         image_file, mask_file = job_files(folder, chosen)
         image = layouts.load_image(image_file)

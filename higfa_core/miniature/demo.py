@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import copy
 import hashlib
-import io
 import json
 import math
 import os
@@ -27,7 +26,6 @@ from ..evaluate.report import Counts, Picture, plain_png, render_report
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOW = ROOT / "workflows" / "api" / "miniature_augment.json"
-SIZE = 128
 MAX_IMAGES = 1000  # seeds from 1,000,000 on belong to training, those in between to evaluation
 JOBS_PER_CLASS = 5  # 80 jobs and the comparison: under six minutes on two cores
 ATTEMPTS = 2
@@ -167,19 +165,9 @@ class Demo:
 
     def render_sources(self) -> int:
         """Draw the real-like images that are not there; returns how many were."""
-        from . import birds
+        from .sources import draw_sources
 
-        made = 0
-        for species, name in enumerate(birds.CLASS_NAMES):
-            for seed in range(self.images_per_class):
-                image, mask = (self.sources / part / name / f"{seed:03}.png" for part in ("train", "masks"))
-                if image.is_file() and mask.is_file():
-                    continue
-                view = birds.render(species, seed, SIZE)
-                write_atomic(mask, _png(view.mask))
-                write_atomic(image, _png(view.image))
-                made += 1
-        return made
+        return draw_sources(self.sources, self.images_per_class)
 
     def jobs(self) -> list:
         """The planned jobs: the Dataset Job node's own plan, the same number from every class."""
@@ -333,14 +321,6 @@ def _bar(what: str, total: int, done: int):
     return tqdm(desc=what, total=total, initial=done, unit="", dynamic_ncols=True, file=sys.stderr)
 
 
-def _png(pixels) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def _read(path: Path) -> bytes | None:
     return plain_png(path.read_bytes()) if path.is_file() else None
 
@@ -382,7 +362,6 @@ def parse(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="dataset folder, inside BASE/output")
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--check", action="store_true", help="exit 0 when everything is there, else 1; makes nothing")
-    group.add_argument("--sources", action="store_true", help="only draw the source images that are not there")
     group.add_argument("--server", default="http://127.0.0.1:8188", metavar="URL", help="ComfyUI's address")
     parser.add_argument("--images-per-class", type=int, default=8, metavar="N", help="source images (default: 8)")
     parser.add_argument("--jobs-per-class", type=int, metavar="N", help=f"images to make (default: {JOBS_PER_CLASS})")
@@ -398,9 +377,6 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     args = parse(argv, prog)
     try:
         demo = Demo(args.base, args.output, args.images_per_class, args.jobs_per_class)
-        if args.sources:
-            print(f"{demo.render_sources()} source images drawn in {demo.sources}")
-            return 0
         if not args.check:
             return run(demo, Client(args.server))
     except (ServerError, ValueError, OSError) as error:
