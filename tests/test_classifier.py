@@ -244,6 +244,10 @@ def test_exact_name_wins_and_ambiguity_is_an_error():
         c.index("BLUE JAY")
 
 
+def test_numbering_of_a_dataset_is_forgiven():
+    assert classifier().index("001.Laysan_Albatross") == 0
+
+
 def test_unknown_class_names_the_closest():
     with pytest.raises(ValueError) as error:
         classifier().index("Laysan Albatros")

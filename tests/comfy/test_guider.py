@@ -84,6 +84,11 @@ def ours(world, positive=None, negative=None, names=None, cfg=CFG, classifier="o
     return guider
 
 
+def close(a, b):
+    """Equal but for float noise: other batch sizes use other kernels, and a ReLU may turn a rounding error over."""
+    return ((a - b).square().mean() / b.square().mean()).sqrt() < 1e-3
+
+
 class TestEqualsStock:
     """With the classifier's step at zero and nothing modulated, the result is ComfyUI's own, to the last bit."""
 
@@ -200,13 +205,19 @@ class TestFinalStage:
         names = [world.names[i] for i in (2, 7, 13)]
         together = run(ours(world, names=names, eta=1.0), noise)
         for i, name in enumerate(names):
-            alone = run(ours(world, names=[name], eta=1.0), noise[i : i + 1])
-            torch.testing.assert_close(together[i : i + 1], alone, atol=2e-3, rtol=0)
+            assert close(together[i : i + 1], run(ours(world, names=[name], eta=1.0), noise[i : i + 1]))
+
+    def test_neighbours_in_a_batch_do_not_matter(self, world):
+        """Same shapes, other targets and other noise beside it: the first image is the same to the last bit."""
+        noise, other = noise_for(3), noise_for(3, seed=9)
+        other[0] = noise[0]
+        one = run(ours(world, names=[world.names[i] for i in (2, 7, 13)], eta=1.0), noise)
+        two = run(ours(world, names=[world.names[i] for i in (2, 0, 4)], eta=1.0), other)
+        assert torch.equal(one[0], two[0]) and not torch.equal(one[1], two[1])
 
     def test_micro_batches_change_nothing(self, world):
         noise = noise_for(3)
-        a, b = run(ours(world, eta=1.0, micro_batch=1), noise), run(ours(world, eta=1.0, micro_batch=64), noise)
-        torch.testing.assert_close(a, b, atol=2e-3, rtol=0)
+        assert close(run(ours(world, eta=1.0, micro_batch=1), noise), run(ours(world, eta=1.0, micro_batch=64), noise))
 
     def test_same_guider_twice_is_bit_equal(self, world):
         guider, noise = ours(world, eta=1.0), noise_for(2)

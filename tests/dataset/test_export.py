@@ -52,9 +52,10 @@ class FakeClassifier:
     class_names = ("Gull", "Tern")
 
     def index(self, name):
-        if name not in self.class_names:
+        plain = name.split(".")[-1]  # the real one, too, forgives a dataset's numbering
+        if plain not in self.class_names:
             raise ValueError(f"No class {name!r}")
-        return self.class_names.index(name)
+        return self.class_names.index(plain)
 
     def predict_proba(self, images):
         red = images[..., 0].mean((1, 2))
@@ -178,7 +179,7 @@ def test_a_rule_without_classifier_does_not_pretend(rule, output):
 
 
 def test_an_unknown_class_of_the_classifier_is_an_error(output):
-    with pytest.raises(ValueError, match="No class 'Auk'"):
+    with pytest.raises(ValueError, match="No class '003.Auk'"):
         export_images(images(0), output, "d", "003.Auk", classifier=FakeClassifier())
     assert files(output) == []
 
