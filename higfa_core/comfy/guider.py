@@ -60,21 +60,19 @@ class HiGFAGuider(comfy.samplers.CFGGuider):
             model.set_additional_models("higfa", patchers)
         super().__init__(model)
         self.classifier, self.class_names, self.vae, self.settings = classifier, list(class_names), vae, settings
-        self.contour = False
         self.run = self.trace = None
 
     def set_conds(self, positive, negative):
-        self.contour = has_control(positive) and self.settings.contour_scale > 0
         if self.settings.contour_scale == 0:
             self.inner_set_conds({"positive": without_control(positive), "negative": without_control(negative)})
-        elif self.contour and self.settings.composition == "nested":
+        elif has_control(positive) and self.settings.composition == "nested":
             branches = {"positive": _own_control(positive), "text": without_control(positive)}
             self.inner_set_conds({**branches, "negative": without_control(negative)})
         else:
             self.inner_set_conds({"positive": positive, "negative": negative})
 
     def inner_sample(self, noise, latent_image, device, sampler, sigmas, *args, **kwargs):
-        # Positional order of the first five has held from 0.3 to 0.30; the rest grows and is passed on as it comes.
+        # The order of the first five is the same in 0.18.0 and 0.30.0; the rest grows and is passed on as it comes.
         started = time.perf_counter()
         self.run = self._prepare(noise, sigmas, device)
         try:
