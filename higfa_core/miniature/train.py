@@ -27,7 +27,7 @@ from . import birds, networks
 log = logging.getLogger(__name__)
 SIZE = 64
 RENDERS = 16_000
-# Disjoint seed ranges. Demo sources use seeds below 1,000; evaluation uses none of these (see evaluate/study.py).
+# Disjoint seed ranges. Demo sources use seeds below 1,000; evaluation uses none of these (benchmarks/fidelity.py).
 DATA_SEED, GUIDE_SEED, JUDGE_SEED, CHECK_SEED = 1_000_000, 2_000_000, 3_000_000, 4_000_000
 GUIDE_IMAGES_PER_CLASS = 100
 SHIPPED = Path(__file__).with_name("weights")
