@@ -1,31 +1,18 @@
 """What the scripts beside this one share: ComfyUI in this process and the miniature's objects."""
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
 
 def start_comfyui() -> None:
-    """Make ComfyUI importable; `python run.py exec` has set COMFYUI_PATH."""
-    if "COMFYUI_PATH" not in os.environ:
-        raise SystemExit("COMFYUI_PATH is not set; start this with: python run.py exec -- python benchmarks/...")
-    sys.argv, own = [sys.argv[0], *([] if _cuda() else ["--cpu"])], sys.argv
-    sys.path[:0] = [os.environ["COMFYUI_PATH"], str(ROOT)]
-    import comfy.options
+    """Imported here, so that --help needs no ComfyUI."""
+    from higfa_core.comfy import startup
 
-    comfy.options.enable_args_parsing()
-    import comfy.cli_args  # noqa: F401  (reads sys.argv)
-
-    sys.argv = own
-
-
-def _cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
+    startup.start_comfyui()
 
 
 @dataclass

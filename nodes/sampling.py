@@ -83,7 +83,8 @@ class GuidanceSettings(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "composition", options=list(COMPOSITIONS), default=DEFAULT.composition, advanced=True,
-                    tooltip="nested: contour on the positive branch only. joint: on both, as stock Apply ControlNet.",
+                    tooltip="nested: contour on the positive branch only. joint: on both, as stock Apply ControlNet; "
+                    "its strength there is then the contour's only one.",
                 ),
                 io.Int.Input(
                     "micro_batch", default=DEFAULT.micro_batch, min=1, max=64, advanced=True,

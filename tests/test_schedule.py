@@ -69,16 +69,21 @@ def test_next_level_between_steps():
 def test_total_displacement_does_not_depend_on_the_step_count(schedule):
     """Euler on Gaussian data, D(x) = x / (1 + sigma^2) plus a unit push in the window; no network."""
 
-    def final(steps, push):
+    def final(steps, push, middle):
         window, x = Window(0.83, 0.05), 3.0
         sigmas = schedule(steps).tolist()
         for s, n in zip(sigmas[:-1], sigmas[1:], strict=True):
             d = x / (1 + s * s)
             if window.active(s):
-                d += push * window.ramp(s, next_level(sigmas, s)) * window.posterior_scale(s)
+                ramp = window.ramp(s, next_level(sigmas, s)) if middle else window.ramp(s)
+                d += push * ramp * window.posterior_scale(s)
             x += (x - d) / s * (n - s)
         return x
 
-    totals = [final(n, 0.25) - final(n, 0.0) for n in (20, 30, 50)]
-    assert max(totals) < 1.05 * min(totals)
-    assert min(totals) > 0.05
+    def spread(middle):
+        totals = [final(n, 0.25, middle) - final(n, 0.0, middle) for n in (20, 30, 50)]
+        assert min(totals) > 0.05
+        return max(totals) / min(totals) - 1
+
+    assert spread(middle=True) < 0.025
+    assert spread(middle=False) > 2 * spread(middle=True)  # why the ramp is read in the middle of a step

@@ -65,11 +65,14 @@ class Corrector:
     def _evaluate(self, denoised):
         parts, start = [], 0
         while start < len(denoised) and self.decoder is not None:
-            rows = slice(start, start + self.micro_batch)
+            rows, full = slice(start, start + self.micro_batch), False
             try:
                 parts.append(self._evaluate_rows(denoised[rows], self.targets[rows]))
                 start += self.micro_batch
             except comfy.model_management.OOM_EXCEPTION:
+                full = True
+            # Outside of the handler: the exception holds on to the memory that is to be freed.
+            if full:
                 self._step_down()
         if self.decoder is None:
             self.signal = None

@@ -9,7 +9,6 @@ import argparse
 import json
 import logging
 import math
-import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +21,7 @@ from torch.nn import functional as F
 
 from .. import classifier as classifiers
 from .. import contour
+from ..comfy.startup import start_comfyui
 from . import birds, networks
 
 log = logging.getLogger(__name__)
@@ -350,21 +350,12 @@ def main(argv=None) -> int:
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
-    _start_comfy()
+    start_comfyui()
     studio = Studio(args.work, args.out)
     for stage in args.stages:
         torch.manual_seed(STAGES.index(stage))
         getattr(studio, stage)()
     return 0
-
-
-def _start_comfy():
-    """ComfyUI reads sys.argv when its modules are imported; keep ours from it."""
-    sys.argv = [sys.argv[0], *([] if torch.cuda.is_available() else ["--cpu"])]
-    sys.path.insert(0, os.environ["COMFYUI_PATH"])
-    import comfy.options
-
-    comfy.options.enable_args_parsing()
 
 
 if __name__ == "__main__":
