@@ -1,6 +1,6 @@
 """A fine-grained image classifier: a timm model, class names, preprocessing, calibrated probabilities.
 
-What a classifier file holds and what may lie beside it: see :mod:`.classifier_file`.
+What a classifier file holds and what may lie beside it: see :mod:`.files`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import classifier_file
-from .classifier_file import FORMAT
+from . import files
+from .files import FORMAT
 
 CHUNK = 32  # images per forward pass of predict_proba
 
@@ -169,7 +169,7 @@ class FineGrainedClassifier:
         if dtype not in (torch.float32, torch.float16):
             raise ValueError(f"Classifiers are saved as float32 or float16, got {dtype}")
         state = {k: _as(v, dtype).cpu().contiguous().clone() for k, v in self.module.state_dict().items()}
-        classifier_file.refuse_non_finite(state, f"Save {path.name} as float32")
+        files.refuse_non_finite(state, f"Save {path.name} as float32")
         metadata = {
             "format": FORMAT,
             "arch": self.arch,
@@ -179,30 +179,30 @@ class FineGrainedClassifier:
             "temperature": repr(self.temperature),
             "model_kwargs": json.dumps(self.model_kwargs),
         }
-        classifier_file.write(path, state, metadata)
+        files.write(path, state, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> FineGrainedClassifier:
-        """Read a classifier file (see classifier_file); ValueError names the file, the fault and the remedy."""
+        """Read a classifier file (see files); ValueError names the file, the fault and the remedy."""
         path = Path(path)
-        state, facts = classifier_file.read(path)
+        state, facts = files.read(path)
         try:
-            return cls._build(path, state, classifier_file.decoded(facts))
+            return cls._build(path, state, files.decoded(facts))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path.name}: {error}") from error
 
     @classmethod
     def _build(cls, path: Path, state: dict[str, Tensor], facts: dict) -> FineGrainedClassifier:
         names = _checked_names(facts["class_names"])
-        stated = int(classifier_file.number(facts, "num_classes", len(names)))
+        stated = int(files.number(facts, "num_classes", len(names)))
         if stated != len(names):
             raise ValueError(f"num_classes is {stated}, but there are {len(names)} class names. Correct one")
         kwargs = facts.get("model_kwargs") or {}
         with torch.inference_mode(False):
-            module = classifier_file.create_module(facts["arch"], len(names), kwargs)
-            classifier_file.load_state(module, state, facts["arch"], len(names))
+            module = files.create_module(facts["arch"], len(names), kwargs)
+            files.load_state(module, state, facts["arch"], len(names))
         preprocessing = _preprocessing(module, kwargs, facts.get("preprocess") or {})
-        temperature = classifier_file.number(facts, "temperature", 1.0)
+        temperature = files.number(facts, "temperature", 1.0)
         return cls(module, names, preprocessing, temperature, facts["arch"], path.name, kwargs)
 
 
@@ -244,7 +244,7 @@ def _preprocessing(module: nn.Module, kwargs: dict, given: dict) -> Preprocess:
     unknown = [key for key in given if key not in known]
     if unknown:
         raise ValueError(f"preprocess has no {', '.join(unknown)}. It has {', '.join(known)}")
-    config = classifier_file.import_timm().data.resolve_data_config({}, pretrained_cfg=module.pretrained_cfg)
+    config = files.import_timm().data.resolve_data_config({}, pretrained_cfg=module.pretrained_cfg)
     if "img_size" in kwargs:
         size = kwargs["img_size"]
         config["input_size"] = (size, size) if isinstance(size, int) else size
