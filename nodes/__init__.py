@@ -1,5 +1,5 @@
 """What a person sees in ComfyUI, one file a family."""
 
-from . import classifier, contour, dataset, miniature, sampling
+from . import classifier, classify, contour, dataset, miniature, sampling
 
-NODES = [*contour.NODES, *classifier.NODES, *sampling.NODES, *dataset.NODES, *miniature.NODES]
+NODES = [*contour.NODES, *classifier.NODES, *classify.NODES, *sampling.NODES, *dataset.NODES, *miniature.NODES]
