@@ -1,5 +1,6 @@
 """What a person sees in ComfyUI, one file a family."""
 
-from . import classifier, classify, contour, dataset, miniature, sampling
+from . import classifier, classify, contour, dataset, miniature, plot, sampling
 
-NODES = [*contour.NODES, *classifier.NODES, *classify.NODES, *sampling.NODES, *dataset.NODES, *miniature.NODES]
+FAMILIES = (contour, classifier, classify, sampling, plot, dataset, miniature)
+NODES = [node for family in FAMILIES for node in family.NODES]

@@ -225,7 +225,7 @@ class ExportDataset(io.ComfyNode):
             classifier=classifier,
             rule=AcceptRule(min_confidence, require_top1),
             transform=transform,
-            guidance=trace.summary() if hasattr(trace, "summary") else None,
+            guidance=trace.trace.summary() if trace and trace.trace else None,
             image_format=image_format,
             metadata=_metadata(cls.hidden) if save_metadata else None,
             replace=if_exists == "replace",

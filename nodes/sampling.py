@@ -1,4 +1,4 @@
-"""HiGFA Guidance and HiGFA KSampler."""
+"""HiGFA Guidance, HiGFA KSampler, HiGFA Guider and Guide Model with Classifier."""
 
 import comfy.sample
 import comfy.samplers
@@ -7,12 +7,33 @@ import latent_preview
 from comfy_api.latest import io, ui
 
 from ..higfa_core.comfy.guider import HiGFAGuider
+from ..higfa_core.comfy.patch import guide_model
 from ..higfa_core.guidance import COMPOSITIONS, DECODERS, PRESETS, Guidance
+from ..higfa_core.targets import class_lines
+from ..higfa_core.trace import TraceSlot
 from .classifier import HiGFAClassifier
 
 HiGFAGuidance = io.Custom("HIGFA_GUIDANCE")
 HiGFATrace = io.Custom("HIGFA_TRACE")
 DEFAULT = Guidance()
+CURVES = {
+    "text_a0": "Share of the text's weight while the classifier is unsure",
+    "text_a1": "Share of the text's weight once the classifier is sure",
+    "contour_a0": "Share of the contour's weight while the classifier is unsure",
+    "contour_a1": "Share of the contour's weight once the classifier is sure",
+    "b": "Curve from a0 to a1: share = a0 + (a1 - a0) * confidence ^ b",
+    "gamma": "The classifier's step shrinks as (1 - confidence) ^ gamma; 0 keeps it",
+}
+
+
+def _curve_inputs() -> list:
+    return [
+        io.Float.Input(
+            name, default=getattr(DEFAULT, name), min=0.01 if name == "b" else 0.0, max=10.0, step=0.05, advanced=True,
+            tooltip=f"{meaning} (preset custom only).",
+        )
+        for name, meaning in CURVES.items()
+    ]  # fmt: skip
 
 
 class GuidanceSettings(io.ComfyNode):
@@ -37,7 +58,8 @@ class GuidanceSettings(io.ComfyNode):
                 io.Combo.Input(
                     "preset", options=list(PRESETS), default=DEFAULT.preset,
                     tooltip="relax: text and contour ease off while the classifier is unsure, and its step fades as it "
-                    "becomes sure. constant: all three keep their strength. boost: stronger steps when sure.",
+                    "becomes sure. constant: all three keep their strength. boost: stronger steps when sure. custom: "
+                    "text_a0 to gamma below.",
                 ),
                 io.Float.Input(
                     "contour_scale", default=DEFAULT.contour_scale, min=0.0, max=10.0, step=0.05,
@@ -84,29 +106,36 @@ class GuidanceSettings(io.ComfyNode):
                 io.Combo.Input(
                     "composition", options=list(COMPOSITIONS), default=DEFAULT.composition, advanced=True,
                     tooltip="nested: contour on the positive branch only. joint: on both, as stock Apply ControlNet; "
-                    "its strength there is then the contour's only one.",
+                    "contour_scale then multiplies the ControlNet's strength.",
                 ),
                 io.Int.Input(
-                    "micro_batch", default=DEFAULT.micro_batch, min=1, max=64, advanced=True,
-                    tooltip="Most images decoded at once for the classifier; less needs less memory.",
+                    "micro_batch", default=DEFAULT.micro_batch, min=0, max=64, advanced=True,
+                    tooltip="Most images decoded at once for the classifier; less needs less memory. 0: as many as "
+                    "make up one image of 512 x 512.",
                 ),
+                io.Float.Input(
+                    "rms_cap", default=DEFAULT.rms_cap, min=0.001, max=10.0, step=0.05, advanced=True,
+                    tooltip="No step of the classifier is larger than this share of the image estimate.",
+                ),
+                *_curve_inputs(),
             ],
             outputs=[HiGFAGuidance.Output(display_name="guidance")],
         )  # fmt: skip
 
     @classmethod
-    def execute(
-        cls, eta, start_percent, preset, contour_scale, decoder, p_stop, end_sigma, interval, max_evals, views,
-        smoothing, label_sharpness, parallel, composition, micro_batch,
-    ) -> io.NodeOutput:  # fmt: skip
-        return io.NodeOutput(
-            Guidance(
-                composition=composition, contour_scale=contour_scale, start_percent=start_percent,
-                end_sigma=end_sigma, eta=eta, preset=preset, p_stop=p_stop, interval=interval, max_evals=max_evals,
-                views=views, smoothing=smoothing, label_sharpness=label_sharpness, parallel=parallel,
-                decoder=decoder, micro_batch=micro_batch,
-            )
-        )  # fmt: skip
+    def execute(cls, **settings) -> io.NodeOutput:
+        return io.NodeOutput(Guidance(**settings))
+
+
+def _target_inputs() -> list:
+    return [
+        HiGFAClassifier.Input("classifier", tooltip="Knows the classes by their small marks."),
+        io.String.Input(
+            "class_name", default="", multiline=True,
+            tooltip="The class the image must show, as the classifier names it. More lines are cycled over the "
+            "batch. Two classes mixed: Laysan Albatross:0.7 | Sooty Albatross:0.3",
+        ),
+    ]  # fmt: skip
 
 
 class HiGFAKSampler(io.ComfyNode):
@@ -125,12 +154,7 @@ class HiGFAKSampler(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="What the image should not show."),
                 io.Latent.Input("latent_image", tooltip="The latent to denoise."),
                 io.Vae.Input("vae", tooltip="Turns the latent into the pixels that the classifier reads."),
-                HiGFAClassifier.Input("classifier", tooltip="Knows the classes by their small marks."),
-                io.String.Input(
-                    "class_name", default="",
-                    tooltip="The class the image must show, as the classifier names it. One for the whole batch, or "
-                    "one a line for each image.",
-                ),
+                *_target_inputs(),
                 io.Int.Input(
                     "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
                     tooltip="The random seed of the noise.",
@@ -174,14 +198,76 @@ class HiGFAKSampler(io.ComfyNode):
         latent = sample(guider, latent_image, seed, steps, sampler_name, scheduler, denoise)
         trace = guider.trace
         summary = trace.summary() if trace else "denoise is 0: nothing was sampled"
-        return io.NodeOutput(latent, trace, summary, ui=ui.PreviewText(summary))
+        return io.NodeOutput(latent, TraceSlot(trace), summary, ui=ui.PreviewText(summary))
 
 
-def class_lines(text: str) -> list[str]:
-    names = [line.strip() for line in text.splitlines() if line.strip()]
-    if not names:
-        raise ValueError("class_name is empty: name the class the image must show, as the classifier names it.")
-    return names
+class HiGFAGuiderNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HiGFA_Guider",
+            display_name="HiGFA Guider",
+            category="HiGFA",
+            description="Hierarchical guidance as a GUIDER for SamplerCustomAdvanced: any sampler, any sigmas.",
+            search_aliases=["guider", "higfa", "classifier guidance", "sampler custom advanced"],
+            inputs=[
+                io.Model.Input("model", tooltip="The diffusion model that denoises the latent."),
+                io.Conditioning.Input("positive", tooltip="Text, with the contour from Apply ControlNet."),
+                io.Vae.Input("vae", tooltip="Turns the latent into the pixels that the classifier reads."),
+                *_target_inputs(),
+                io.Float.Input(
+                    "cfg", default=7.5, min=0.0, max=100.0, step=0.1, round=0.01,
+                    tooltip="Strength of text and contour until the final stage. 1 for models with distilled "
+                    "guidance (Flux), which need no negative.",
+                ),
+                io.Conditioning.Input(
+                    "negative", optional=True, tooltip="What the image should not show; not needed where cfg is 1.",
+                ),
+                HiGFAGuidance.Input("guidance", optional=True, tooltip="Settings; defaults when not connected."),
+            ],
+            outputs=[io.Guider.Output(display_name="guider"), _trace_output()],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model, positive, vae, classifier, class_name, cfg, negative=None, guidance=None) -> io.NodeOutput:
+        guider = HiGFAGuider(model, classifier, class_lines(class_name), vae, guidance or DEFAULT)
+        guider.set_conds(positive, negative)
+        guider.set_cfg(cfg)
+        return io.NodeOutput(guider, guider.slot)
+
+
+class GuideModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HiGFA_GuideModel",
+            display_name="Guide Model with Classifier",
+            category="HiGFA",
+            description="Adds the classifier's step to a MODEL, for the stock KSampler and any guider. Text and "
+            "contour keep the strength their sampler gives them.",
+            search_aliases=["classifier guidance", "guide model", "patch model", "fine-grained", "higfa"],
+            inputs=[
+                io.Model.Input("model", tooltip="The diffusion model, with whatever patches it has."),
+                io.Vae.Input("vae", tooltip="Turns the latent into the pixels that the classifier reads."),
+                *_target_inputs(),
+                HiGFAGuidance.Input(
+                    "guidance", optional=True,
+                    tooltip="Settings; defaults when not connected. composition, contour_scale and the parts of "
+                    "preset that concern text and contour do not apply here.",
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="model"), _trace_output()],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model, vae, classifier, class_name, guidance=None) -> io.NodeOutput:
+        return io.NodeOutput(*guide_model(model, classifier, class_lines(class_name), vae, guidance or DEFAULT))
+
+
+def _trace_output():
+    return HiGFATrace.Output(
+        display_name="trace", tooltip="Filled by the sampler: connect its latent to Plot Guidance as well."
+    )
 
 
 def sample(guider, latent: dict, seed, steps, sampler_name, scheduler, denoise) -> dict:
@@ -207,4 +293,4 @@ def sample(guider, latent: dict, seed, steps, sampler_name, scheduler, denoise) 
     return {**{k: v for k, v in latent.items() if k not in known}, "samples": result}
 
 
-NODES = [GuidanceSettings, HiGFAKSampler]
+NODES = [GuidanceSettings, HiGFAKSampler, HiGFAGuiderNode, GuideModel]

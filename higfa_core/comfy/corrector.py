@@ -1,110 +1,143 @@
-"""The classifier's part of a guided run: decode, classify, gradient, confidence. One object a run."""
+"""The classifier's part of a guided run: decode, classify, gradient, confidence. One object a run.
+
+Everything stays on the device: no value is read back before the run ends.
+"""
 
 import logging
-import time
 
 import comfy.model_management
 import torch
 
 from .. import guidance
 from ..schedule import next_level
+from ..stopwatch import Stopwatch
 from ..trace import Call
-from .decoder import TinyDecoder, tiny_decoder_path
+from .decoder import TinyDecoder, image_size, tiny_decoder_path
 
 log = logging.getLogger(__name__)
 
+FLOAT16_LOSS_SCALE = 1024.0  # pixel gradients of float16 decoders would underflow
+
 
 class Corrector:
-    """Turns denoised estimates into weights and a step towards the target class.
+    """Turns denoised estimates into weights and a step towards the target classes.
 
     Args:
         classifier: a FineGrainedClassifier.
-        targets: class index of each sample.
+        targets: weights over the classes of each sample, [B, K].
         settings: the run's Guidance.
-        decoder: from `build_decoder`.
+        decoder: from `DecoderChoice.build`.
         window: the final stage.
         interval: guided calls between two evaluations.
         trace: where each guided call is recorded.
+        device: where the diffusion model runs.
+        known: what a masked run keeps, in model space [B, C, H, W]; the classifier sees it around the new part.
     """
 
-    def __init__(self, classifier, targets, settings, decoder, window, interval, trace, device):
+    def __init__(self, classifier, targets, settings, decoder, window, interval, trace, device, known=None):
         self.classifier, self.settings, self.decoder = classifier, settings, decoder
-        self.window, self.interval, self.trace, self.device = window, interval, trace, device
+        self.window, self.interval, self.trace, self.device, self.known = window, interval, trace, device, known
         self.params = classifier.clone_params(device)
         with torch.inference_mode(False):
-            self.targets = torch.tensor(targets, device=device)
-        self.micro_batch = settings.micro_batch
+            self.targets = targets.to(device, torch.float32, copy=True)
+        self.chance = guidance.chance(self.targets)
+        self.watch = Stopwatch(device)
+        self.micro_batch = None
         self.countdown = 0
-        self.signal = None  # direction, probability, smoothed confidence, entropy of the last evaluation
+        self.signal = None  # direction, probability, smoothed confidence, entropy, top class of the last evaluation
 
-    def __call__(self, denoised: torch.Tensor, sigma: float):
+    def __call__(self, denoised: torch.Tensor, sigma: float, mask: torch.Tensor | None = None):
         """Estimate [B, C, H, W] -> (m_text, m_contour, delta): multipliers [B] and the step to add."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         evaluated = self.countdown == 0 or self.signal is None
         if evaluated:
-            started = time.perf_counter()
-            self._evaluate(denoised)
-            self.trace.classifier_seconds += time.perf_counter() - started
+            with self.watch.measure():
+                self._evaluate(denoised, mask)
             self.countdown = self.interval
         self.countdown -= 1
-        return self._step(denoised, sigma, evaluated)
+        return self._step(denoised, sigma, mask, evaluated)
 
-    def _step(self, denoised, sigma, evaluated):
+    def _step(self, denoised, sigma, mask, evaluated):
         if self.signal is None:
             one = torch.ones(len(denoised), device=denoised.device)
             return one, one, torch.zeros_like(denoised)
-        step, p, c, entropy = self.signal
-        s, classes = self.settings, len(self.classifier.class_names)
-        m_text, m_contour, w_cls = guidance.modulation(s.preset, c, entropy, classes)
+        step, p, c, entropy, top = self.signal
+        s, classes = self.settings, self.targets.shape[1]
+        m_text, m_contour, w_cls = guidance.modulation(s.modulation, c, entropy, classes)
         ramp = self.window.ramp(sigma, next_level(self.trace.sigmas, sigma))
         size = s.eta * ramp * self.window.posterior_scale(sigma)
-        delta = guidance.displacement(step, size, w_cls, denoised)
-        self.trace.calls.append(Call(sigma, evaluated, p, c, m_text, m_contour, w_cls, guidance.rms(delta)[:, 0, 0, 0]))
+        delta = guidance.displacement(step, size, w_cls, denoised, s.rms_cap, mask)
+        self.trace.calls.append(Call(sigma, evaluated, p, c, top, w_cls, guidance.rms(delta, mask).flatten()))
         return m_text, m_contour, delta
 
-    def _evaluate(self, denoised):
+    def _evaluate(self, denoised, mask):
+        shown = denoised if mask is None else denoised * mask + self.known * (1 - mask)
+        parts = self._in_micro_batches(shown)
+        if parts is None:
+            self.signal = None
+            return
+        gradient, p, entropy, top = parts
+        step, finite = guidance.direction(gradient, shown.float(), self.settings.parallel, mask)
+        finite = finite & torch.isfinite(p)
+        # A sample without a usable gradient counts as satisfied: its text and contour stay as they were.
+        p, entropy = torch.where(finite, p, 1.0), torch.where(finite, entropy, 0.0)
+        step = torch.where(finite.view(-1, *[1] * (step.ndim - 1)), step, 0)
+        self.trace.non_finite = self.trace.non_finite + (~finite).sum()
+        c = guidance.confidence(p, self.chance, self.settings.p_stop)
+        c = torch.where(finite, c, 1.0)
+        if self.signal is not None:
+            c = self.settings.smoothing * self.signal[2] + (1 - self.settings.smoothing) * c
+        self.signal = step, p, c, entropy, top
+
+    def _in_micro_batches(self, shown):
+        """`_evaluate_rows` over the batch; None when there is no memory even for one image."""
         parts, start = [], 0
-        while start < len(denoised) and self.decoder is not None:
+        if self.micro_batch is None:
+            height, width = image_size(self.decoder.latent_format, shown.shape)
+            self.micro_batch = self.settings.images_at_once(height * width)
+        while start < len(shown) and self.decoder is not None:
             rows, full = slice(start, start + self.micro_batch), False
             try:
-                parts.append(self._evaluate_rows(denoised[rows], self.targets[rows]))
+                parts.append(self._evaluate_rows(shown[rows], self.targets[rows]))
                 start += self.micro_batch
             except comfy.model_management.OOM_EXCEPTION:
                 full = True
             # Outside of the handler: the exception holds on to the memory that is to be freed.
             if full:
                 self._step_down()
-        if self.decoder is None:
-            self.signal = None
-            return
-        gradient, p, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
-        step, finite = guidance.direction(gradient, denoised.float(), self.settings.parallel)
-        finite = finite & torch.isfinite(p)
-        # A sample without a usable gradient counts as satisfied: its text and contour stay as they were.
-        p, entropy = torch.where(finite, p, 1.0), torch.where(finite, entropy, 0.0)
-        step = torch.where(finite[:, None, None, None], step, 0)
-        self.trace.non_finite = self.trace.non_finite + (~finite).sum()
-        c = guidance.confidence(p, len(self.classifier.class_names), self.settings.p_stop)
-        if self.signal is not None:
-            c = self.settings.smoothing * self.signal[2] + (1 - self.settings.smoothing) * c
-        self.signal = step, p, c, entropy
+        return None if self.decoder is None else [torch.cat(column) for column in zip(*parts, strict=True)]
 
-    def _evaluate_rows(self, denoised, targets):
-        """Gradient of the class score at `denoised`, probability and entropy; never through the diffusion model."""
-        with torch.inference_mode(False), torch.enable_grad():
-            z = denoised.detach().clone().float().requires_grad_(True)
+    def _evaluate_rows(self, shown, targets):
+        """Gradient of the class score at `shown`, agreement, entropy, top class; never through the diffusion model."""
+        views = self.settings.views
+        # With eta 0 the classifier only measures, at a third of the cost.
+        with torch.inference_mode(False), torch.set_grad_enabled(self.settings.eta > 0):
+            z = shown.detach().clone().float().requires_grad_(self.settings.eta > 0)
             image = self.decoder(z)
-            score, p, entropy = 0.0, 0.0, 0.0
-            for view in (image, image.flip(-1))[: self.settings.views]:
-                logits = self.classifier.logits(view, self.params)
-                score = score + guidance.class_score(logits, targets, self.settings.label_sharpness)
-                with torch.no_grad():
-                    log_p = (logits / self.classifier.temperature).log_softmax(1)
-                    p = p + log_p.exp().gather(1, targets[:, None])[:, 0] / self.settings.views
-                    entropy = entropy - (log_p.exp() * log_p).sum(1) / self.settings.views
+            score, p = 0.0, 0.0
+            for view in (image, image.flip(-1))[:views]:
+                logits = self._logits(view)
+                score = score + guidance.class_score(logits, targets, self.settings.label_sharpness).sum() / views
+                p = p + (logits.detach() / self.classifier.temperature).softmax(1) / views
             # A sum, not a mean: the gradient of one sample must not depend on how many are beside it.
-            (gradient,) = torch.autograd.grad(score.sum() / self.settings.views, z)
-        return gradient, p.detach(), entropy.detach()
+            gradient = self._gradient(score, z) if self.settings.eta > 0 else torch.zeros_like(z)
+        entropy = -torch.special.xlogy(p, p).sum(1)
+        log_p = p.clamp(min=torch.finfo(p.dtype).tiny).log()
+        return gradient, guidance.agreement(log_p, targets), entropy, p.argmax(1)
+
+    def _logits(self, images):
+        logits = self.classifier.logits(images, self.params)
+        if logits.shape[1] != self.targets.shape[1]:
+            raise ValueError(
+                f"The classifier has {logits.shape[1]} outputs for {self.targets.shape[1]} class names: "
+                "give it one name an output, in order."
+            )
+        return logits
+
+    def _gradient(self, score, z):
+        scale = FLOAT16_LOSS_SCALE if self.decoder.dtype == torch.float16 else 1.0
+        (gradient,) = torch.autograd.grad(score * scale, z)
+        return gradient / scale
 
     def _step_down(self):
         """Out of memory: half the micro-batch, then the tiny decoder, then no classifier. A run is never lost."""
@@ -112,9 +145,8 @@ class Corrector:
         if self.micro_batch > 1:
             self.micro_batch = max(1, self.micro_batch // 2)
             return
-        latent_format = getattr(self.decoder, "latent_format", None)
-        path = tiny_decoder_path(latent_format) if latent_format is not None else None
-        self.decoder = TinyDecoder(path, latent_format, self.device) if path else None
+        path = None if self.decoder.name == "tiny" else tiny_decoder_path(self.decoder.latent_format)
+        self.decoder = TinyDecoder(path, self.decoder.latent_format, self.device) if path else None
         note = "out of memory: went on with the tiny decoder" if path else (
             "out of memory: went on without the classifier; use decoder 'tiny' or a smaller image")  # fmt: skip
         log.warning("HiGFA: %s", note)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from .guiding import make_world
 from .server import running_server
 
 
@@ -10,3 +11,9 @@ def server(comfyui_path, tmp_path_factory):
     """A running ComfyUI with this pack: .url, .base, .log, .get(path), .log_text()."""
     with running_server(comfyui_path, tmp_path_factory.mktemp("server")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def world(comfyui):
+    """The miniature: see guiding.py beside this file."""
+    return make_world()

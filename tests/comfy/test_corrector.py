@@ -33,22 +33,18 @@ class QuadraticClassifier:
 def make(comfyui):
     from higfa_core.comfy.corrector import Corrector
 
-    def build(classifier, **settings):
+    def build(classifier, known=None, **settings):
         settings = Guidance(**settings)
-        decoder = SimpleNamespace(name="identity")
-        trace = Trace([0.4, 0.3, 0.0], [0, 1], ["a"], "identity")
+        trace = Trace([0.4, 0.3, 0.0], [0, 1], ["a"])
+        targets = torch.tensor([[1.0, 0.0]] * SHAPE[0])
         window = Window(0.8, 0.05)
-        made = Corrector(
-            classifier, [0] * SHAPE[0], settings, _Identity(decoder), window, settings.interval, trace, "cpu"
-        )
-        return made
+        return Corrector(classifier, targets, settings, _Identity(), window, settings.interval, trace, "cpu", known)
 
     return build
 
 
 class _Identity:
-    def __init__(self, described):
-        self.name = described.name
+    name, dtype, latent_format = "identity", torch.float32, SimpleNamespace(spacial_downscale_ratio=1)
 
     def __call__(self, latents):
         return latents
@@ -97,7 +93,7 @@ def test_smoothing(make):
     for seed in (0, 7):
         corrector(sample(seed), 0.4)
         c.append(corrector.signal[2])
-    raw = guidance.confidence(corrector.signal[1], 2, 0.9)
+    raw = guidance.confidence(corrector.signal[1], torch.tensor(0.5), 0.9)
     torch.testing.assert_close(c[1], 0.5 * c[0] + 0.5 * raw)
 
 

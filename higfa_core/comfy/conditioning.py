@@ -1,0 +1,44 @@
+"""Conditioning with its ControlNets taken off, kept to their own branch, or scaled. Inputs are never changed."""
+
+
+def without_control(conditioning):
+    """Every ControlNet taken off, entries copied.
+
+    The flag of the legacy Apply ControlNet must go too: with it ComfyUI copies the positive's control into every
+    other branch (comfy.samplers.process_conds).
+    """
+    drop = ("control", "control_apply_to_uncond")
+    return [[tensor, {k: v for k, v in options.items() if k not in drop}] for tensor, options in conditioning]
+
+
+def own_control(conditioning):
+    """Controls stay in this branch, whatever Apply ControlNet node made them."""
+    return [[t, {**o, "control_apply_to_uncond": False} if "control" in o else o] for t, o in conditioning]
+
+
+def has_control(conditioning) -> bool:
+    return any("control" in options for _, options in conditioning)
+
+
+def scaled_control(conditionings, factor: float):
+    """Conditionings whose ControlNets are copies of `factor` times the strength.
+
+    A control that stands in several entries stays one object: ComfyUI runs such entries in one batch.
+    """
+    copies = {}
+
+    def scaled(control):
+        if control is None:
+            return None
+        if control not in copies:
+            copies[control] = control.copy()
+            copies[control].strength = control.strength * factor
+            copies[control].set_previous_controlnet(scaled(control.previous_controlnet))
+        return copies[control]
+
+    if factor == 1.0:
+        return conditionings
+    return [
+        [[t, {**o, "control": scaled(o["control"])} if "control" in o else o] for t, o in conditioning]
+        for conditioning in conditionings
+    ]

@@ -1,0 +1,58 @@
+"""Tells ComfyUI how much memory the guidance will take, so that it makes room before the run."""
+
+import torch
+
+from .decoder import image_size
+
+# Saved for backward, measured by benchmarks/guided_call.py: times ComfyUI's own estimate of decoding without
+# gradient; float32 values a pixel of TAESD; float32 values an input pixel of a ResNet-50 or ViT-B.
+VAE_FACTOR, TINY_VALUES, CLASSIFIER_VALUES = 3, 600, 500
+
+
+def guidance_memory(classifier, decoder, settings, shape) -> int:
+    """Bytes that guided calls take beside the diffusion model: clones of the weights, and what backward saves.
+
+    Args:
+        decoder: a DecoderChoice.
+        shape: of the run's latents, [B, C, H, W].
+    """
+    height, width = image_size(decoder.latent_format, shape)
+    count = min(shape[0], settings.images_at_once(height * width))
+    input_height, input_width = classifier.preprocessing.input_size
+    classify = 4 * CLASSIFIER_VALUES * input_height * input_width * settings.views
+    if decoder.name == "tiny":
+        decode, weights = 4 * TINY_VALUES * height * width, 0
+    else:
+        vae = decoder.vae
+        decode = VAE_FACTOR * vae.memory_used_decode((1, *shape[1:]), vae.vae_dtype)
+        weights = _bytes(vae.first_stage_model, torch.finfo(vae.vae_dtype).bits // 8)
+    return int(weights + _bytes(classifier.module, 4) + count * (decode + classify))
+
+
+def _bytes(module, size):
+    return size * sum(parameter.numel() for parameter in module.parameters())
+
+
+class Workspace:
+    """Stands among a run's controls, whose memory ComfyUI counts before it loads models."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def get_models(self):
+        return []
+
+    def inference_memory_requirements(self, dtype):
+        return self.size
+
+
+def load_with_room(executor, size: int, model, noise_shape, conds, *args, **kwargs):
+    """ComfyUI's prepare_sampling (as `executor`) with `size` bytes more asked for than the model itself needs.
+
+    Not with several GPUs, where ComfyUI wants to clone whatever stands among the controls.
+    """
+    if model.get_additional_models_with_key("multigpu"):
+        return executor(model, noise_shape, conds, *args, **kwargs)
+    room = {"higfa_memory": [{"control": Workspace(size), "model_conds": {}}]}
+    inner_model, conds_out, models = executor(model, noise_shape, {**conds, **room}, *args, **kwargs)
+    return inner_model, {name: cond for name, cond in conds_out.items() if name not in room}, models

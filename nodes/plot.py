@@ -1,0 +1,45 @@
+"""Plot Guidance."""
+
+from comfy_api.latest import io, ui
+
+from ..higfa_core.trace_plot import plot_trace
+from .sampling import HiGFATrace
+
+
+class PlotGuidance(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HiGFA_PlotGuidance",
+            display_name="Plot Guidance",
+            category="HiGFA",
+            description="Draws a guided run: confidence, the three weights and the classifier's step against the "
+            "noise level, with the final stage shaded.",
+            search_aliases=["trace", "plot", "guidance curve", "confidence plot"],
+            is_output_node=True,
+            inputs=[
+                HiGFATrace.Input("trace", tooltip="From HiGFA KSampler, HiGFA Guider or Guide Model with Classifier."),
+                io.Latent.Input(
+                    "latent", optional=True,
+                    tooltip="The sampler's latent, so that the plot waits for the run. Needed with HiGFA Guider and "
+                    "Guide Model with Classifier.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="plot"),
+                io.String.Output(display_name="json", tooltip="The whole trace as JSON."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, trace, latent=None) -> io.NodeOutput:
+        if trace.trace is None:
+            raise ValueError(
+                "The run to plot has not happened yet: connect the sampler's latent to Plot Guidance, "
+                "or raise denoise above 0."
+            )
+        plot = plot_trace(trace.trace)
+        return io.NodeOutput(plot, trace.trace.to_json(), ui=ui.PreviewImage(plot, cls=cls))
+
+
+NODES = [PlotGuidance]
