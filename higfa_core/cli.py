@@ -10,6 +10,8 @@ from pathlib import Path
 COMMANDS = """commands (COMMAND --help says more):
   demo                   make the demo dataset with a running ComfyUI, and a report
   train-miniature        train the miniature's weight files
+  train-classifier       a fine-grained classifier, and a judge, from a folder of labelled images
+  check-classifier       is a classifier fit to guide: real images, VAE, tiny decoder, noise levels
   status DATASET_FOLDER  images written and accepted, class by class
 """
 
@@ -18,7 +20,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="higfa", epilog=COMMANDS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = {"demo": _demo, "train-miniature": _train_miniature, "status": _status}
+    commands = {
+        "demo": _demo,
+        "train-miniature": _train_miniature,
+        "train-classifier": _train_classifier,
+        "check-classifier": _check_classifier,
+        "status": _status,
+    }
     parser.add_argument("command", choices=commands, metavar="COMMAND")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
     args = parser.parse_args(argv)
@@ -35,6 +43,18 @@ def _train_miniature(arguments: list[str]) -> int:
     from .miniature import train
 
     return train.main(arguments)
+
+
+def _train_classifier(arguments: list[str]) -> int:
+    from .classifier import train_cli
+
+    return train_cli.main(arguments)
+
+
+def _check_classifier(arguments: list[str]) -> int:
+    from .classifier import check_cli
+
+    return check_cli.main(arguments)
 
 
 def _status(arguments: list[str]) -> int:

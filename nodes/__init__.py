@@ -1,6 +1,6 @@
 """What a person sees in ComfyUI, one file a family."""
 
-from . import classifier, classify, contour, dataset, miniature, plot, sampling
+from . import check, classifier, classify, contour, dataset, miniature, plot, sampling, train
 
-FAMILIES = (contour, classifier, classify, sampling, plot, dataset, miniature)
+FAMILIES = (contour, classifier, train, check, classify, sampling, plot, dataset, miniature)
 NODES = [node for family in FAMILIES for node in family.NODES]

@@ -6,7 +6,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..higfa_core.classifier import FineGrainedClassifier
+from ..higfa_core.classifier import FineGrainedClassifier, files
 from ..higfa_core.comfy.patchers import attach_patcher
 
 FOLDER = "higfa_classifiers"
@@ -37,10 +37,17 @@ def missing_file_message(name: str) -> str:
     files = classifier_files()
     if not files:
         return (
-            f"No classifier found. Put a timm classifier (.safetensors or weights-only .pth) into {folders}, "
-            "press R to refresh, and choose it. To try without one, use Load Miniature"
+            "No classifier found. Put one of timm, torchvision or transformers (.safetensors or weights-only .pth) "
+            f"into {folders}, press R to refresh, and choose it. To try without one, use Load Miniature"
         )
     return f"No classifier '{name}' in {folders}. There is: {', '.join(files[:10])}. Press R to refresh the list"
+
+
+def from_file(name: str) -> FineGrainedClassifier:
+    path = folder_paths.get_full_path(FOLDER, name)
+    if path is None:
+        raise FileNotFoundError(missing_file_message(name))
+    return FineGrainedClassifier.load(path)
 
 
 def file_stamp(path: Path) -> str:
@@ -57,9 +64,12 @@ class LoadClassifier(io.ComfyNode):
             node_id="HiGFA_LoadClassifier",
             display_name="Load Fine-Grained Classifier",
             category="HiGFA",
-            description=f"Loads a timm image classifier from models/{FOLDER}: the third guidance signal.",
+            description=f"Loads an image classifier of timm, torchvision or transformers from models/{FOLDER}: "
+            "the third guidance signal.",
             search_aliases=[
                 "timm",
+                "torchvision",
+                "transformers",
                 "load classifier",
                 "image classifier",
                 "fine-grained",
@@ -70,7 +80,8 @@ class LoadClassifier(io.ComfyNode):
                     "classifier_name",
                     options=classifier_files() or [NO_FILES],
                     tooltip=f"File in models/{FOLDER}. Architecture, class names and preprocessing come from "
-                    "its metadata, or from a .json of the same name and classes.txt beside it.",
+                    "its metadata, or from a .json of the same name, classes.txt or the config.json of "
+                    "transformers beside it.",
                 ),
                 io.Float.Input(
                     "temperature",
@@ -82,6 +93,26 @@ class LoadClassifier(io.ComfyNode):
                     tooltip="Divides the logits before the softmax: above 1 tempers an over-confident "
                     "classifier. 0 uses the calibrated value in the file (1 where the file has none).",
                 ),
+                io.String.Input(
+                    "timm_name",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    placeholder="resnet50.a1_in1k",
+                    tooltip="A pretrained model of timm instead of a file. It is downloaded once, unless it is on "
+                    "this computer already.",
+                ),
+                io.Float.Input(
+                    "smooth_relu",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.5,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Softplus with this beta in place of ReLU, for smoother gradients (EluCD: 3 to 5). "
+                    "0 leaves the classifier as trained.",
+                ),
             ],
             outputs=[
                 HiGFAClassifier.Output(display_name="classifier"),
@@ -90,25 +121,25 @@ class LoadClassifier(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, classifier_name):
-        if classifier_name is None:  # linked: known at run time only
+    def validate_inputs(cls, classifier_name, timm_name=""):
+        if classifier_name is None or timm_name is None or timm_name.strip():  # None is linked: known at run time
             return True
         found = folder_paths.get_full_path(FOLDER, classifier_name)
         return True if found else missing_file_message(classifier_name)
 
     @classmethod
-    def fingerprint_inputs(cls, classifier_name, temperature):
+    def fingerprint_inputs(cls, classifier_name, temperature, timm_name="", smooth_relu=0.0):
         path = Path(folder_paths.get_full_path(FOLDER, classifier_name or "") or FOLDER)
-        beside = (path, path.with_suffix(".json"), path.with_name("classes.txt"))
-        return "|".join(file_stamp(file) for file in beside)
+        return "|".join(file_stamp(file) for file in files.beside(path))
 
     @classmethod
-    def execute(cls, classifier_name: str, temperature: float) -> io.NodeOutput:
-        path = folder_paths.get_full_path(FOLDER, classifier_name)
-        if path is None:
-            raise FileNotFoundError(missing_file_message(classifier_name))
-        classifier = FineGrainedClassifier.load(path)
+    def execute(
+        cls, classifier_name: str, temperature: float, timm_name: str = "", smooth_relu: float = 0.0
+    ) -> io.NodeOutput:
+        classifier = FineGrainedClassifier.from_timm(timm_name) if timm_name.strip() else from_file(classifier_name)
         classifier.temperature = temperature or classifier.temperature
+        if smooth_relu:
+            classifier = classifier.with_smooth_activations(smooth_relu)
         return io.NodeOutput(attach_patcher(classifier), "\n".join(classifier.class_names))
 
 

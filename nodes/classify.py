@@ -1,9 +1,12 @@
 """Classify Images."""
 
-from comfy import model_management
+import torch
 from comfy_api.latest import io, ui
+from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..higfa_core.classifier import FineGrainedClassifier
+from ..higfa_core.classifier.table import confidence_table, confidences, top_k_plot
+from ..higfa_core.comfy.predict import as_rgb, predict
+from ..higfa_core.targets import class_lines
 from .classifier import HiGFAClassifier
 
 
@@ -14,17 +17,44 @@ class ClassifyImages(io.ComfyNode):
             node_id="HiGFA_ClassifyImages",
             display_name="Classify Images",
             category="HiGFA",
-            description="Shows what a classifier sees: the three likeliest classes of every image.",
-            search_aliases=["classify", "predict class", "confidence", "top-k", "image classification"],
+            description="Shows what a classifier sees in every image, and sorts the images by its confidence.",
+            search_aliases=[
+                "classify",
+                "predict class",
+                "confidence",
+                "top-k",
+                "image classification",
+                "filter images",
+            ],
             is_output_node=True,
+            is_input_list=True,
             inputs=[
-                io.Image.Input("images", tooltip="Images to classify, any size: they are resized as trained."),
+                io.Image.Input("images", tooltip="A batch or a list of images, any size: they are resized as trained."),
                 HiGFAClassifier.Input("classifier", tooltip="From Load Fine-Grained Classifier."),
                 io.String.Input(
                     "class_name",
                     default="",
+                    multiline=True,
                     optional=True,
-                    tooltip="Class to report the probability of in every image. Empty: the likeliest class.",
+                    tooltip="Class to report the probability of: one for all images, or one a line for each image. "
+                    "Empty: the likeliest class.",
+                ),
+                io.Int.Input(
+                    "top_k",
+                    default=3,
+                    min=1,
+                    max=20,
+                    optional=True,
+                    tooltip="How many of the likeliest classes to list for each image.",
+                ),
+                io.Float.Input(
+                    "min_confidence",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Images with at least this probability of the class go to passed, the others to rejected.",
                 ),
             ],
             outputs=[
@@ -33,31 +63,60 @@ class ClassifyImages(io.ComfyNode):
                     display_name="mean_confidence",
                     tooltip="Mean probability of class_name, or of each image's likeliest class.",
                 ),
+                io.Image.Output(display_name="plot", tooltip="Each image with its likeliest classes; target in green."),
+                io.Float.Output(
+                    display_name="confidences", is_output_list=True, tooltip="List: the confidence of each image."
+                ),
+                io.Image.Output(
+                    display_name="passed",
+                    is_output_list=True,
+                    tooltip="List of images with at least min_confidence. Nodes after it do not run if it is empty.",
+                ),
+                io.Image.Output(
+                    display_name="rejected",
+                    is_output_list=True,
+                    tooltip="List of the other images. Nodes after it do not run if it is empty.",
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, images, classifier: FineGrainedClassifier, class_name: str = "") -> io.NodeOutput:
-        target = classifier.index(class_name) if class_name.strip() else None
-        if classifier.patcher is not None:
-            model_management.load_models_gpu([classifier.patcher])
-        proba = classifier.predict_proba(images[..., :3])
-        table, mean = confidence_table(proba, classifier.class_names, target)
-        return io.NodeOutput(table, mean, ui=ui.PreviewText(table))
+    def execute(cls, images, classifier, class_name=("",), top_k=(3,), min_confidence=(0.0,)) -> io.NodeOutput:
+        # is_input_list: every input is a list, those of one value have one element.
+        classifier, k, least = classifier[0], top_k[0], min_confidence[0]
+        if not 0 <= least <= 1:
+            raise ValueError(f"min_confidence must be from 0 to 1, got {least}")
+        targets = target_indices(class_lines("\n".join(class_name)), classifier, sum(len(batch) for batch in images))
+        proba = torch.cat([predict(classifier, batch) for batch in images])
+        singles = [image for batch in images for image in batch.split(1)]
+        confidence = confidences(proba, targets)
+        table = confidence_table(proba, classifier.class_names, targets, k, least)
+        thumbnails = [as_rgb(image)[0].cpu() for image in singles]
+        plot = top_k_plot(thumbnails, proba, classifier.class_names, targets, k, least)
+        passed = [image for image, c in zip(singles, confidence) if c >= least]
+        rejected = [image for image, c in zip(singles, confidence) if not c >= least]
+        return io.NodeOutput(
+            table,
+            float(confidence.mean()),
+            plot,
+            confidence.tolist(),
+            _image_list(passed),
+            _image_list(rejected),
+            ui={**ui.PreviewImage(plot, cls=cls).as_dict(), **ui.PreviewText(table).as_dict()},
+        )
 
 
-def confidence_table(proba, class_names, target: int | None) -> tuple[str, float]:
-    """Probabilities [B, K] -> (a line per image: top three and target, mean confidence)."""
-    confidence = proba.amax(dim=1) if target is None else proba[:, target]
-    lines = []
-    for i, row in enumerate(proba):
-        top = row.topk(min(3, len(row)))
-        ranked = (f"{class_names[k]} {p:.1%}" for p, k in zip(top.values.tolist(), top.indices.tolist(), strict=True))
-        wanted = "" if target is None else f" | {class_names[target]}: {confidence[i]:.1%}"
-        lines.append(f"{i + 1}: {', '.join(ranked)}{wanted}")
-    label = "likeliest class" if target is None else class_names[target]
-    mean = float(confidence.mean())
-    return "\n".join([*lines, f"mean of {len(lines)}, {label}: {mean:.1%}"]), mean
+def target_indices(names: list[str], classifier, count: int) -> list[int] | None:
+    """The class of each of `count` images; None when no class is named."""
+    if len(names) not in (0, 1, count):
+        raise ValueError(f"{len(names)} class names for {count} images: give one, or one a line for each image")
+    indices = [classifier.index(name) for name in names]
+    return indices * count if len(indices) == 1 else indices or None
+
+
+def _image_list(images: list):
+    """An empty list would fail in the next node ("list index out of range"): the nodes after it are to be left out."""
+    return images or ExecutionBlocker(None)
 
 
 NODES = [ClassifyImages]

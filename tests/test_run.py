@@ -390,6 +390,27 @@ def test_server_that_never_answers_is_given_up(tmp_path):
         process.stdin.close()
 
 
+@pytest.mark.parametrize(("arguments", "passes"), [([], 2), (["tests/test_run.py"], 1)])
+def test_everything_runs_on_the_oldest_comfyui_too(tmp_path, monkeypatch, arguments, passes):
+    """The fixed release, then what touches ComfyUI on the oldest one; a failure there fails the whole."""
+    monkeypatch.setattr(run, "STATE", tmp_path)
+    newest, oldest = (tmp_path / f"ComfyUI-{release}" for release in ("0.30.0", "0.18.0"))
+    (tmp_path / "setup.lock").touch()
+    called = []
+
+    def call(command, comfyui):
+        called.append((command[2:], comfyui))
+        return int(comfyui == oldest)
+
+    monkeypatch.setattr(run, "setup", lambda: newest)
+    monkeypatch.setattr(run, "call", call)
+    monkeypatch.setattr(run, "fetch_comfyui", lambda release, target: called.append((release, target)))
+    assert run.test(arguments) == passes - 1
+    pytests = [(command, comfyui) for command, comfyui in called if command[0] == "pytest"]
+    assert pytests[0] == (["pytest", *arguments], newest) and len(pytests) == passes
+    assert passes == 1 or (("0.18.0", oldest) in called and pytests[1][1] == oldest)
+
+
 def test_unknown_command_prints_the_usage(capsys):
     assert run.main(["fly"]) == 2
     assert run.main(["--help"]) == 0

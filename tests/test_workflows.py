@@ -194,8 +194,8 @@ def test_one_note_explains_the_workflow_and_names_what_it_talks_about(canvas, ap
     (text,) = note["widgets_values"]
     inputs = {key for node in api.values() for key in node["inputs"]}
     assert {"eta", "start_percent"} <= set(re.findall(r"\*\*(\w+)\*\*", text)) & inputs
-    (export,) = [node for node in api.values() if node["class_type"] == "HiGFA_ExportDataset"]
-    assert f"output/{export['inputs']['dataset_name']}/train/" in text
+    for export in (node for node in api.values() if node["class_type"] == "HiGFA_ExportDataset"):
+        assert f"output/{export['inputs']['dataset_name']}/train/" in text
     (job,) = [node for node in api.values() if node["class_type"] == "HiGFA_DatasetJob"]
     assert f"input/{job['inputs']['dataset']}/" in text
 

@@ -1,6 +1,7 @@
 """Fine-grained classifiers: files people bring, training, calibration, checks."""
 
 from .files import FORMAT
-from .model import FineGrainedClassifier, Preprocess
+from .model import FineGrainedClassifier
+from .preprocess import Preprocess
 
 __all__ = ["FORMAT", "FineGrainedClassifier", "Preprocess"]

@@ -1,0 +1,90 @@
+"""From an ``arch`` to a module: timm ("resnet50"), "torchvision/resnet50" or "transformers/vit"."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import fields
+
+import torch
+from torch import Tensor, nn
+
+from . import timm_models, torchvision_models, transformers_models, weights
+from .preprocess import Preprocess
+
+
+def load(arch: str, state: dict[str, Tensor], num_classes: int, kwargs: dict) -> nn.Module:
+    """The module with its weights, giving logits [B, num_classes]; ValueError where one does not fit the other."""
+    weights.refuse_non_finite(state, "Train or export it again")
+    library, name = _split(arch)
+    if library is transformers_models:
+        return library.load(name, state, num_classes, kwargs)
+    module = library.build(name, num_classes, kwargs)
+    weights.put(module, state, arch, num_classes)
+    return module
+
+
+def preprocessing(arch: str, module: nn.Module, kwargs: dict, given: dict) -> Preprocess:
+    """``given``, completed by what the library knows of the architecture."""
+    known = [field.name for field in fields(Preprocess)]
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        raise ValueError(f"preprocess has no {', '.join(unknown)}. It has {', '.join(known)}")
+    library, name = _split(arch)
+    config = {} if library is transformers_models else library.preprocess(name, module, kwargs)
+    if "crop_pct" in given:
+        config.pop("resize", None)
+    config = {**config, **given}
+    missing = [key for key in ("input_size", "mean", "std", "interpolation") if key not in config]
+    if missing:
+        raise ValueError(f"preprocess lacks {', '.join(missing)}. Add them, or preprocessor_config.json beside it")
+    settings = Preprocess(**{**config, "input_size": tuple(config["input_size"])[-2:]})
+    channels = kwargs.get("in_chans", 3)
+    if len(settings.mean) != channels:
+        raise ValueError(
+            f"the model takes {channels} channel(s), but preprocess mean has {len(settings.mean)} value(s). "
+            f"Give mean and std with {channels} value(s) each"
+        )
+    return settings
+
+
+def file_state(arch: str, module: nn.Module) -> dict[str, Tensor]:
+    """The weights under the names that a file should give them."""
+    return transformers_models.file_state(module) if arch.startswith("transformers/") else module.state_dict()
+
+
+def require_outputs(module: nn.Module, preprocess: Preprocess, num_classes: int) -> None:
+    """ValueError unless the module makes one logit per class of an image prepared like this."""
+    logits = _dry_run(module, (1, len(preprocess.mean), *preprocess.input_size))
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        got = f"shape {list(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise ValueError(f"the model must return logits [B, {num_classes}], got {got}. Use an image classifier")
+    if logits.shape[1] != num_classes:
+        raise ValueError(
+            f"the model has {logits.shape[1]} outputs, but there are {num_classes} class names. "
+            "Give one name per output, in order"
+        )
+
+
+@torch.no_grad()
+def _dry_run(module: nn.Module, shape: tuple[int, ...]):
+    """What the module returns for one image: shapes only where that works, else by running it."""
+    try:
+        # A copy without memory: some models keep tensors they computed, which must not be empty ones.
+        tensors = (*module.parameters(), *module.buffers())
+        twin = copy.deepcopy(module, {id(t): torch.empty_like(t, device="meta") for t in tensors})
+        with torch.device("meta"):
+            return twin(torch.empty(shape))
+    except Exception:  # whatever goes wrong there, the real run is the judge
+        parameter = next(module.parameters(), torch.empty(0))
+    try:
+        return module(torch.zeros(shape, device=parameter.device))
+    except (AssertionError, TypeError, ValueError, RuntimeError) as error:
+        size = " x ".join(map(str, shape[1:]))
+        raise ValueError(f"the model does not take images of {size}: {error}. Correct input_size") from error
+
+
+def _split(arch: str):
+    library, _, name = arch.partition("/") if isinstance(arch, str) else ("", "", "")
+    if library == "torchvision":
+        return torchvision_models, name
+    return (transformers_models, name) if library == "transformers" else (timm_models, arch)

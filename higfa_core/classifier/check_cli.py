@@ -1,0 +1,120 @@
+"""``higfa check-classifier``: is a classifier fit to guide? Its images need no ComfyUI server, only COMFYUI_PATH."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+from . import FineGrainedClassifier, check, check_images, check_report
+from .data import read_labelled
+
+
+def main(arguments: list[str], prog: str = "higfa check-classifier") -> int:
+    args = _parser(prog).parse_args(arguments)
+    try:
+        result = run(args)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(check_report.table(result), check.verdict(result), sep="\n\n")
+    if args.plot:
+        save(check_report.plot(result, args.classifier.name), args.plot)
+    return 0
+
+
+def run(args) -> check.Check:
+    """The check that the command's arguments ask for; everything cheap is looked at before a model is loaded."""
+    classifier = FineGrainedClassifier.load(args.classifier)
+    dataset = read_labelled(args.folder, args.validation_share)
+    files = check_images.choose(dataset, args.images_from, args.per_class, args.seed)
+    indices = check_images.class_indices(dataset.class_names, classifier)
+    parts = _models(args)
+    from ..comfy.check import Noise
+    from ..comfy.check import check as run_check
+    from ..comfy.patchers import attach_patcher
+
+    noise = None
+    if parts.model:
+        positive, negative = (_encoded(parts.clip, text) for text in (args.prompt, ""))
+        window = args.start_percent, args.end_sigma, args.noise_levels
+        noise = Noise(positive, negative, args.cfg, *window, args.seed)
+    batches = check_images.load_batches(files, args.size or (64 if args.miniature else 512))
+    labels = [indices[label] for _, label in files]
+    return run_check(attach_patcher(classifier), batches, labels, parts.vae, parts.model, noise)
+
+
+def save(image, path: Path) -> None:
+    """A plot [1, H, W, 3] as an image file."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((image[0].numpy() * 255).round().astype("uint8")).save(path)
+
+
+def _models(args) -> SimpleNamespace:
+    """MODEL, CLIP and VAE; without a checkpoint the VAE alone."""
+    if not (args.miniature or args.vae or args.checkpoint):
+        raise ValueError("Name the models to decode with: --miniature, --vae FILE or --checkpoint FILE")
+    for path in (args.vae, args.checkpoint):
+        if path and not path.is_file():
+            raise FileNotFoundError(f"No file {path}. Check the name")
+    from ..comfy.startup import start_comfyui
+
+    start_comfyui()
+    if args.miniature:
+        from ..miniature import models
+
+        return SimpleNamespace(model=models.load_model(), clip=models.load_clip(), vae=models.load_vae())
+    try:
+        return _loaded(args.checkpoint, args.vae)
+    except RuntimeError as error:  # ComfyUI's for a file that it does not know
+        raise ValueError(f"ComfyUI cannot use {args.checkpoint or args.vae}: {error}") from error
+
+
+def _loaded(checkpoint: Path | None, vae_file: Path | None) -> SimpleNamespace:
+    import comfy.sd
+    import comfy.utils
+
+    model = clip = vae = None
+    if checkpoint:
+        model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(checkpoint))
+        if clip is None:
+            raise ValueError(f"{checkpoint} holds no text encoder: give a full checkpoint, or --vae alone")
+    if vae_file:
+        vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(vae_file), safe_load=True))
+    if vae is None:
+        raise ValueError(f"{checkpoint} holds no VAE: name one with --vae")
+    vae.throw_exception_if_invalid()
+    return SimpleNamespace(model=model, clip=clip, vae=vae)
+
+
+def _encoded(clip, text: str):
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description="Is a classifier fit to guide? Accuracy on real images, "
+                                     "through the VAE, through the tiny decoder, and at the guidance's noise "
+                                     "levels.")  # fmt: skip
+    parser.add_argument("classifier", type=Path, metavar="CLASSIFIER_FILE")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="labelled images: FOLDER/<class>/<image>")
+    models = parser.add_argument_group("models (one of --miniature, --vae, --checkpoint)")
+    models.add_argument("--miniature", action="store_true", help="the embedded model and VAE")
+    models.add_argument("--vae", type=Path, metavar="FILE", help="alone: no tiny decoder, no noise levels")
+    models.add_argument("--checkpoint", type=Path, metavar="FILE", help="model, text encoder and, without --vae, VAE")
+    parser.add_argument("--images-from", choices=check_images.PARTS, default="validation",
+                        help="validation: held-out images only (default)")  # fmt: skip
+    parser.add_argument("--validation-share", type=float, default=0.2, metavar="SHARE",
+                        help="as given to train-classifier (default 0.2)")  # fmt: skip
+    parser.add_argument("--per-class", type=int, default=10, metavar="N", help="most images of a class (default 10)")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="side of the squares (default 512, miniature 64)")
+    parser.add_argument("--prompt", default="", help="must name no class (default: empty)")
+    parser.add_argument("--cfg", type=float, default=7.5)
+    parser.add_argument("--start-percent", type=float, default=0.7)
+    parser.add_argument("--end-sigma", type=float, default=0.05)
+    parser.add_argument("--noise-levels", type=int, default=5, metavar="N")
+    parser.add_argument("--seed", type=int, default=0, help="draws the images and the noise (default 0)")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="write the plot there")
+    return parser

@@ -1,0 +1,113 @@
+"""What a classifier does to an image before its first layer, differentiably."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How the classifier wants its images; the fields are those of timm's data config, and three more.
+
+    ``input_size`` is (h, w) in pixels; ``mean`` and ``std`` are per channel for images in 0..1 (three values,
+    or one for a grey-scale model). ``crop_mode`` "center" resizes the shorter side to
+    ``input_size / crop_pct``, "squash" both sides; then the centre is cropped. ``resize`` says that size in
+    pixels instead, as torchvision and transformers do: a number for the shorter side, (h, w) for both.
+    ``crop_rounding`` is what becomes of half a pixel: "round" (timm, torchvision) or "floor" (transformers).
+    ``channel_order`` is "RGB" or "BGR". ValueError if out of range.
+    """
+
+    input_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    crop_pct: float = 1.0
+    crop_mode: str = "center"
+    resize: int | tuple[int, int] | None = None
+    crop_rounding: str = "round"
+    channel_order: str = "RGB"
+
+    def __post_init__(self):
+        for name, kind in (("input_size", int), ("mean", float), ("std", float)):
+            object.__setattr__(self, name, tuple(kind(v) for v in getattr(self, name)))
+        if len(self.input_size) != 2 or min(self.input_size) < 1:
+            raise ValueError(f"input_size must be (height, width) in pixels, got {self.input_size}")
+        if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean):
+            raise ValueError(f"mean and std need 3 values each (or 1 each), got {self.mean} and {self.std}")
+        if not all(math.isfinite(v) for v in self.mean) or not all(0 < v < math.inf for v in self.std):
+            raise ValueError(f"mean must be finite and std above 0, got {self.mean} and {self.std}")
+        if not 0 < self.crop_pct <= 1:
+            raise ValueError(f"crop_pct must be above 0 and at most 1, got {self.crop_pct}")
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be {' or '.join(allowed)}, got {getattr(self, name)!r}")
+        self._check_resize()
+
+    def _check_resize(self):
+        if self.resize is None:
+            return
+        pair = isinstance(self.resize, (tuple, list))
+        sides = tuple(self.resize) if pair else (self.resize, self.resize)
+        whole = all(isinstance(side, int) for side in sides)
+        if len(sides) != 2 or not whole or any(s < c for s, c in zip(sides, self.input_size)):
+            raise ValueError(
+                f"resize must be one or two whole numbers, at least input_size {self.input_size}, got {self.resize}"
+            )
+        object.__setattr__(self, "resize", sides if pair else self.resize)
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Size of a ``height`` x ``width`` image before the crop, rounded as timm and torchvision round it."""
+        if isinstance(self.resize, tuple):
+            return self.resize
+        if self.resize:
+            h = w = self.resize
+        else:
+            h, w = (math.floor(side / self.crop_pct) for side in self.input_size)
+            if self.crop_mode == "squash":
+                return h, w
+        if h == w:
+            short = min(height, width)
+            return int(h * height / short), int(w * width / short)
+        ratio = min(height / h, width / w)
+        return round(height / ratio), round(width / ratio)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """images [B, 3, H, W] in 0..1 -> [B, C, h, w] float32."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"Expected images of shape [B, 3, H, W], got {list(images.shape)}")
+        x = images.float()
+        if len(self.mean) == 1:  # ITU-R 601 luma, as PIL's convert("L")
+            x = 0.299 * x[:, :1] + 0.587 * x[:, 1:2] + 0.114 * x[:, 2:]
+        elif self.channel_order == "BGR":
+            x = x.flip(1)
+        x = self._crop(_resize(x, self.resized(*x.shape[-2:]), self.interpolation))
+        # Python floats, not a stored tensor: one born in inference mode could not take part in autograd.
+        return torch.stack([(c - m) / s for c, m, s in zip(x.unbind(1), self.mean, self.std, strict=True)], dim=1)
+
+    def _crop(self, x: Tensor) -> Tensor:
+        rounded = round if self.crop_rounding == "round" else math.floor
+        h, w = self.input_size
+        top, left = rounded((x.shape[-2] - h) / 2), rounded((x.shape[-1] - w) / 2)
+        return x[..., top : top + h, left : left + w]
+
+
+CHOICES = {
+    "interpolation": ("bilinear", "bicubic", "nearest"),
+    "crop_mode": ("center", "squash"),
+    "crop_rounding": ("round", "floor"),
+    "channel_order": ("RGB", "BGR"),
+}
+
+
+def _resize(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    if tuple(x.shape[-2:]) == size:
+        return x
+    if mode == "nearest":
+        return F.interpolate(x, size=size, mode="nearest-exact")
+    x = F.interpolate(x, size=size, mode=mode, antialias=True, align_corners=False)
+    return x.clamp(0, 1) if mode == "bicubic" else x  # PIL's 8-bit bicubic clips its overshoot

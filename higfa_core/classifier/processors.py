@@ -1,0 +1,103 @@
+"""The image processor of a transformers model as a :class:`Preprocess`.
+
+transformers has some twenty processor classes, whose code differs in order, rounding and in which settings they
+heed. So the processor is asked: plain colours give size, mean, std and channel order, and of the ways in which
+it may resize and crop, the one that reproduces its result on a picture is taken.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .preprocess import Preprocess
+
+RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+TOLERANCE = 0.6  # mean difference in steps of 1/255: both round to 8 bits, at other places
+
+
+def preprocess_settings(folder: Path) -> dict:
+    """Fields of Preprocess for the preprocessor_config.json in ``folder``; ValueError if it does something else."""
+    from transformers import AutoImageProcessor
+
+    try:
+        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tried = list(_tried(processor, _plain_settings(processor)))
+    except (OSError, ImportError, TypeError, ValueError, KeyError, RuntimeError, AttributeError) as error:
+        raise ValueError(f"preprocessor_config.json cannot be followed: {error}. {REMEDY}") from error
+    difference, settings = min(tried, key=lambda pair: pair[0], default=(float("inf"), {}))
+    if difference > TOLERANCE:
+        raise ValueError(
+            f"preprocessor_config.json ({type(processor).__name__}) does more than resize, crop and normalise. {REMEDY}"
+        )
+    return settings
+
+
+def _plain_settings(processor) -> dict:
+    """Size, mean, std and channel order from what the processor makes of black, white and red."""
+    black, white, red = (_pixels(processor, Image.new("RGB", (96, 96), c)) for c in ("black", "white", "red"))
+    low, high = (image.double().mean(dim=(-2, -1)) for image in (black, white))
+    std = 1 / (high - low)
+    rgb = (red - black).abs().mean(dim=(-2, -1)).argmax() == 0
+    resample = int(processor.resample)
+    if resample not in RESAMPLE:
+        raise ValueError(f"resample {resample} is none of 0 (nearest), 2 (bilinear), 3 (bicubic)")
+    return {
+        "input_size": tuple(black.shape[-2:]),
+        "mean": tuple(float(f"{value:.6g}") + 0.0 for value in (-low * std).tolist()),
+        "std": tuple(float(f"{value:.6g}") for value in std.tolist()),
+        "interpolation": RESAMPLE[resample],
+        "channel_order": "RGB" if rgb else "BGR",
+    }
+
+
+def _tried(processor, plain: dict):
+    """(mean difference to the processor's picture in steps of 1/255, settings) of every way that is possible."""
+    for way in _ways(processor):
+        sides = way if isinstance(way, tuple) else (way, way)
+        if any(side < crop for side, crop in zip(sides, plain["input_size"])):
+            continue
+        picture = _picture(min(sides), plain["input_size"][1])
+        theirs = _pixels(processor, Image.fromarray(picture))
+        for rounding in ("floor", "round"):
+            ours = Preprocess(**plain, resize=way, crop_rounding=rounding)
+            mine = ours(torch.from_numpy(picture).movedim(-1, 0)[None] / 255)[0]
+            if mine.shape == theirs.shape:
+                steps = (mine - theirs).abs() * torch.tensor(ours.std)[:, None, None] * 255
+                yield float(steps.mean()), {**plain, "resize": way, "crop_rounding": rounding}
+
+
+def _ways(processor) -> set[int | tuple[int, int]]:
+    """What the processor's ``size`` may mean: a length of the shorter side, or both sides."""
+    size, crop_pct = dict(processor.size), getattr(processor, "crop_pct", None) or 1.0
+    short = size.get("shortest_edge")
+    if short:  # as it stands, ConvNeXt and PoolFormer, LeViT, ConvNeXt from 384 up
+        return {short, int(short / crop_pct), int(short * 256 / 224), (short, short)}
+    return {(size["height"], size["width"]), int(size["height"] / crop_pct)}
+
+
+def _picture(short: int, crop: int) -> np.ndarray:
+    """Soft random colours [H, W, 3] uint8, of a width at which the two roundings of the crop differ."""
+    margin = next(m for m in range(short // 2, short // 2 + 5) if (short + m - crop) % 4 == 3)
+    noise = torch.rand(1, 3, 12, 20, generator=torch.Generator().manual_seed(0))
+    size = (2 * short, 2 * (short + margin))
+    image = torch.nn.functional.interpolate(noise, size, mode="bicubic", align_corners=False).clamp(0, 1)
+    return (image[0].movedim(0, -1) * 255).round().byte().numpy()
+
+
+def _pixels(processor, image: Image.Image) -> Tensor:
+    pixels = torch.as_tensor(np.asarray(processor(images=image, return_tensors="pt")["pixel_values"]))
+    if pixels.shape[:2] != (1, 3) or pixels.ndim != 4:
+        raise ValueError(f"it makes {list(pixels.shape)} of an image, not one picture in three colours")
+    return pixels[0].float()
+
+
+REMEDY = (
+    "Say in a .json of the model file's name beside it how images are prepared, for example: "
+    '{"preprocess": {"input_size": [224, 224], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], '
+    '"interpolation": "bilinear"}}'
+)

@@ -1,0 +1,166 @@
+"""Classifiers of timm: built from a name, described by the config.json of a timm repository, or pretrained."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import fields
+
+from torch import nn
+
+from . import names
+from .preprocess import Preprocess
+
+# Arguments of timm.create_model that would download, read another file or change what the model returns.
+FORBIDDEN_KWARGS = {
+    "pretrained",
+    "checkpoint_path",
+    "cache_dir",
+    "num_classes",
+    "features_only",
+    "scriptable",
+}
+FORBIDDEN_KWARGS |= {"pretrained_cfg", "pretrained_cfg_overlay", "exportable", "no_jit", "pretrained_strict"}
+TIMEOUT = 5.0  # seconds to wait for the model hub before giving up
+
+
+def import_timm():
+    try:
+        import timm
+        import timm.data
+    except ImportError as error:
+        raise ImportError("Classifiers need timm: pip install 'timm>=1.0' into ComfyUI's Python") from error
+    return timm
+
+
+def require_name(arch: str) -> None:
+    """ValueError with the closest name unless timm has the architecture (it would fetch "hf-hub:...")."""
+    timm = import_timm()
+    if not isinstance(arch, str) or not timm.is_model(arch):
+        closest = difflib.get_close_matches(str(arch), timm.list_models(), n=1, cutoff=0.4)
+        hint = f": closest '{closest[0]}'" if closest else ""
+        raise ValueError(
+            f"timm {timm.__version__} has no arch '{arch}'{hint}. Correct it or update timm "
+            "(a model of torchvision is 'torchvision/resnet50')"
+        )
+
+
+def build(arch: str, num_classes: int, kwargs: dict) -> nn.Module:
+    """The timm model, not pretrained; ValueError for anything that would fetch or read another file."""
+    require_name(arch)
+    forbidden = sorted(FORBIDDEN_KWARGS & set(kwargs))
+    if forbidden:
+        raise ValueError(f"model_kwargs may not hold {', '.join(forbidden)}. Remove them")
+    if kwargs.get("in_chans", 3) not in (1, 3):
+        raise ValueError(f"in_chans must be 3 (RGB) or 1 (grey), got {kwargs['in_chans']}. Use such a model")
+    try:
+        return import_timm().create_model(arch, pretrained=False, num_classes=num_classes, **kwargs)
+    except (TypeError, ValueError, KeyError, RuntimeError, AssertionError) as error:
+        raise ValueError(f"timm cannot build {arch} with {kwargs}: {error}. Correct model_kwargs") from error
+
+
+def preprocess(arch: str, module: nn.Module, kwargs: dict) -> dict:
+    """Fields of Preprocess as timm knows them for the architecture and tag."""
+    settings = _data_config(module.pretrained_cfg)
+    if "img_size" in kwargs:
+        size = kwargs["img_size"]
+        settings["input_size"] = (size, size) if isinstance(size, int) else size
+    return settings
+
+
+def facts(config: dict) -> dict:
+    """What the config.json of a timm repository (or of transformers' wrapper around timm) says."""
+    cfg = config.get("pretrained_cfg") or config
+    kwargs = config.get("model_args") or {}
+    given = {
+        "arch": config["architecture"],
+        "model_kwargs": {key: value for key, value in kwargs.items() if key != "num_classes"},
+        "class_names": class_names({**cfg, **config}),
+    }
+    if cfg.get("input_size") and cfg.get("mean"):
+        given["preprocess"] = _data_config(cfg)
+    return {key: value for key, value in given.items() if value}
+
+
+def class_names(config: dict) -> list[str] | None:
+    """Names that a timm config states, or those of the ImageNet subset that its tag names."""
+    labels, words = config.get("label_names"), config.get("label_descriptions") or {}
+    if labels:
+        found = names.listed(labels)
+        return found and names.listed([words.get(name, name) for name in found])
+    data = import_timm().data
+    subset = data.infer_imagenet_subset(config)
+    if subset is None or not re.search(r"in(1|12|21|22)k", config.get("tag") or ""):
+        return None
+    return names.listed(data.ImageNetInfo(subset).label_descriptions())
+
+
+def pretrained(name: str) -> tuple[nn.Module, list[str]]:
+    """Pretrained model of a timm name and its class names. The one place where something may be downloaded.
+
+    Weights in the local cache of huggingface_hub are used without asking the network. ValueError with the
+    remedy where timm has none, knows no class names, or cannot reach them.
+    """
+    timm = import_timm()
+    if name.startswith("hf-hub:"):
+        raise ValueError(f"'{name}' is a repository, not a timm name. {_by_hand(name.removeprefix('hf-hub:'))}")
+    require_name(name)
+    if not timm.models.is_model_pretrained(name):
+        tags = timm.list_models(f"{name.split('.')[0]}.*", pretrained=True)
+        closest = difflib.get_close_matches(name, tags, n=5, cutoff=0)
+        raise ValueError(
+            f"timm has no pretrained weights '{name}'. It has: {', '.join(closest) or 'none of this arch'}"
+        )
+    config = timm.models.get_pretrained_cfg(name)
+    labels = class_names({**config.to_dict(), "num_classes": config.num_classes})
+    if not labels:
+        raise ValueError(f"timm does not know the class names of '{name}'. {_by_hand(config.hf_hub_id)}")
+    return _pretrained_module(name, config), labels
+
+
+def _pretrained_module(name: str, config) -> nn.Module:
+    overlay = {}
+    if config.hf_hub_id:
+        file = _cached_file(config) or _reachable(name, config)
+        overlay = {"file": file, "custom_load": False} if file else {}
+    try:
+        return import_timm().create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"the weights of '{name}' cannot be had ({error}). {_by_hand(config.hf_hub_id)}") from error
+
+
+def _cached_file(config) -> str | None:
+    import huggingface_hub
+
+    file = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
+    return file if isinstance(file, str) else None
+
+
+def _reachable(name: str, config) -> None:
+    """Ask once for the file: a download would try for most of a minute before it says that there is no network."""
+    import huggingface_hub
+
+    url = huggingface_hub.hf_hub_url(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
+    try:
+        huggingface_hub.get_hf_file_metadata(url, timeout=TIMEOUT)
+    except huggingface_hub.errors.EntryNotFoundError:
+        return  # timm knows other file names
+    except Exception as error:  # which one depends on the version of huggingface_hub
+        raise ValueError(
+            f"'{name}' is not on this computer and cannot be downloaded ({error}). {_by_hand(config.hf_hub_id)}"
+        ) from error
+
+
+def _by_hand(repository: str | None) -> str:
+    where = f"https://huggingface.co/{repository}" if repository else "its source"
+    return (
+        f"Download model.safetensors and config.json from {where} into a folder of models/higfa_classifiers, "
+        "and choose that file"
+    )
+
+
+def _data_config(cfg: dict) -> dict:
+    config = import_timm().data.resolve_data_config({}, pretrained_cfg=cfg)
+    known = {field.name for field in fields(Preprocess)}
+    config = {key: value for key, value in config.items() if key in known}
+    return {**config, "input_size": tuple(config["input_size"])[-2:]}

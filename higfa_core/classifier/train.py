@@ -1,0 +1,203 @@
+"""Train a classifier on labelled images with timm, and calibrate it.
+
+One run serves 5 images a class as well as 5,000: its length follows from the number of images, the weights are an
+average over the run, and those of the best of some forty evaluations on held-out images are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import backbone
+from .calibrate import Calibration, calibrate
+from .data import LabelledSet
+from .images import Augmented, HeldOut, Pictures, Stream, mixed_seed, seeded, training_batches
+from .loop import Evaluation, Loop
+from .model import FineGrainedClassifier
+from .settings import TrainSettings
+
+log = logging.getLogger(__name__)
+Progress = Callable[[int, int, str], None]  # done, total, a line when there is something to say
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run gave.
+
+    ``settings`` are resolved; ``logits`` [N, K] and ``labels`` [N] are of the held-out images, ``confusion`` [K, K]
+    counts them (rows are the true classes). ``calibration`` is None and ``accuracy`` NaN when none was held out, or
+    none was evaluated yet. ``stopped`` says why the run ended before its last step, else "".
+    """
+
+    classifier: FineGrainedClassifier
+    settings: TrainSettings
+    history: tuple[Evaluation, ...]
+    best_step: int
+    logits: Tensor
+    labels: Tensor
+    calibration: Calibration | None
+    train_images: int
+    held_out: tuple[Path, ...]
+    stopped: str = ""
+
+    @property
+    def accuracy(self) -> float:
+        return float((self.logits.argmax(1) == self.labels).double().mean())
+
+    @property
+    def confusion(self) -> Tensor:
+        k = len(self.classifier.class_names)
+        return torch.bincount(self.labels * k + self.logits.argmax(1), minlength=k * k).view(k, k)
+
+    def metadata(self) -> dict[str, str]:
+        """Facts for the classifier's file, the same for the same run."""
+        training = {**asdict(self.settings), "train_images": self.train_images, "best_step": self.best_step}
+        facts = {"training": json.dumps(training)}
+        if self.calibration:
+            facts["validation_size"] = str(self.calibration.images)
+            facts["validation_accuracy"] = repr(self.accuracy)
+            facts["ece_before"] = repr(self.calibration.ece_before)
+            facts["ece_after"] = repr(self.calibration.ece_after)
+        return facts
+
+
+def train(
+    labelled: LabelledSet,
+    settings: TrainSettings,
+    progress: Progress | None = None,
+    should_stop: Callable[[], object] | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    keep: Callable[[TrainResult], None] | None = None,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+) -> TrainResult:
+    """Train, keep the best weights, calibrate them.
+
+    The same images, settings and machine give the same weights, whatever ``workers`` (processes that prepare images)
+    and however often the run was interrupted and resumed. ValueError for what cannot be trained, before it starts.
+
+    Args:
+        progress: ``progress(done, total, line)`` for each image read and each step.
+        should_stop: asked before each step; when it returns true, the best so far is the result.
+        checkpoint: file to resume from if it exists, written once in a while and at the end, never deleted.
+            ValueError when it is of other images or settings.
+        keep: called with the best so far before an exception (of a callback, say) is raised on.
+        device: where to train. The classifier ends on the CPU.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), _deterministic():
+        run = _Run(labelled, settings, progress or _nothing, torch.device(device))
+        run.prepare(None if checkpoint is None else Path(checkpoint))
+        try:
+            stopped = run.advance(should_stop or _nothing, workers)
+        except BaseException:  # a cancelled run as well; it goes on below
+            if run.loop.resting:
+                run.save()
+            if keep and run.loop.step:
+                keep(run.result("interrupted"))
+            raise
+        run.save()
+        return run.result(stopped)
+
+
+def training_key(labelled: LabelledSet, settings: TrainSettings) -> str:
+    """A value that changes with anything that changes the result."""
+    sides = [
+        [(path.as_posix(), path.stat().st_size, label) for path, label in side]
+        for side in (labelled.train, labelled.validation)
+    ]
+    text = json.dumps([asdict(settings), labelled.class_names, sides, torch.__version__])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class _Run:
+    """What one call of :func:`train` holds together."""
+
+    def __init__(self, labelled: LabelledSet, settings: TrainSettings, progress: Progress, device: torch.device):
+        self.labelled, self.progress, self.device = labelled, progress, device
+        self.settings = settings.resolved(len(labelled.train))
+        self.key = training_key(labelled, self.settings)
+
+    def prepare(self, checkpoint: Path | None) -> None:
+        s, names = self.settings, self.labelled.class_names
+        with seeded(mixed_seed(s.seed, 0)):
+            module, kwargs, preprocess = backbone.build(s.arch, len(names), s.pretrained, s.image_size)
+        self.loop = Loop(module, s, self.labelled.counts(), self.device)
+        average = self.loop.average.module
+        self.classifier = FineGrainedClassifier(average, names, preprocess, arch=s.arch, model_kwargs=kwargs)
+        self.checkpoint = checkpoint
+        if checkpoint and checkpoint.is_file():
+            self.loop.load(checkpoint, self.key)
+            log.info("resumed after step %d of %d", self.loop.step, s.steps)
+        self._read_images(2 * max(preprocess.input_size))
+
+    def advance(self, should_stop: Callable, workers: int) -> str:
+        s, labels = self.settings, [label for _, label in self.labelled.train]
+        images = Augmented(self.pictures, labels, s, self.classifier.preprocessing)
+        stream = Stream(len(images), s.batch_size, s.seed, self.loop.step, s.steps)
+        batches = training_batches(images, stream, workers)
+        return self.loop.advance(batches, self.held_out, self.progress, should_stop, self.save)
+
+    def save(self) -> None:
+        if self.checkpoint:
+            self.loop.save(self.checkpoint, self.key)
+
+    def result(self, stopped: str) -> TrainResult:
+        best, k = self.loop.best, len(self.labelled.class_names)
+        if best:
+            self.classifier.module.load_state_dict(best.weights)
+        self.classifier.module.to("cpu", memory_format=torch.contiguous_format)
+        logits, labels = (best.logits, self.held_out.labels) if best else (torch.zeros(0, k), torch.zeros(0).long())
+        calibration = calibrate(logits, labels) if best else None
+        self.classifier.temperature = calibration.temperature if calibration else 1.0
+        return TrainResult(
+            classifier=self.classifier,
+            settings=self.settings,
+            history=tuple(self.loop.history),
+            best_step=best.step if best else self.loop.step,
+            logits=logits,
+            labels=labels,
+            calibration=calibration,
+            train_images=len(self.labelled.train),
+            held_out=tuple(path for path, _ in self.labelled.validation),
+            stopped=stopped,
+        )
+
+    def _read_images(self, side: int) -> None:
+        """All files once: a damaged one is found before the training starts."""
+        train, held_out = self.labelled.train, self.labelled.validation
+        total = len(train) + len(held_out)
+        self.pictures = Pictures([path for path, _ in train], side, lambda done: self.progress(done, total, ""))
+        self.held_out = HeldOut(held_out, self.classifier.preprocessing, self.settings.batch_size)
+        done = len(train)
+        for batch in self.held_out:
+            done += len(batch)
+            self.progress(done, total, "")
+        log.info("read %d images", total)
+
+
+@contextmanager
+def _deterministic():
+    """Deterministic kernels where there are any."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = benchmark
+
+
+def _nothing(*_) -> None:
+    pass

@@ -1,0 +1,215 @@
+import shutil
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from higfa_core.classifier.data import LabelledSet, read_labelled
+
+
+def paint(path: Path, seed: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)).save(path)
+    return path
+
+
+def tree(root: Path, counts: dict[str, int], first: int = 0) -> Path:
+    for name, count in counts.items():
+        for i in range(count):
+            paint(root / name / f"{i}.png", first + i + 100 * list(counts).index(name))
+    return root
+
+
+def by_class(side) -> dict[int, int]:
+    return {label: sum(1 for _, y in side if y == label) for _, label in side}
+
+
+# order and splits
+
+
+def test_classes_and_files_are_those_of_torchvisions_image_folder(tmp_path):
+    tree(tmp_path / "train", {"b": 2, "a": 2, "C": 1, "10": 1, "9": 1})
+    tree(tmp_path / "val", {"a": 1, "C": 2}, first=50)
+    tree(tmp_path / "test", {"a": 3}, first=70)
+    found = read_labelled(tmp_path)
+    for side, folder in ((found.train, "train"), (found.validation, "val")):
+        assert [(str(path), label) for path, label in side] == [
+            (path, found.class_names.index(Path(path).parent.name))
+            for path, _ in ImageFolder(str(tmp_path / folder)).samples
+        ]
+    assert list(found.class_names) == ImageFolder(str(tmp_path / "train")).classes == ["10", "9", "C", "a", "b"]
+    assert found.counts() == [1, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "Val"])
+def test_every_name_of_a_validation_folder_is_known(tmp_path, name):
+    tree(tmp_path, {"a": 3, "b": 3})
+    tree(tmp_path / name, {"a": 1, "b": 2}, first=50)
+    found = read_labelled(tmp_path)
+    assert by_class(found.train) == {0: 3, 1: 3} and by_class(found.validation) == {0: 1, 1: 2}
+    assert all(path.parent.parent.name == name for path, _ in found.validation)
+
+
+def test_the_share_is_held_out_of_each_class(tmp_path):
+    tree(tmp_path, {"five": 5, "one": 1, "ten": 10, "three": 3, "two": 2})
+    found = read_labelled(tmp_path)
+    assert found.class_names == ("five", "one", "ten", "three", "two")
+    assert by_class(found.validation) == {0: 1, 2: 2, 3: 1, 4: 1}
+    assert by_class(found.train) == {0: 4, 1: 1, 2: 8, 3: 2, 4: 1}
+    assert not set(found.train) & set(found.validation)
+    assert by_class(read_labelled(tmp_path, 0.95).train) == {0: 1, 1: 1, 2: 1, 3: 1, 4: 1}
+
+
+def test_the_split_depends_on_the_seed_and_not_on_where_the_folder_is(tmp_path):
+    tree(tmp_path / "x", {"a": 20, "b": 20})
+    shutil.copytree(tmp_path / "x", tmp_path / "y")
+
+    def held(folder, seed):
+        return [path.relative_to(folder) for path, _ in read_labelled(folder, seed=seed).validation]
+
+    assert held(tmp_path / "x", 0) == held(tmp_path / "y", 0)
+    assert held(tmp_path / "x", 0) != held(tmp_path / "x", 1)
+
+
+def test_one_more_image_moves_at_most_one_to_the_other_side(tmp_path):
+    tree(tmp_path, {"a": 20, "b": 20})
+    before = set(read_labelled(tmp_path).validation)
+    paint(tmp_path / "a" / "new.png", 999)
+    after = set(read_labelled(tmp_path).validation)
+    assert len(before - after) <= 1 and len(after - before) <= 1
+
+
+def test_a_share_of_zero_holds_out_nothing(tmp_path):
+    found = read_labelled(tree(tmp_path, {"a": 3, "b": 1}), 0)
+    assert len(found.train) == 4 and found.validation == ()
+
+
+# copies
+
+
+def test_equal_files_are_used_once(tmp_path):
+    tree(tmp_path, {"a": 4, "b": 2})
+    for i in range(6):
+        shutil.copy(tmp_path / "a" / "0.png", tmp_path / "a" / f"copy{i}.png")
+    found = read_labelled(tmp_path, 0.5)
+    contents = [path.read_bytes() for path, _ in found.train + found.validation]
+    assert len(contents) == len(set(contents)) == 6
+    assert by_class(found.validation) == {0: 2, 1: 1}
+
+
+def test_a_copy_of_a_validation_image_is_not_trained_on(tmp_path):
+    tree(tmp_path / "train", {"a": 3, "b": 3})
+    (tmp_path / "val" / "a").mkdir(parents=True)
+    shutil.copy(tmp_path / "train" / "a" / "1.png", tmp_path / "val" / "a" / "other_name.png")
+    found = read_labelled(tmp_path)
+    assert [path.name for path, _ in found.validation] == ["other_name.png"]
+    assert [path.name for path, label in found.train if label == 0] == ["0.png", "2.png"]
+
+
+def test_one_image_in_two_classes_is_an_error_that_names_both(tmp_path):
+    tree(tmp_path, {"a": 2, "b": 2})
+    shutil.copy(tmp_path / "a" / "1.png", tmp_path / "b" / "7.png")
+    with pytest.raises(ValueError, match=r"two classes: .*a.1\.png \(a\) and .*b.7\.png \(b\). Keep"):
+        read_labelled(tmp_path)
+
+
+# names
+
+
+def test_names_in_any_script(tmp_path):
+    names = ("Черноногий альбатрос", "Zoë", "大白鹭", "a b (c), d's")
+    found = read_labelled(tree(tmp_path, dict.fromkeys(names, 2)))
+    assert found.class_names == tuple(sorted(names))
+
+
+@pytest.mark.parametrize(
+    "twins", [("Zoë", unicodedata.normalize("NFD", "Zoë")), ("Heron", "heron"), ("Straße", "STRASSE")]
+)
+def test_names_that_are_one_folder_elsewhere(tmp_path, twins):
+    with pytest.raises(ValueError, match="one folder on Windows and macOS: rename one"):
+        read_labelled(tree(tmp_path, dict.fromkeys(twins, 2)))
+
+
+# what cannot be trained on
+
+
+def test_no_such_folder(tmp_path):
+    with pytest.raises(ValueError, match="No dataset folder at .*missing"):
+        read_labelled(tmp_path / "missing")
+
+
+def test_no_class_folder(tmp_path):
+    paint(tmp_path / "0.png", 0)
+    with pytest.raises(ValueError, match="No class folders in"):
+        read_labelled(tmp_path)
+
+
+def test_one_class(tmp_path):
+    with pytest.raises(ValueError, match="needs at least 2 classes, found 'only'"):
+        read_labelled(tree(tmp_path, {"only": 4}))
+
+
+def test_an_empty_class_folder(tmp_path):
+    tree(tmp_path, {"a": 2, "b": 2})
+    (tmp_path / "void").mkdir()
+    (tmp_path / "void" / "notes.txt").write_text("no image")
+    with pytest.raises(ValueError, match="void holds no image: add images or remove"):
+        read_labelled(tmp_path)
+
+
+def test_a_class_whose_images_are_all_validation_images(tmp_path):
+    tree(tmp_path / "train", {"a": 1, "b": 2})
+    shutil.copytree(tmp_path / "train", tmp_path / "val")
+    (tmp_path / "val" / "b" / "0.png").unlink()
+    with pytest.raises(ValueError, match="No training image of a. Add"):
+        read_labelled(tmp_path)
+
+
+def test_too_few_images_to_hold_any_out(tmp_path):
+    tree(tmp_path, {"a": 1, "b": 1})
+    with pytest.raises(ValueError, match="no.* be held out .*Add images, or set the validation share to 0"):
+        read_labelled(tmp_path)
+
+
+def test_a_validation_class_without_training_images(tmp_path):
+    tree(tmp_path / "train", {"a": 2, "b": 2})
+    tree(tmp_path / "val", {"a": 1, "B2": 1}, first=50)
+    with pytest.raises(ValueError, match="Class 'B2' is in .*val, but not in the training images"):
+        read_labelled(tmp_path)
+
+
+def test_an_empty_validation_folder(tmp_path):
+    tree(tmp_path, {"a": 2, "b": 2})
+    (tmp_path / "val").mkdir()
+    with pytest.raises(ValueError, match="No images in .*val: expected"):
+        read_labelled(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["test", "Val", "validation"])
+def test_a_held_out_folder_itself(tmp_path, name):
+    with pytest.raises(ValueError, match="validation or test split"):
+        read_labelled(tree(tmp_path / name, {"a": 2, "b": 2}))
+
+
+def test_a_folder_inside_a_test_split(tmp_path):
+    tree(tmp_path / "train", {"a": 1, "b": 1})
+    with pytest.raises(ValueError, match="'test' is a validation or test split"):
+        read_labelled(tree(tmp_path / "test" / "birds", {"a": 2, "b": 2}))
+
+
+def test_a_folder_inside_one_that_happens_to_be_called_test(tmp_path):
+    assert len(read_labelled(tree(tmp_path / "test" / "birds", {"a": 2, "b": 2})).train) == 2
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_a_share_out_of_range(tmp_path, share):
+    with pytest.raises(ValueError, match="validation share must be .*got"):
+        read_labelled(tree(tmp_path, {"a": 2, "b": 2}), share)
+
+
+def test_a_set_from_elsewhere_is_checked_too():
+    with pytest.raises(ValueError, match="No training image of b"):
+        LabelledSet(("a", "b"), ((Path("x.png"), 0),), ())

@@ -1,0 +1,169 @@
+"""Classify Images: called as ComfyUI calls it, and in graphs that a real server runs."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from higfa_core.batch.client import Client
+
+
+@pytest.fixture(scope="module")
+def classifier(pack):
+    with torch.inference_mode():
+        return pack.nodes["HiGFA_LoadMiniature"].execute().args[4]
+
+
+def birds_of(*species, size=64):
+    from higfa_core.miniature import birds
+
+    views = [birds.render(s, 20 + i, size).image for i, s in enumerate(species)]
+    return torch.from_numpy(np.stack(views)).float() / 255
+
+
+def classify(pack, images, classifier, **widgets):
+    """All inputs as lists, as ComfyUI passes them to a node with is_input_list."""
+    node = pack.nodes["HiGFA_ClassifyImages"]
+    with torch.inference_mode():
+        return node.execute(images=images, classifier=[classifier], **{k: [v] for k, v in widgets.items()}).args
+
+
+def blocked(value):
+    return type(value).__name__ == "ExecutionBlocker" and value.message is None
+
+
+def test_outputs_keep_their_places(pack):
+    schema = pack.nodes["HiGFA_ClassifyImages"].GET_SCHEMA()
+    shown = [(output.display_name, output.is_output_list) for output in schema.outputs]
+    expected = [("table", False), ("mean_confidence", False), ("plot", False)]
+    assert shown == [*expected, ("confidences", True), ("passed", True), ("rejected", True)]
+    assert [item.id for item in schema.inputs][:3] == ["images", "classifier", "class_name"]
+    assert all(item.optional for item in schema.inputs[2:]), "prompts saved before these inputs came must still run"
+
+
+def test_batch_with_a_class_a_line(pack, classifier):
+    images = birds_of(0, 5, 10)
+    names = f"{classifier.class_names[0]}\n{classifier.class_names[5]}\n{classifier.class_names[3]}"
+    table, mean, plot, each, passed, rejected = classify(
+        pack, [images], classifier, class_name=names, min_confidence=0.5
+    )
+    expected = classifier.predict_proba(images)[[0, 1, 2], [0, 5, 3]]
+    assert each == pytest.approx(expected.tolist()) and mean == pytest.approx(expected.mean().item())
+    assert torch.equal(torch.cat(passed), images[:2]) and torch.equal(torch.cat(rejected), images[2:])
+    assert [len(image) for image in passed] == [1, 1]
+    assert "2 of 3 pass" in table and table.count("\n") == 4 and plot.shape == (1, 210, 1260, 3)
+
+
+def test_list_of_images_of_several_sizes(pack, classifier):
+    images = [birds_of(0, 5), birds_of(10, size=96)]
+    table, _, _, each, passed, rejected = classify(pack, images, classifier, class_name="", top_k=1)
+    assert len(each) == 3 and [tuple(i.shape[1:3]) for i in passed] == [(64, 64), (64, 64), (96, 96)]
+    assert blocked(rejected)
+    assert table.splitlines()[2].startswith(f"3: {classifier.class_names[10]} ") and "," not in table.splitlines()[0]
+
+
+def test_grey_and_transparent_images(pack, classifier):
+    images = birds_of(0, 5)
+    alpha = torch.cat([images, torch.zeros_like(images[..., :1])], dim=-1)
+    expected = classify(pack, [images], classifier)[3]
+    outputs = classify(pack, [alpha], classifier)
+    assert outputs[3] == expected and outputs[4][0].shape[-1] == 4
+    grey = images.mean(-1, keepdim=True)
+    assert classify(pack, [grey], classifier)[3] == classify(pack, [grey.repeat(1, 1, 1, 3)], classifier)[3]
+
+
+def test_many_images_are_classified_as_few_are(pack, classifier):
+    images = birds_of(*range(16)).repeat(3, 1, 1, 1)
+    each = classify(pack, [images], classifier)[3]
+    assert each == pytest.approx(classifier.predict_proba(images[:16]).amax(1).repeat(3).tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "widgets", "message"),
+    [
+        ((2, 64, 64, 3), {"class_name": "Marsh Finsh"}, "No class 'Marsh Finsh' in .*: closest 'Marsh Finch'"),
+        (
+            (3, 64, 64, 3),
+            {"class_name": "Marsh Finch\nDune Kite"},
+            "2 class names for 3 images: give one, or one a line",
+        ),
+        ((2, 64, 64, 3), {"min_confidence": 1.5}, "min_confidence must be from 0 to 1, got 1.5"),
+        ((2, 64, 64, 3), {"min_confidence": float("nan")}, "min_confidence must be from 0 to 1, got nan"),
+        ((2, 64, 64, 2), {}, r"shape \[B, H, W, 3\] \(or 1 channel, or 4\), got \[2, 64, 64, 2\]"),
+        ((64, 64, 3), {}, r"got \[64, 64, 3\]"),
+        ((0, 64, 64, 3), {}, r"got \[0, 64, 64, 3\]"),
+    ],
+)
+def test_bad_input_is_named(pack, classifier, shape, widgets, message):
+    with pytest.raises(ValueError, match=message):
+        classify(pack, [torch.rand(shape)], classifier, **widgets)
+
+
+def test_interrupt_stops_between_chunks(pack, classifier, monkeypatch):
+    from comfy import model_management
+
+    seen = []
+    predict = type(classifier).predict_proba
+
+    def interrupted_after_the_first(self, images):
+        seen.append(len(images))
+        model_management.interrupt_current_processing(True)
+        return predict(self, images)
+
+    monkeypatch.setattr(type(classifier), "predict_proba", interrupted_after_the_first)
+    with pytest.raises(model_management.InterruptProcessingException):
+        classify(pack, [torch.rand(100, 16, 16, 3)], classifier)
+    assert seen == [32]
+
+
+# --- in a graph
+
+
+@pytest.fixture
+def run_graph(server):
+    """Classify two birds in a graph with all that can follow; -> what each node showed."""
+    for i, image in enumerate(birds_of(0, 5)):
+        Image.fromarray((image.numpy() * 255).astype(np.uint8)).save(server.base / "input" / f"bird{i}.png")
+
+    def run(**widgets):
+        client = Client(server.url)
+        node = lambda kind, **inputs: {"class_type": kind, "inputs": inputs}  # noqa: E731
+        graph = {
+            "world": node("HiGFA_LoadMiniature"),
+            "a": node("LoadImage", image="bird0.png"),
+            "b": node("LoadImage", image="bird1.png"),
+            "batch": node("ImageBatch", image1=["a", 0], image2=["b", 0]),
+            "classify": node("HiGFA_ClassifyImages", images=["batch", 0], classifier=["world", 4], **widgets),
+            "confidences": node("PreviewAny", source=["classify", 3]),
+            "passed": node("SaveImage", images=["classify", 4], filename_prefix="passed"),
+            "rejected": node("SaveImage", images=["classify", 5], filename_prefix="rejected"),
+            "rebatched": node("RebatchImages", images=["classify", 4], batch_size=8),
+            "one batch": node("SaveImage", images=["rebatched", 0], filename_prefix="batch"),
+            "invert": node("ImageInvert", image=["classify", 5]),
+            "inverted": node("SaveImage", images=["invert", 0], filename_prefix="inverted"),
+        }
+        return client.wait(client.submit(graph), timeout=120)["outputs"]
+
+    return run
+
+
+def saved(outputs, node):
+    return len(outputs.get(node, {"images": []})["images"])
+
+
+def test_some_pass(run_graph):
+    outputs = run_graph(class_name="Marsh Finch", min_confidence=0.5)
+    assert [saved(outputs, node) for node in ("passed", "rejected", "one batch", "inverted")] == [1, 1, 1, 1]
+    assert outputs["classify"]["text"][0].endswith("%") and saved(outputs, "classify") == 1
+    first, second = (float(text) for text in outputs["confidences"]["text"])
+    assert first > 0.5 > second
+
+
+def test_none_passes_and_nothing_after_it_runs(run_graph):
+    outputs = run_graph(class_name="Dune Kite", min_confidence=0.5)
+    assert [saved(outputs, node) for node in ("passed", "rejected", "one batch", "inverted")] == [0, 2, 0, 2]
+
+
+def test_all_pass_with_the_inputs_of_an_older_prompt(run_graph):
+    outputs = run_graph()
+    assert [saved(outputs, node) for node in ("passed", "rejected", "one batch", "inverted")] == [2, 0, 2, 0]

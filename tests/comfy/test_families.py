@@ -1,0 +1,373 @@
+"""The guider on a small model of every family that ComfyUI samples, against ComfyUI's own guiders (zoo.py)."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+FAMILIES = ("sd15", "sd2", "sdxl", "sd3", "flux", "qwen_image")
+FLOW = ("sd3", "flux", "qwen_image")
+UNMOVED = {"eta": 0.0, "preset": "constant"}
+
+
+@pytest.fixture(scope="module")
+def zoo(comfyui):
+    from . import zoo
+
+    return zoo
+
+
+@pytest.fixture(scope="module")
+def classifier(zoo):
+    return zoo.classifier()
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def family(zoo, name):
+    return zoo.family(name)
+
+
+def relative(a, b):
+    return (a - b).square().mean().sqrt() / b.square().mean().sqrt()
+
+
+class TestEveryFamily:
+    def test_without_a_step_it_is_stock_cfg(self, zoo, classifier, family):
+        noise, sigmas = family.latents(2), zoo.levels(family)
+        guider = zoo.ours(family, classifier, **UNMOVED)
+        assert torch.equal(zoo.run(guider, noise, sigmas), zoo.run(zoo.stock(family), noise, sigmas))
+        assert guider.trace.calls
+
+    def test_the_window_is_the_families_own(self, zoo, classifier, family, name):
+        """The classifier looks at every call below percent_to_sigma(start_percent), and at no other."""
+        noise, sigmas, seen, looks = family.latents(), zoo.levels(family, 8), [], []
+        guider = zoo.ours(family, classifier, start_percent=0.4, end_sigma=0.3)
+        handle = classifier.module.register_forward_hook(lambda *_: looks.append(seen[-1]))
+        result = zoo.run(guider, noise, sigmas, seen=seen)
+        handle.remove()
+        on = float(family.model.get_model_object("model_sampling").percent_to_sigma(0.4))
+        # The same signal-to-noise ratio as 0.3 where x = (1 - s) x0 + s n.
+        off = 0.3 / 1.3 if name in FLOW else 0.3
+        inside = [s for s in seen if off < s <= on * (1 + 1e-6)]
+        assert looks == inside == [c.sigma for c in guider.trace.calls]
+        assert 1 < len(inside) < len(seen) == 8 and seen[-1] < off
+        assert result.shape == noise.shape and result.isfinite().all()
+
+    def test_the_classifier_moves_every_image(self, zoo, classifier, family):
+        noise, sigmas = family.latents(2), zoo.levels(family)
+        plain, guider = zoo.run(zoo.stock(family), noise, sigmas), zoo.ours(family, classifier, preset="constant")
+        guided = zoo.run(guider, noise, sigmas)
+        assert guided.isfinite().all() and guided.shape == noise.shape
+        for a, b in zip(guided, plain, strict=True):
+            assert relative(a, b) > 1e-3
+        assert all(min(call.step_rms) > 0 for call in guider.trace.calls[1:])
+
+    def test_another_class_moves_it_elsewhere(self, zoo, classifier, family):
+        noise, sigmas = family.latents(), zoo.levels(family)
+        plain = zoo.run(zoo.stock(family), noise, sigmas)
+        moves = [
+            zoo.run(zoo.ours(family, classifier, names=[name], preset="constant"), noise, sigmas) - plain
+            for name in ("Wren", "Kite")
+        ]
+        assert relative(*moves) > 0.1
+
+    def test_a_batch_is_its_single_runs(self, zoo, classifier, family):
+        """Compared by what guidance adds, which is small beside the image."""
+        noise, sigmas, names = family.latents(2), zoo.levels(family), ["Wren", "Kite"]
+
+        def added(noise, names):
+            guided = zoo.run(zoo.ours(family, classifier, names=names, eta=1.0), noise, sigmas)
+            return guided - zoo.run(zoo.stock(family), noise, sigmas)
+
+        together = added(noise, names)
+        for i, name in enumerate(names):
+            assert relative(together[i : i + 1], added(noise[i : i + 1], [name])) < 1e-3
+
+    def test_same_run_twice_is_bit_equal(self, zoo, classifier, family):
+        noise, sigmas = family.latents(2), zoo.levels(family)
+        guider = zoo.ours(family, classifier, eta=1.0)
+        first = zoo.run(guider, noise, sigmas)
+        assert torch.equal(first, zoo.run(guider, noise, sigmas))
+        assert torch.equal(first, zoo.run(zoo.ours(family, classifier, eta=1.0), noise, sigmas))
+
+    def test_odd_sides(self, zoo, classifier, family):
+        """Where the network pads or rounds: 9 x 7 latents."""
+        noise, sigmas = family.latents(shape=(*family.shape[:-2], 9, 7)), zoo.levels(family)
+        plain = zoo.run(zoo.stock(family), noise, sigmas)
+        assert torch.equal(zoo.run(zoo.ours(family, classifier, **UNMOVED), noise, sigmas), plain)
+        guided = zoo.run(zoo.ours(family, classifier), noise, sigmas)
+        assert guided.isfinite().all() and guided.shape == noise.shape and relative(guided, plain) > 1e-4
+
+    def test_image_to_image(self, zoo, classifier, family):
+        noise, latent, sigmas = family.latents(), family.latents(seed=1), zoo.levels(family, denoise=0.5)
+        plain = zoo.run(zoo.stock(family), noise, sigmas, latent=latent)
+        assert torch.equal(zoo.run(zoo.ours(family, classifier, **UNMOVED), noise, sigmas, latent=latent), plain)
+        guider = zoo.ours(family, classifier)
+        guided = zoo.run(guider, noise, sigmas, latent=latent)
+        assert guided.isfinite().all() and relative(guided, plain) > 1e-4
+        assert guider.trace.guided_steps[-1] < 4 and guider.trace.calls
+
+    def test_inpainting(self, zoo, classifier, family):
+        noise, latent, sigmas = family.latents(), family.latents(seed=1), zoo.levels(family)
+        mask = torch.zeros(1, 1, 8, 8)
+        mask[..., 4:] = 1.0
+        plain = zoo.run(zoo.stock(family), noise, sigmas, latent=latent, mask=mask)
+        unmoved = zoo.run(zoo.ours(family, classifier, **UNMOVED), noise, sigmas, latent=latent, mask=mask)
+        assert torch.equal(unmoved, plain)
+        guided = zoo.run(zoo.ours(family, classifier, eta=1.0), noise, sigmas, latent=latent, mask=mask)
+        assert guided.isfinite().all() and relative(guided[..., 4:], plain[..., 4:]) > 1e-3
+        torch.testing.assert_close(guided[..., :4], latent[..., :4], atol=1e-4, rtol=1e-4)
+
+
+class TestRefused:
+    """Latents that are not single images: named, and before the model is called."""
+
+    def refuse(self, zoo, classifier, family, noise, match):
+        seen = []
+        guider = zoo.ours(zoo.family(family), classifier)
+        with pytest.raises(ValueError, match=match):
+            zoo.run(guider, noise, zoo.levels(zoo.family(family)), seen=seen)
+        assert not seen
+
+    def test_video(self, zoo, classifier):
+        noise = zoo.family("wan_video").latents()
+        self.refuse(zoo, classifier, "wan_video", noise, r"single images.*\(1, 16, 3, 8, 8\)")
+
+    def test_several_frames_in_an_image_model(self, zoo, classifier):
+        noise = zoo.family("qwen_image").latents(shape=(16, 2, 8, 8))
+        self.refuse(zoo, classifier, "qwen_image", noise, r"single images.*\(1, 16, 2, 8, 8\)")
+
+    def test_audio(self, zoo, classifier):
+        noise = zoo.family("stable_audio").latents()
+        self.refuse(zoo, classifier, "stable_audio", noise, r"single images.*\(1, 64, 16\)")
+
+    def test_nested(self, zoo, classifier):
+        from comfy.nested_tensor import NestedTensor
+
+        family = zoo.family("sd15")
+        noise = NestedTensor([family.latents(), family.latents(shape=(4, 4, 4))])
+        latent = NestedTensor([torch.zeros_like(part) for part in noise.unbind()])
+        guider, sigmas, seen = zoo.ours(family, classifier), zoo.levels(family), []
+        with pytest.raises(ValueError, match="single images.*nested"):
+            zoo.run(guider, noise, sigmas, latent=latent, seen=seen)
+        assert not seen
+
+    def test_vae_of_another_family(self, zoo, classifier):
+        family = replace(zoo.family("sd3"), vae=zoo.family("sd15").vae)
+        with pytest.raises(ValueError, match="4 channels.*16"):
+            zoo.run(zoo.ours(family, classifier), family.latents(), zoo.levels(family))
+
+    def test_the_refused_run_leaves_the_model_usable(self, zoo, classifier):
+        family = zoo.family("qwen_image")
+        noise, sigmas = family.latents(), zoo.levels(family)
+        guider = zoo.ours(family, classifier)
+        before = zoo.run(guider, noise, sigmas)
+        with pytest.raises(ValueError, match="single images"):
+            zoo.run(guider, family.latents(shape=(16, 2, 8, 8)), sigmas)
+        assert torch.equal(zoo.run(guider, noise, sigmas), before)
+
+
+@pytest.fixture(scope="module")
+def sd15(zoo):
+    return zoo.family("sd15")
+
+
+@pytest.fixture(scope="module")
+def nodes(core_nodes):
+    """Runs a stock node by its name and returns its outputs."""
+
+    def call(node, *args, **kwargs):
+        with torch.inference_mode():
+            return getattr(core_nodes[node](), core_nodes[node].FUNCTION)(*args, **kwargs)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def hints():
+    return torch.rand(2, 1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def lora(zoo, sd15):
+    """A LoRA of rank 2 on every attention projection of the UNet, in the layout of kohya's trainer."""
+    import comfy.lora
+
+    generator, weights = torch.Generator().manual_seed(7), {}
+    shapes = sd15.model.model.state_dict()
+    for key, target in comfy.lora.model_lora_keys_unet(sd15.model.model, {}).items():
+        if key.startswith("lora_unet_") and "_attn" in key:
+            out, inner = shapes[target].shape
+            weights[f"{key}.lora_up.weight"] = torch.randn(out, 2, generator=generator)
+            weights[f"{key}.lora_down.weight"] = torch.randn(2, inner, generator=generator) / inner**0.5
+    return weights
+
+
+def alone(conditioning):
+    """Each entry's controls stay in its own branch, as HiGFA's nested composition wants them."""
+    return [[t, {**o, "control_apply_to_uncond": False} if "control" in o else o] for t, o in conditioning]
+
+
+def bare(conditioning):
+    drop = ("control", "control_apply_to_uncond")
+    return [[t, {k: v for k, v in o.items() if k not in drop}] for t, o in conditioning]
+
+
+class Workflows:
+    """Conditionings as people wire them with stock nodes: each gives (positive, negative)."""
+
+    @staticmethod
+    def contour(p, n, nodes, zoo, hints, lora):
+        return nodes("ControlNetApplyAdvanced", p, n, zoo.controlnet(), hints[0], 1.0, 0.0, 1.0)
+
+    @staticmethod
+    def half_time_contour(p, n, nodes, zoo, hints, lora):
+        return nodes("ControlNetApplyAdvanced", p, n, zoo.controlnet(), hints[0], 0.8, 0.2, 0.6)
+
+    @staticmethod
+    def two_controlnets(p, n, nodes, zoo, hints, lora):
+        p, n = nodes("ControlNetApplyAdvanced", p, n, zoo.controlnet(5), hints[0], 1.0, 0.0, 1.0)
+        return nodes("ControlNetApplyAdvanced", p, n, zoo.controlnet(6), hints[1], 0.7, 0.0, 1.0)
+
+    @staticmethod
+    def legacy_contour(p, n, nodes, zoo, hints, lora):
+        return nodes("ControlNetApply", p, zoo.controlnet(), hints[0], 1.0)[0], n
+
+    @staticmethod
+    def lora_hooks(p, n, nodes, zoo, hints, lora):
+        import comfy.hooks
+
+        return comfy.hooks.set_hooks_for_conditioning(p, comfy.hooks.create_hook_lora(lora, 1.0, 1.0)), n
+
+    @staticmethod
+    def scheduled_prompt(p, n, nodes, zoo, hints, lora):
+        early = nodes("ConditioningSetTimestepRange", p, 0.0, 0.6)[0]
+        late = nodes("ConditioningSetTimestepRange", zoo.prompt(16, 3), 0.6, 1.0)[0]
+        return nodes("ConditioningCombine", early, late)[0], n
+
+    @staticmethod
+    def area_prompt(p, n, nodes, zoo, hints, lora):
+        corner = nodes("ConditioningSetArea", zoo.prompt(16, 3), 32, 40, 8, 16, 1.5)[0]
+        return nodes("ConditioningCombine", p, corner)[0], n
+
+    @staticmethod
+    def contour_beside_an_area_prompt(p, n, nodes, zoo, hints, lora):
+        p, n = Workflows.contour(p, n, nodes, zoo, hints, lora)
+        return Workflows.area_prompt(p, n, nodes, zoo, hints, lora)
+
+    @staticmethod
+    def masked_prompt(p, n, nodes, zoo, hints, lora):
+        mask = torch.zeros(1, 64, 64)
+        mask[:, 16:] = 1.0
+        part = nodes("ConditioningSetMask", zoo.prompt(16, 3), mask, "default", 1.0)[0]
+        return nodes("ConditioningCombine", p, part)[0], n
+
+    @staticmethod
+    def everything(p, n, nodes, zoo, hints, lora):
+        p, n = Workflows.area_prompt(
+            *Workflows.scheduled_prompt(p, n, nodes, zoo, hints, lora), nodes, zoo, hints, lora
+        )
+        p, n = Workflows.two_controlnets(p, n, nodes, zoo, hints, lora)
+        return Workflows.lora_hooks(p, n, nodes, zoo, hints, lora)
+
+
+@pytest.fixture(scope="module", params=[name for name in vars(Workflows) if not name.startswith("_")])
+def wired(request, zoo, sd15, nodes, hints, lora):
+    """The workflow's (positive, negative), and what ComfyUI's CFG makes of it, with the contour on both or on one."""
+    conds = getattr(Workflows, request.param)(sd15.positive, sd15.negative, nodes, zoo, hints, lora)
+    noise, sigmas = sd15.latents(), zoo.levels(sd15)
+    both = zoo.run(zoo.stock(sd15, *conds), noise, sigmas)
+    one = zoo.run(zoo.stock(sd15, alone(conds[0]), bare(conds[1])), noise, sigmas)
+    return SimpleNamespace(conds=conds, noise=noise, sigmas=sigmas, both=both, one=one)
+
+
+class TestWorkflows:
+    """What people wire in front of the sampler, on the SD1.5-like UNet."""
+
+    def test_it_acts(self, zoo, sd15, wired):
+        """Else the others would pass whatever the guider does with it."""
+        assert relative(wired.both, zoo.run(zoo.stock(sd15), wired.noise, wired.sigmas)) > 1e-3
+
+    def test_nested_is_stock_with_the_contour_on_the_positive(self, zoo, sd15, classifier, wired):
+        guider = zoo.ours(sd15, classifier, *wired.conds, **UNMOVED)
+        assert torch.equal(zoo.run(guider, wired.noise, wired.sigmas), wired.one)
+        assert guider.trace.calls
+
+    def test_joint_is_stock(self, zoo, sd15, classifier, wired):
+        guider = zoo.ours(sd15, classifier, *wired.conds, composition="joint", **UNMOVED)
+        assert torch.equal(zoo.run(guider, wired.noise, wired.sigmas), wired.both)
+
+    def test_half_contour_is_dual_cfg(self, zoo, sd15, classifier, wired):
+        """Without a ControlNet there is nothing to weigh, and it is CFG.
+
+        Not to the last bit: ComfyUI puts prompts into one batch in the order of the branches, which is not ours.
+        """
+        import comfy_extras.nodes_custom_sampler as custom
+
+        positive, negative = wired.conds
+        expected = wired.one
+        if any("control" in options for _, options in positive):
+            dual = custom.Guider_DualCFG(sd15.model.clone())
+            dual.set_conds(alone(positive), bare(positive), bare(negative))
+            dual.set_cfg(sd15.cfg * 0.5, sd15.cfg)
+            expected = zoo.run(dual, wired.noise, wired.sigmas)
+            assert relative(expected, wired.one) > 1e-3
+        guider = zoo.ours(sd15, classifier, positive, negative, contour_scale=0.5, **UNMOVED)
+        assert relative(zoo.run(guider, wired.noise, wired.sigmas), expected) < 1e-6
+
+    def test_contour_scale_zero_takes_every_control_off(self, zoo, sd15, classifier, wired):
+        bared = [bare(conditioning) for conditioning in wired.conds]
+        guider = zoo.ours(sd15, classifier, *wired.conds, contour_scale=0.0, **UNMOVED)
+        expected = zoo.run(zoo.stock(sd15, *bared), wired.noise, wired.sigmas)
+        assert torch.equal(zoo.run(guider, wired.noise, wired.sigmas), expected)
+
+    def test_a_satisfied_classifier_gives_the_fixed_weights_back(self, zoo, sd15, classifier, wired):
+        """`relax` at confidence 1: three branches recomposed at full weight are what two make."""
+        guider = zoo.ours(sd15, classifier, *wired.conds, preset="relax", p_stop=0.01)
+        assert relative(zoo.run(guider, wired.noise, wired.sigmas), wired.one) < 1e-5
+        assert guider.trace.calls[-1].confidence == [1.0]
+
+    @pytest.mark.parametrize("composition", ["nested", "joint"])
+    def test_guided(self, zoo, sd15, classifier, wired, composition):
+        guider = zoo.ours(sd15, classifier, *wired.conds, composition=composition, eta=1.0)
+        guided = zoo.run(guider, wired.noise, wired.sigmas)
+        assert guided.isfinite().all()
+        assert relative(guided, wired.one if composition == "nested" else wired.both) > 1e-3
+
+    def test_inputs_stay_as_they_were(self, zoo, sd15, classifier, wired):
+        """ComfyUI keeps conditioning objects from one run to the next."""
+        for composition in ("nested", "joint"):
+            guider = zoo.ours(sd15, classifier, *wired.conds, composition=composition, contour_scale=0.5)
+            zoo.run(guider, wired.noise, wired.sigmas)
+        assert torch.equal(zoo.run(zoo.stock(sd15, *wired.conds), wired.noise, wired.sigmas), wired.both)
+
+
+class TestSmallImages:
+    @pytest.mark.parametrize("sides", [(4, 4), (5, 2), (1, 1)])
+    def test_smaller_than_the_classifiers_input(self, zoo, sd15, sides):
+        """The image is 4 times the latent's side, the classifier wants 64 pixels."""
+        noise, sigmas = sd15.latents(2, shape=(4, *sides)), zoo.levels(sd15)
+        plain = zoo.run(zoo.stock(sd15), noise, sigmas)
+        guided = zoo.run(zoo.ours(sd15, zoo.classifier(64), eta=1.0), noise, sigmas)
+        assert guided.isfinite().all() and relative(guided, plain) > 1e-4
+
+
+class TestStepCount:
+    """Euler on data N(m, 1) with the exact denoiser: what guidance adds does not depend on the number of steps."""
+
+    @pytest.mark.parametrize("scheduler", ["karras", "normal", "simple", "sgm_uniform", "exponential", "beta"])
+    @pytest.mark.parametrize("name", ["gaussian", "gaussian_flow"])
+    def test_total_displacement(self, zoo, name, scheduler):
+        family, classifier = zoo.family(name), zoo.linear_classifier()
+        noise, moves = family.latents(4), {}
+        for steps in (20, 30, 50):
+            sigmas = zoo.levels(family, steps, scheduler)
+            guider = zoo.ours(family, classifier, preset="constant", start_percent=0.7, eta=0.25)
+            moves[steps] = float((zoo.run(guider, noise, sigmas) - zoo.run(zoo.stock(family), noise, sigmas)).norm())
+        assert max(moves.values()) < 1.1 * min(moves.values()), moves
