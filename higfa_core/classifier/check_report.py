@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..figures import new_figure, to_image
-from .check import REAL, TINY, VAE, Check, Reading, loss, p_value
+from .check import REAL, TINY, VAE, Check, Reading, loss, p_value, percentage
 
 COLOURS = {REAL: "#666666", VAE: "#2f6db3", TINY: "#d9822b"}
 HEAD = ("stage", "n", "accuracy", "95 % interval", "p(true class)", "lost against", "McNemar")
@@ -57,8 +57,7 @@ def _draw_stages(axes, check: Check) -> None:
         colour = COLOURS[reading.stage]
         axes.bar(x, reading.accuracy, 0.6, yerr=error, capsize=6, color=colour, alpha=0.55, ecolor="#222222")
         axes.plot(x, reading.mean_probability, "D", color="white", markeredgecolor="#222222")
-        axes.text(x, reading.accuracy / 2, f"{reading.accuracy:.0%}", ha="center", va="center", fontweight="bold")
-    axes.set_xticks(range(len(stages)), [f"{reading.stage}\nn={reading.n}" for reading in stages])
+    axes.set_xticks(range(len(stages)), [f"{r.stage}\n{percentage(r.accuracy)}, n={r.n}" for r in stages])
     axes.set_ylim(0, 1.05)
     axes.set_ylabel("accuracy (bar), p of the true class (diamond)")
     axes.axhline(1 / check.classes, color="#444444", linestyle=":")

@@ -92,14 +92,13 @@ class Loop:
                 return "stopped on request"
             self.resting = False
             self._step(*next(batches))
-            text = ""
             if self.step % every == 0 or self.step == steps:
-                text = self._evaluate(held_out)
+                self._evaluate(held_out)
             self.resting = True
-            if text and time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
+            if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
                 save()
                 saved = time.monotonic()
-            progress(self.step, steps, text)
+            progress(self.step, steps)
         return ""
 
     def save(self, path: Path, key: str) -> None:
@@ -168,7 +167,7 @@ class Loop:
         self.losses.append(loss.detach())
 
     @torch.no_grad()
-    def _evaluate(self, held_out: HeldOut) -> str:
+    def _evaluate(self, held_out: HeldOut) -> None:
         train_loss = float(torch.stack(self.losses).mean())
         if not math.isfinite(train_loss):
             raise ValueError(
@@ -184,7 +183,6 @@ class Loop:
         if len(held_out.labels):
             text += f", validation loss {row.loss:.3f}, accuracy {row.accuracy:.1%}"
         log.info(text)
-        return text
 
     def _held_out_row(self, row: Evaluation, held_out: HeldOut) -> Evaluation:
         logits = []

@@ -27,7 +27,7 @@ from .model import FineGrainedClassifier
 from .settings import TrainSettings
 
 log = logging.getLogger(__name__)
-Progress = Callable[[int, int, str], None]  # done, total, a line when there is something to say
+Progress = Callable[[int, int], None]  # done, total
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def train(
     and however often the run was interrupted and resumed. ValueError for what cannot be trained, before it starts.
 
     Args:
-        progress: ``progress(done, total, line)`` for each image read and each step.
+        progress: ``progress(done, total)`` for each image read, then for each step.
         should_stop: asked before each step; when it returns true, the best so far is the result.
         checkpoint: file to resume from if it exists, written once in a while and at the end, never deleted.
             ValueError when it is of other images or settings.
@@ -176,12 +176,12 @@ class _Run:
         """All files once: a damaged one is found before the training starts."""
         train, held_out = self.labelled.train, self.labelled.validation
         total = len(train) + len(held_out)
-        self.pictures = Pictures([path for path, _ in train], side, lambda done: self.progress(done, total, ""))
+        self.pictures = Pictures([path for path, _ in train], side, lambda done: self.progress(done, total))
         self.held_out = HeldOut(held_out, self.classifier.preprocessing, self.settings.batch_size)
         done = len(train)
         for batch in self.held_out:
             done += len(batch)
-            self.progress(done, total, "")
+            self.progress(done, total)
         log.info("read %d images", total)
 
 

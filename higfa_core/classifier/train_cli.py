@@ -53,7 +53,7 @@ def _train(args, check) -> list[Trained]:
     workers = args.workers if args.workers is not None else _workers(device)
     with tqdm(disable=None, leave=False) as bar, logging_redirect_tqdm():  # no bar where stderr is no terminal
 
-        def progress(done: int, total: int, line: str) -> None:
+        def progress(done: int, total: int) -> None:
             bar.total, bar.n = total, done
             bar.refresh()
 

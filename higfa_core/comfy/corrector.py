@@ -9,6 +9,7 @@ import comfy.model_management
 import torch
 
 from .. import guidance
+from ..lean_backward import LeanBackward
 from ..schedule import next_level
 from ..stopwatch import Stopwatch
 from ..trace import Call
@@ -111,7 +112,7 @@ class Corrector:
         """Gradient of the class score at `shown`, agreement, entropy, top class; never through the diffusion model."""
         views = self.settings.views
         # With eta 0 the classifier only measures, at a third of the cost.
-        with torch.inference_mode(False), torch.set_grad_enabled(self.settings.eta > 0):
+        with torch.inference_mode(False), torch.set_grad_enabled(self.settings.eta > 0), LeanBackward():
             z = shown.detach().clone().float().requires_grad_(self.settings.eta > 0)
             image = self.decoder(z)
             score, p = 0.0, 0.0

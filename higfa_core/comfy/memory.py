@@ -4,9 +4,9 @@ import torch
 
 from .decoder import image_size
 
-# Saved for backward, measured by benchmarks/guided_call.py: times ComfyUI's own estimate of decoding without
-# gradient; float32 values a pixel of TAESD; float32 values an input pixel of a ResNet-50 or ViT-B.
-VAE_FACTOR, TINY_VALUES, CLASSIFIER_VALUES = 3, 600, 500
+# Peak of a guided call, measured by benchmarks/guided_call.py, with room to spare: times ComfyUI's own estimate of
+# decoding without gradient; float32 values a pixel of TAESD; float32 values an input pixel of a ResNet-50 or ViT-B.
+VAE_FACTOR, TINY_VALUES, CLASSIFIER_VALUES = 1.5, 600, 500
 
 
 def guidance_memory(classifier, decoder, settings, shape) -> int:

@@ -344,7 +344,7 @@ def test_an_interrupt_before_the_first_step_leaves_no_classifier(tmp_path, label
 
 
 def test_files_are_looked_at_before_any_image(tmp_path, labelled):
-    def read(done, total, line):
+    def read(done, total):
         raise AssertionError("an image was read")
 
     out = tmp_path / "x.safetensors"

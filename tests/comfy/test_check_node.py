@@ -10,18 +10,21 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from higfa_core.batch.client import Client
+
 SPECIES = (0, 5, 10, 15)
 
 
 @pytest.fixture(scope="module")
 def world(pack):
-    """What Load Miniature puts on the canvas, an encoded empty prompt, and the node's module."""
+    """What Load Miniature puts on the canvas, an encoded empty prompt, and the node."""
     with torch.inference_mode():
         model, clip, vae, _, classifier, _ = pack.nodes["HiGFA_LoadMiniature"].execute().args
         prompt = clip.encode_from_tokens_scheduled(clip.tokenize(""))
-    node = importlib.import_module(f"{pack.module.__name__}.nodes.check").CheckClassifier
     core = importlib.import_module(f"{pack.module.__name__}.higfa_core.comfy.check")
-    return SimpleNamespace(model=model, vae=vae, classifier=classifier, prompt=prompt, node=node, core=core)
+    return SimpleNamespace(
+        model=model, vae=vae, classifier=classifier, prompt=prompt, node=pack.nodes["HiGFA_CheckClassifier"], core=core
+    )
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +59,8 @@ def tiny(world, monkeypatch):
     file = folder / "taesd_miniature_decoder.safetensors"
     weights = comfy.taesd.taesd.Decoder(4).state_dict()  # of this layout, but not initialised
     for weight in weights.values():
-        torch.nn.init.kaiming_normal_(weight) if weight.ndim > 1 else torch.nn.init.zeros_(weight)
+        # A gain of 0.7 keeps what comes out in 0..1, not clipped to black and white.
+        torch.nn.init.normal_(weight, std=0.7 * (2 / weight[0].numel()) ** 0.5 if weight.ndim > 1 else 0.0)
     save_file(weights, file)
     monkeypatch.setattr(world.model.model.latent_format, "taesd_decoder_name", "taesd_miniature_decoder", raising=False)
     folder_paths.filename_list_cache.clear()
@@ -120,13 +124,14 @@ def test_noise_levels_show_what_the_guidance_sees(world, birds):
     assert made.readings[2].sigma > made.readings[3].sigma == pytest.approx(0.05)
 
 
-def test_the_tiny_decoder_gets_the_latents_of_the_model(world, birds, tiny):
+def test_the_tiny_decoder_gets_the_latents_of_the_model(world, birds, tiny, monkeypatch):
     import comfy.taesd.taesd
 
+    monkeypatch.setattr(world.model.model.latent_format, "scale_factor", 3.0)
     made = measured(world, birds, model=world.model)
     taesd = comfy.taesd.taesd.TAESD(None, str(tiny))
     with torch.inference_mode():
-        z = world.vae.encode(birds.images) * world.model.model.latent_format.scale_factor
+        z = world.vae.encode(birds.images) * 3.0
         shown = (taesd.decode(z) / 2 + 0.5).clamp(0, 1).movedim(1, -1)
     expected = true_probability(world, shown, birds.labels)
     assert [r.stage for r in made.readings] == ["real images", "VAE", "tiny decoder"]
@@ -307,6 +312,26 @@ def test_a_contour_of_one_image_is_refused(world, birds):
     controlled = [[cond, {**options, "control": object()}] for cond, options in world.prompt]
     with pytest.raises(ValueError, match="from before Apply ControlNet"):
         run(world, model=world.model, positive=controlled)
+
+
+def test_in_a_graph_with_the_embedded_dataset(server):
+    node = lambda kind, **inputs: {"class_type": kind, "inputs": inputs}  # noqa: E731
+    widgets = {
+        "dataset": "higfa_demo", "images_from": "validation", "per_class": 1, "image_size": 64, "start_percent": 0.7,
+        "cfg": 3.0, "noise_levels": 1,
+    }  # fmt: skip
+    graph = {
+        "world": node("HiGFA_LoadMiniature"),
+        "prompt": node("CLIPTextEncode", clip=["world", 1], text="a photo of a bird"),
+        "check": node("HiGFA_CheckClassifier", classifier=["world", 4], vae=["world", 2], model=["world", 0],
+                      positive=["prompt", 0], negative=["prompt", 0], **widgets),
+        "words": node("PreviewAny", source=["check", 0]),
+        "plot": node("SaveImage", images=["check", 1], filename_prefix="check"),
+    }  # fmt: skip
+    client = Client(server.url)
+    outputs = client.wait(client.submit(graph), timeout=120)["outputs"]
+    assert "n=16" in outputs["words"]["text"][0] and "sigma 0.8" in outputs["check"]["text"][0]
+    assert len(outputs["plot"]["images"]) == len(outputs["check"]["images"]) == 1
 
 
 # --- the command
