@@ -119,8 +119,10 @@ def main():
 
 
 def report(args, right, guided, seconds, judge, world):
+    from higfa_core.classifier.judge import names_of
+
     n = args.images
-    print(f"\njudge {judge.arch}, guide {world.classifier.arch}, {n} images a method, {args.seeds} seeds\n")
+    print(f"\n{names_of(world.classifier, judge)}; {n} images a method, {args.seeds} seeds\n")
     print("| method | judge sees the species | guide sees it | error of the judge | s / image |")
     print("|---|---|---|---|---|")
     for m, r in right.items():

@@ -22,7 +22,7 @@ IMAGES_PER_CLASS = 10
 TEST_SEED = 6_000_000  # the miniature trains from 1,000,000 on and is checked at 4,000,000; see its train.py
 TRAINING = {
     "--arch": "test_resnet",
-    "--image-size": "128",
+    "--image-size": "64",
     "--steps": "1600",
     "--batch-size": "16",
     "--seed": "0",

@@ -33,8 +33,9 @@ JOB, CONTOUR, TRANSFORM = "HiGFA_DatasetJob", "HiGFA_ExtractContour", "HiGFA_Tra
 SAMPLER, EXPORT, CLASSIFY = "HiGFA_KSampler", "HiGFA_ExportDataset", "HiGFA_ClassifyImages"
 KSAMPLER_INPUTS = ("model", "latent_image", "seed", "steps", "cfg", "sampler_name", "scheduler", "denoise")
 JUDGE_NOTE = (
-    "The percentages are the guide's probability of the intended class. The guide steered the HiGFA images and here "
-    "judges its own work, so its figures flatter them; the table in the README uses an independent judge."
+    "The percentages are the probability of the intended class that the guide gives, guide.safetensors (resnet10t); no "
+    "judge. The guide steered the HiGFA images and here judges its own work, so its figures flatter them; the table in "
+    "the README uses an independent judge."
 )
 
 

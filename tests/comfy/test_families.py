@@ -45,18 +45,19 @@ class TestEveryFamily:
         assert guider.trace.calls
 
     def test_the_window_is_the_families_own(self, zoo, classifier, family, name):
-        """The classifier looks at every call below percent_to_sigma(start_percent), and at no other."""
-        noise, sigmas, seen, looks = family.latents(), zoo.levels(family, 8), [], []
+        """The classifier looks at every call from percent_to_sigma(start_percent) down to the end, and at no other."""
+        on = float(torch.tensor(family.model.get_model_object("model_sampling").percent_to_sigma(0.4)))
+        # Where x = (1 - s) x0 + s n, 0.3 / 1.3 has the signal-to-noise ratio that 0.3 has where x = x0 + s n.
+        off = 0.3 / 1.3 if name in FLOW else 0.3
+        sigmas = torch.tensor([on * 1.1, on * 1.001, on, on * 0.5, 0.31, 0.29, 0.24, 0.22, 0.1, 0.0])
+        noise, seen, looks = family.latents(), [], []
         guider = zoo.ours(family, classifier, start_percent=0.4, end_sigma=0.3)
         handle = classifier.module.register_forward_hook(lambda *_: looks.append(seen[-1]))
         result = zoo.run(guider, noise, sigmas, seen=seen)
         handle.remove()
-        on = float(family.model.get_model_object("model_sampling").percent_to_sigma(0.4))
-        # The same signal-to-noise ratio as 0.3 where x = (1 - s) x0 + s n.
-        off = 0.3 / 1.3 if name in FLOW else 0.3
-        inside = [s for s in seen if off < s <= on * (1 + 1e-6)]
-        assert looks == inside == [c.sigma for c in guider.trace.calls]
-        assert 1 < len(inside) < len(seen) == 8 and seen[-1] < off
+        assert seen == sigmas[:-1].tolist()
+        assert looks == [s for s in seen if off < s <= on] == [c.sigma for c in guider.trace.calls]
+        assert looks[-1] == seen[6 if name in FLOW else 4] and looks[0] == seen[2]
         assert result.shape == noise.shape and result.isfinite().all()
 
     def test_the_classifier_moves_every_image(self, zoo, classifier, family):
@@ -220,71 +221,67 @@ def bare(conditioning):
 
 
 class Workflows:
-    """Conditionings as people wire them with stock nodes: each gives (positive, negative)."""
+    """Conditionings as people wire them with stock nodes: each takes and gives (positive, negative)."""
 
-    @staticmethod
-    def contour(p, n, nodes, zoo, hints, lora):
-        return nodes("ControlNetApplyAdvanced", p, n, zoo.controlnet(), hints[0], 1.0, 0.0, 1.0)
+    def __init__(self, zoo, nodes, hints, lora, strength=1.0):
+        self.zoo, self.nodes, self.hints, self.lora, self.strength = zoo, nodes, hints, lora, strength
 
-    @staticmethod
-    def half_time_contour(p, n, nodes, zoo, hints, lora):
-        return nodes("ControlNetApplyAdvanced", p, n, zoo.controlnet(), hints[0], 0.8, 0.2, 0.6)
+    def contour(self, p, n, hint=0, seed=5, strength=1.0, start=0.0, end=1.0):
+        control = self.zoo.controlnet(seed), self.hints[hint], strength * self.strength
+        return self.nodes("ControlNetApplyAdvanced", p, n, *control, start, end)
 
-    @staticmethod
-    def two_controlnets(p, n, nodes, zoo, hints, lora):
-        p, n = nodes("ControlNetApplyAdvanced", p, n, zoo.controlnet(5), hints[0], 1.0, 0.0, 1.0)
-        return nodes("ControlNetApplyAdvanced", p, n, zoo.controlnet(6), hints[1], 0.7, 0.0, 1.0)
+    def half_time_contour(self, p, n):
+        return self.contour(p, n, strength=0.8, start=0.2, end=0.6)
 
-    @staticmethod
-    def legacy_contour(p, n, nodes, zoo, hints, lora):
-        return nodes("ControlNetApply", p, zoo.controlnet(), hints[0], 1.0)[0], n
+    def two_controlnets(self, p, n):
+        return self.contour(*self.contour(p, n), hint=1, seed=6, strength=0.7)
 
-    @staticmethod
-    def lora_hooks(p, n, nodes, zoo, hints, lora):
+    def legacy_contour(self, p, n):
+        return self.nodes("ControlNetApply", p, self.zoo.controlnet(), self.hints[0], self.strength)[0], n
+
+    def contour_beside_an_area_prompt(self, p, n):
+        return self.area_prompt(*self.contour(p, n))
+
+    def lora_hooks(self, p, n):
         import comfy.hooks
 
-        return comfy.hooks.set_hooks_for_conditioning(p, comfy.hooks.create_hook_lora(lora, 1.0, 1.0)), n
+        return comfy.hooks.set_hooks_for_conditioning(p, comfy.hooks.create_hook_lora(self.lora, 1.0, 1.0)), n
 
-    @staticmethod
-    def scheduled_prompt(p, n, nodes, zoo, hints, lora):
-        early = nodes("ConditioningSetTimestepRange", p, 0.0, 0.6)[0]
-        late = nodes("ConditioningSetTimestepRange", zoo.prompt(16, 3), 0.6, 1.0)[0]
-        return nodes("ConditioningCombine", early, late)[0], n
+    def scheduled_prompt(self, p, n):
+        early = self.nodes("ConditioningSetTimestepRange", p, 0.0, 0.6)[0]
+        late = self.nodes("ConditioningSetTimestepRange", self.zoo.prompt(16, 3), 0.6, 1.0)[0]
+        return self.nodes("ConditioningCombine", early, late)[0], n
 
-    @staticmethod
-    def area_prompt(p, n, nodes, zoo, hints, lora):
-        corner = nodes("ConditioningSetArea", zoo.prompt(16, 3), 32, 40, 8, 16, 1.5)[0]
-        return nodes("ConditioningCombine", p, corner)[0], n
+    def area_prompt(self, p, n):
+        corner = self.nodes("ConditioningSetArea", self.zoo.prompt(16, 3), 32, 40, 8, 16, 1.5)[0]
+        return self.nodes("ConditioningCombine", p, corner)[0], n
 
-    @staticmethod
-    def contour_beside_an_area_prompt(p, n, nodes, zoo, hints, lora):
-        p, n = Workflows.contour(p, n, nodes, zoo, hints, lora)
-        return Workflows.area_prompt(p, n, nodes, zoo, hints, lora)
-
-    @staticmethod
-    def masked_prompt(p, n, nodes, zoo, hints, lora):
+    def masked_prompt(self, p, n):
         mask = torch.zeros(1, 64, 64)
         mask[:, 16:] = 1.0
-        part = nodes("ConditioningSetMask", zoo.prompt(16, 3), mask, "default", 1.0)[0]
-        return nodes("ConditioningCombine", p, part)[0], n
+        part = self.nodes("ConditioningSetMask", self.zoo.prompt(16, 3), mask, "default", 1.0)[0]
+        return self.nodes("ConditioningCombine", p, part)[0], n
 
-    @staticmethod
-    def everything(p, n, nodes, zoo, hints, lora):
-        p, n = Workflows.area_prompt(
-            *Workflows.scheduled_prompt(p, n, nodes, zoo, hints, lora), nodes, zoo, hints, lora
-        )
-        p, n = Workflows.two_controlnets(p, n, nodes, zoo, hints, lora)
-        return Workflows.lora_hooks(p, n, nodes, zoo, hints, lora)
+    def everything(self, p, n):
+        return self.lora_hooks(*self.two_controlnets(*self.area_prompt(*self.scheduled_prompt(p, n))))
 
 
 @pytest.fixture(scope="module", params=[name for name in vars(Workflows) if not name.startswith("_")])
 def wired(request, zoo, sd15, nodes, hints, lora):
     """The workflow's (positive, negative), and what ComfyUI's CFG makes of it, with the contour on both or on one."""
-    conds = getattr(Workflows, request.param)(sd15.positive, sd15.negative, nodes, zoo, hints, lora)
-    noise, sigmas = sd15.latents(), zoo.levels(sd15)
-    both = zoo.run(zoo.stock(sd15, *conds), noise, sigmas)
-    one = zoo.run(zoo.stock(sd15, alone(conds[0]), bare(conds[1])), noise, sigmas)
-    return SimpleNamespace(conds=conds, noise=noise, sigmas=sigmas, both=both, one=one)
+
+    def conds(strength):
+        workflows = Workflows(zoo, nodes, hints, lora, strength)
+        return getattr(workflows, request.param)(sd15.positive, sd15.negative)
+
+    def sampled(positive, negative):
+        return zoo.run(zoo.stock(sd15, positive, negative), noise, sigmas)
+
+    noise, sigmas, whole = sd15.latents(), zoo.levels(sd15), conds(1.0)
+    one = sampled(alone(whole[0]), bare(whole[1]))
+    return SimpleNamespace(
+        conds=whole, half=conds(0.5), noise=noise, sigmas=sigmas, both=sampled(*whole), one=one, sampled=sampled
+    )
 
 
 class TestWorkflows:
@@ -302,6 +299,10 @@ class TestWorkflows:
     def test_joint_is_stock(self, zoo, sd15, classifier, wired):
         guider = zoo.ours(sd15, classifier, *wired.conds, composition="joint", **UNMOVED)
         assert torch.equal(zoo.run(guider, wired.noise, wired.sigmas), wired.both)
+
+    def test_half_contour_in_joint_is_half_the_strength_of_every_control(self, zoo, sd15, classifier, wired):
+        guider = zoo.ours(sd15, classifier, *wired.conds, composition="joint", contour_scale=0.5, **UNMOVED)
+        assert torch.equal(zoo.run(guider, wired.noise, wired.sigmas), wired.sampled(*wired.half))
 
     def test_half_contour_is_dual_cfg(self, zoo, sd15, classifier, wired):
         """Without a ControlNet there is nothing to weigh, and it is CFG.
@@ -322,9 +323,8 @@ class TestWorkflows:
         assert relative(zoo.run(guider, wired.noise, wired.sigmas), expected) < 1e-6
 
     def test_contour_scale_zero_takes_every_control_off(self, zoo, sd15, classifier, wired):
-        bared = [bare(conditioning) for conditioning in wired.conds]
         guider = zoo.ours(sd15, classifier, *wired.conds, contour_scale=0.0, **UNMOVED)
-        expected = zoo.run(zoo.stock(sd15, *bared), wired.noise, wired.sigmas)
+        expected = wired.sampled(*(bare(conditioning) for conditioning in wired.conds))
         assert torch.equal(zoo.run(guider, wired.noise, wired.sigmas), expected)
 
     def test_a_satisfied_classifier_gives_the_fixed_weights_back(self, zoo, sd15, classifier, wired):
@@ -345,7 +345,7 @@ class TestWorkflows:
         for composition in ("nested", "joint"):
             guider = zoo.ours(sd15, classifier, *wired.conds, composition=composition, contour_scale=0.5)
             zoo.run(guider, wired.noise, wired.sigmas)
-        assert torch.equal(zoo.run(zoo.stock(sd15, *wired.conds), wired.noise, wired.sigmas), wired.both)
+        assert torch.equal(wired.sampled(*wired.conds), wired.both)
 
 
 class TestSmallImages:
