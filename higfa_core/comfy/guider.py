@@ -55,7 +55,7 @@ class HiGFAGuider(comfy.samplers.CFGGuider):
             branches = {"positive": own_control(positive), "text": without_control(positive)}
             branches["negative"] = without_control(negative)
         else:
-            branches = {"positive": positive, "negative": negative}
+            branches = {"positive": positive, "negative": without_control(negative)}
         self.inner_set_conds({name: conds for name, conds in branches.items() if conds})
 
     def sample(self, *args, **kwargs):

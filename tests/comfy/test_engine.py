@@ -256,6 +256,11 @@ class TestGuiderInput:
         guider.set_conds(world.text, world.empty)
         assert torch.equal(run(guider, noise), run(stock(world, world.text, world.empty), noise))
 
+    def test_nested_takes_the_control_off_the_negative_even_if_it_is_the_only_one(self, world):
+        noise = noise_for(1)
+        guider = ours(world, world.text, world.negative, eta=0.0, preset="constant")
+        assert torch.equal(run(guider, noise), run(stock(world, world.text, world.empty), noise))
+
     def test_joint_contour_scale_is_the_strength_of_the_control(self, world):
         import nodes
 
