@@ -10,7 +10,7 @@ from ..higfa_core.classifier.check import verdict
 from ..higfa_core.classifier.data import read_labelled
 from ..higfa_core.comfy.check import Noise, check
 from ..higfa_core.comfy.predict import as_rgb
-from ..higfa_core.dataset import layouts
+from ..higfa_core.dataset import paths
 from ..higfa_core.guidance import Guidance
 from ..higfa_core.miniature import sources
 from ..higfa_core.targets import class_lines
@@ -166,11 +166,11 @@ class CheckClassifier(io.ComfyNode):
     def fingerprint_inputs(cls, dataset=None, **others):
         # A linked value is None here; its own node's fingerprint then speaks for it.
         name = (dataset or "").strip()
-        return layouts.fingerprint(layouts.inside(folder_paths.get_input_directory(), name)) if name else ""
+        return paths.fingerprint(paths.inside(folder_paths.get_input_directory(), name)) if name else ""
 
 
 def _folder(name: str) -> Path:
-    folder = layouts.inside(folder_paths.get_input_directory(), name)
+    folder = paths.inside(folder_paths.get_input_directory(), name)
     if name == sources.NAME and not folder.exists():
         sources.draw_sources(folder)
     return folder

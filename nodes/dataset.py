@@ -3,22 +3,29 @@
 import json
 from pathlib import Path
 
+import comfyui_version
 import folder_paths
 import torch
 from comfy.cli_args import args
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io, ui
 
-from ..higfa_core.dataset import layouts
-from ..higfa_core.dataset.export import SUFFIXES, AcceptRule, Report, export_images, is_complete
-from ..higfa_core.dataset.plan import CONTOUR_FROM, Job, job_files, pick_job
+from ..higfa_core import __version__
+from ..higfa_core.dataset.inputs import load_job, pick_job, pick_planned
+from ..higfa_core.dataset.paths import fingerprint, inside
+from ..higfa_core.dataset.plan import CONTOUR_FROM, Job
+from ..higfa_core.dataset.plan_file import HEADER, JOBS
+from ..higfa_core.dataset.rules import Rules
+from ..higfa_core.dataset.writer import SUFFIXES, Report, export_images, is_complete
 from ..higfa_core.miniature import sources
+from ..higfa_core.workflow import digest
 
 HiGFAJob = io.Custom("HIGFA_JOB")
 HiGFAClassifier = io.Custom("HIGFA_CLASSIFIER")
 HiGFATrace = io.Custom("HIGFA_TRACE")
 HiGFATransform = io.Custom("HIGFA_TRANSFORM")
 MAX_COUNT = 2**31 - 1
+VERSIONS = {"higfa": __version__, "comfyui": comfyui_version.__version__, "torch": torch.__version__}
 
 
 class DatasetJob(io.ComfyNode):
@@ -35,9 +42,9 @@ class DatasetJob(io.ComfyNode):
                     "dataset",
                     default="",
                     placeholder="folder in ComfyUI/input with one sub-folder a class",
-                    tooltip="Folder inside ComfyUI's input folder: <class>/<image> or train/<class>/<image>. "
-                    "Validation and test images are never used. Optional masks: masks/<class>/<image>.png. "
-                    "higfa_demo: the miniature's birds, drawn on first use.",
+                    tooltip="Folder inside ComfyUI's input folder: <class>/<image> or train/<class>/<image>, or a "
+                    "benchmark as it is unpacked (CUB, Aircraft, Cars, Flowers, Pets, Dogs, DTD, iNaturalist). "
+                    "Validation and test images are never used. higfa_demo: the miniature's birds, drawn on first use.",
                 ),
                 io.Int.Input(
                     "index",
@@ -76,6 +83,14 @@ class DatasetJob(io.ComfyNode):
                     tooltip="Whose image comes out: the job's own, or another one of the same class.",
                 ),
                 io.String.Input(
+                    "plan",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Folder inside ComfyUI's output folder with a plan made by 'higfa plan'. When given, "
+                    "index picks from it and the other settings above are ignored.",
+                ),
+                io.String.Input(
                     "job",
                     default="",
                     multiline=True,
@@ -96,25 +111,36 @@ class DatasetJob(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, dataset, index, prompt_template, replicas, plan_seed, contour_from, job="") -> io.NodeOutput:
-        plan = {"prompt_template": prompt_template, "replicas": replicas, "plan_seed": plan_seed}
-        folder = folder_paths.get_input_directory()
+    def execute(
+        cls, dataset, index, prompt_template, replicas, plan_seed, contour_from, plan="", job=""
+    ) -> io.NodeOutput:
+        folder, name = folder_paths.get_input_directory(), dataset.strip()
         embedded = Path(folder) / sources.NAME
-        if dataset.strip() == sources.NAME and not embedded.exists():
+        if name == sources.NAME and not embedded.exists():
             sources.draw_sources(embedded)
-        chosen, count = pick_job(folder, dataset.strip(), index, job, contour_from=contour_from, **plan)
-        image_file, mask_file = job_files(folder, chosen)
-        image = layouts.load_image(image_file)
-        size = image.shape[1:3]
-        mask = layouts.load_mask(mask_file, *size) if mask_file else torch.ones(1, *size)
+        if plan.strip() and not job.strip():
+            chosen, count = pick_planned(folder, inside(folder_paths.get_output_directory(), plan.strip()), index)
+        else:
+            options = {"prompt_template": prompt_template, "replicas": replicas, "plan_seed": plan_seed}
+            chosen, count = pick_job(folder, name, index, job, contour_from=contour_from, **options)
+        chosen, image, mask = load_job(folder, chosen)
+        mask = torch.ones(1, *image.shape[1:3]) if mask is None else mask
         return io.NodeOutput(image, mask, chosen.class_name, chosen.prompt, chosen.seed, chosen, count)
 
     @classmethod
-    def fingerprint_inputs(cls, dataset=None, job="", **others):
+    def fingerprint_inputs(cls, dataset=None, plan="", job="", **others):
         # A linked value is None here; its own node's fingerprint then speaks for it.
-        name = Job.from_json(job).dataset if job else (dataset or "").strip()
-        folder = layouts.inside(folder_paths.get_input_directory(), name) if name else ""
-        return f"{name}:{job}:{layouts.fingerprint(folder) if name else ''}:{sorted(others.items())}"
+        folder, seen = folder_paths.get_input_directory(), ""
+        given = Job.from_json(job) if job else None
+        name = given.dataset if given else (dataset or "").strip()
+        if given and given.image_file:
+            seen = _stamps([inside(folder, file) for file in (given.image_file, given.mask_file) if file])
+        elif plan:
+            root = inside(folder_paths.get_output_directory(), plan.strip())
+            seen = _stamps([root / HEADER, root / JOBS])
+        elif name:
+            seen = fingerprint(inside(folder, name))
+        return f"{name}:{plan}:{job}:{seen}:{sorted(others.items())}"
 
 
 class ExportDataset(io.ComfyNode):
@@ -132,6 +158,7 @@ class ExportDataset(io.ComfyNode):
                 "manifest",
                 "labelled dataset",
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
             not_idempotent=True,
             inputs=[
@@ -145,6 +172,23 @@ class ExportDataset(io.ComfyNode):
                     "classifier",
                     optional=True,
                     tooltip="Judges each image; its probability of the class is recorded and may reject it.",
+                ),
+                HiGFAClassifier.Input(
+                    "judge",
+                    optional=True,
+                    tooltip="A second, independent classifier. Its probability is recorded too, and may reject: the "
+                    "guide always likes its own images.",
+                ),
+                io.Image.Input(
+                    "contour",
+                    optional=True,
+                    tooltip="The contour that steered the images, from Transform Contour: how well they follow it is "
+                    "recorded, and may reject.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="The object in the images, from Transform Contour: stored in masks/, and gives the box.",
                 ),
                 HiGFATrace.Input("trace", optional=True, tooltip="Recorded in the manifest, from HiGFA KSampler."),
                 HiGFATransform.Input(
@@ -180,6 +224,10 @@ class ExportDataset(io.ComfyNode):
                     advanced=True,
                     tooltip="Also reject images for which the classifier finds another class more probable.",
                 ),
+                _least("min_margin", 1.0, 0.01, "Least lead of the class over the next, by the classifier."),
+                _least("min_judge_confidence", 1.0, 0.01, "Least probability of the class, by the judge."),
+                _least("min_contour_agreement", 1.0, 0.01, "Least boundary F1 of the contour and the image's edges."),
+                _least("min_sharpness", 1e5, 1.0, "Least variance of the Laplacian; blurred images have few tens."),
                 io.Combo.Input(
                     "if_exists",
                     options=["keep", "replace"],
@@ -213,9 +261,14 @@ class ExportDataset(io.ComfyNode):
         save_metadata=False,
         job=None,
         classifier=None,
+        judge=None,
+        contour=None,
+        mask=None,
         trace=None,
         transform=None,
+        **least,
     ) -> io.NodeOutput:
+        graph, node = cls.hidden.prompt or {}, str(cls.hidden.unique_id)
         report = export_images(
             images,
             folder_paths.get_output_directory(),
@@ -223,9 +276,14 @@ class ExportDataset(io.ComfyNode):
             class_name.strip(),
             job=job,
             classifier=classifier,
-            rule=AcceptRule(min_confidence, require_top1),
+            judge=judge,
+            contour=contour,
+            mask=mask,
+            rules=Rules(min_confidence, require_top1, **least),
             transform=transform,
             guidance=trace.trace.summary() if trace and trace.trace else None,
+            workflow=digest(graph, node) if node in graph else "",
+            versions=VERSIONS,
             image_format=image_format,
             metadata=_metadata(cls.hidden) if save_metadata else None,
             replace=if_exists == "replace",
@@ -241,6 +299,14 @@ class ExportDataset(io.ComfyNode):
         if name and not is_complete(folder_paths.get_output_directory(), name):
             return float("nan")
         return f"{name} is complete"
+
+
+def _least(name: str, top: float, step: float, tooltip: str) -> io.Float.Input:
+    return io.Float.Input(name, default=0.0, min=0.0, max=top, step=step, optional=True, advanced=True, tooltip=tooltip)
+
+
+def _stamps(files: list[Path]) -> str:
+    return str([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()])
 
 
 def _metadata(hidden) -> dict[str, str]:

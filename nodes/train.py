@@ -16,7 +16,7 @@ from ..higfa_core.classifier.images import AUGMENT
 from ..higfa_core.classifier.settings import ARCH, TrainSettings
 from ..higfa_core.classifier.train_files import SUFFIX, summary, train_files
 from ..higfa_core.comfy.patchers import attach_patcher
-from ..higfa_core.dataset import layouts
+from ..higfa_core.dataset import paths
 from .classifier import FOLDER, HiGFAClassifier
 
 log = logging.getLogger(__name__)
@@ -205,8 +205,8 @@ class TrainClassifier(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, dataset=None, **others):
-        folder = layouts.inside(folder_paths.get_input_directory(), dataset.strip()) if (dataset or "").strip() else ""
-        return f"{folder}:{layouts.fingerprint(folder) if folder else ''}:{sorted(others.items())}"
+        folder = paths.inside(folder_paths.get_input_directory(), dataset.strip()) if (dataset or "").strip() else ""
+        return f"{folder}:{paths.fingerprint(folder) if folder else ''}:{sorted(others.items())}"
 
     @classmethod
     def execute(
@@ -278,14 +278,14 @@ def _dataset_folder(dataset: str) -> Path:
     name = dataset.strip()
     if not name:
         raise ValueError("No dataset given: type the name of a folder in ComfyUI's input folder")
-    layouts.refuse_held_out(*PurePosixPath(name.replace("\\", "/")).parts)
-    return layouts.inside(folder_paths.get_input_directory(), name)
+    paths.refuse_held_out(*PurePosixPath(name.replace("\\", "/")).parts)
+    return paths.inside(folder_paths.get_input_directory(), name)
 
 
 def _file(name: str) -> Path:
     name = name.strip()
     stem = name.removesuffix(SUFFIX)
-    if flaw := layouts.name_flaw(stem):
+    if flaw := paths.name_flaw(stem):
         raise ValueError(f"The file_name {name!r} {flaw}: choose a plain name, without folders")
     if os.path.splitext(stem)[1].lower() in folder_paths.supported_pt_extensions:
         raise ValueError(f"Classifiers are saved as {SUFFIX}, got {name!r}: leave the ending out")

@@ -13,10 +13,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 
 class ServerError(ConnectionError):
@@ -33,15 +30,6 @@ class PromptRejected(ValueError):
 
 class PromptFailed(RuntimeError):
     """A prompt ended with an error, was interrupted, or was lost by the server."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A job that :func:`run_jobs` gave up on."""
-
-    name: str
-    reason: str
-    attempts: int
 
 
 class Client:
@@ -114,6 +102,32 @@ class Client:
         query = urllib.parse.urlencode({"filename": filename, "subfolder": subfolder, "type": type})
         return self._request(f"/view?{query}")
 
+    def read_output(self, filename: str, subfolder: str, start: int = 0) -> bytes | None:
+        """A file of the output folder from byte ``start`` on; b"" when it ends there, None when it is not there."""
+        query = urllib.parse.urlencode({"filename": filename, "subfolder": subfolder, "type": "output"})
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        status, data = self._answer(f"/view?{query}", None, headers, allowed=(404, 416))
+        if status == 404:
+            return None
+        return b"" if status == 416 else data if status == 206 or not start else data[start:]
+
+    def upload(self, name: str, content: bytes, subfolder: str) -> str:
+        """Put a file into the input folder; returns its path there (another name when the name was taken)."""
+        boundary = uuid.uuid4().hex
+        fields = {"subfolder": subfolder, "type": "input", "overwrite": "false"}
+        parts = [f'--{boundary}\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n' for k, v in fields.items()]
+        kind = f'form-data; name="image"; filename="{name}"\r\nContent-Type: application/octet-stream'
+        head = "".join(parts) + f"--{boundary}\r\nContent-Disposition: {kind}\r\n\r\n"
+        body = head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
+        headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        _, answer = self._answer("/upload/image", body, headers)
+        saved = self._parse("/upload/image", answer)
+        return f"{saved['subfolder']}/{saved['name']}".lstrip("/")
+
+    def free(self) -> None:
+        """Have the server forget its cached results before the next prompt, and give memory back."""
+        self._request("/free", {"free_memory": True})
+
     def _look(self, prompt_id: str) -> tuple[dict | None, str]:
         if entry := self.history(prompt_id):
             return entry, "done"
@@ -125,7 +139,9 @@ class Client:
         return self.history(prompt_id), "lost"
 
     def _json(self, path: str, body: dict | None = None) -> dict:
-        answer = self._request(path, body)
+        return self._parse(path, self._request(path, body))
+
+    def _parse(self, path: str, answer: bytes) -> dict:
         try:
             return json.loads(answer)
         except ValueError as error:
@@ -133,119 +149,21 @@ class Client:
 
     def _request(self, path: str, body: dict | None = None) -> bytes:
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
+        return self._answer(path, data, {"Content-Type": "application/json"})[1]
+
+    def _answer(self, path: str, data: bytes | None, headers: dict, allowed: tuple = ()) -> tuple[int, bytes]:
         request = urllib.request.Request(self.url + path, data, headers)
         try:
             with self._opener.open(request, timeout=self.timeout) as response:
-                return response.read()
+                return response.status, response.read()
         except urllib.error.HTTPError as error:
+            if error.code in allowed:
+                return error.code, b""
             if path == "/prompt" and error.code == 400:
                 raise _rejected(error.read()) from None
             raise ServerError(f"{self.url}{path} answered {error.code} {error.reason}") from error
         except (OSError, http.client.HTTPException) as error:  # refused, reset, timed out, half an answer
             raise ServerError(f"No answer from {self.url}{path} ({error}): is ComfyUI running there?") from error
-
-
-@dataclass
-class _Flight:
-    name: str
-    prompt: dict
-    prompt_id: str = ""
-    attempts: int = 0
-    submitted: bool = False
-
-    def next_attempt(self) -> _Flight:
-        return _Flight(self.name, self.prompt, str(uuid.uuid4()), self.attempts + 1)
-
-
-def run_jobs(
-    client: Client,
-    prompts: Iterable[tuple[str, dict]],
-    on_done: Callable[[str, dict], object],
-    max_in_flight: int = 2,
-    attempts: int = 3,
-    poll: float = 0.25,
-    patience: float = 60.0,
-) -> list[Failure]:
-    """Run (name, API prompt) pairs, at most ``max_in_flight`` at the server; return those that failed.
-
-    ``prompts`` is pulled as room appears. ``on_done(name, history entry)`` is called for each finished one;
-    when it returns False (no usable result) the attempt counts as failed. Failed and lost prompts are sent
-    again up to ``attempts`` times in all, rejected ones are not. A server that gives no answer for ``patience``
-    seconds raises ServerError. When anything raises (Ctrl-C too), what is at the server is cancelled.
-    """
-    if max_in_flight < 1 or attempts < 1:
-        raise ValueError(f"max_in_flight and attempts must be >= 1, got {max_in_flight} and {attempts}")
-    source = (_Flight(name, prompt) for name, prompt in prompts)
-    again: deque[_Flight] = deque()
-    flying: list[_Flight] = []
-    failures: list[Failure] = []
-    try:
-        while True:
-            while len(flying) < max_in_flight:
-                flight = again.popleft() if again else next(source, None)
-                if flight is None:
-                    break
-                flying.append(flight.next_attempt())
-                if reason := _patiently(_submit, client, flying[-1], patience):
-                    failures.append(Failure(flight.name, reason, flying.pop().attempts))
-            if not flying:
-                return failures
-            ended = 0
-            for flight in list(flying):
-                outcome = _patiently(_outcome, client, flight, patience)
-                if outcome is None:
-                    continue
-                flying.remove(flight)
-                ended += 1
-                reason = outcome if isinstance(outcome, str) else _accept(on_done, flight.name, outcome)
-                if reason and flight.attempts < attempts:
-                    again.append(flight)
-                elif reason:
-                    failures.append(Failure(flight.name, reason, flight.attempts))
-            if not ended:
-                time.sleep(poll)
-    except BaseException:
-        with suppress(ServerError):
-            client.cancel(flight.prompt_id for flight in flying)
-        raise
-
-
-def _submit(client: Client, flight: _Flight) -> str | None:
-    # After a broken connection the server may have it all the same, and would run it twice.
-    if flight.submitted and client.status(flight.prompt_id) != "lost":
-        return None
-    flight.submitted = True
-    try:
-        flight.prompt_id = client.submit(flight.prompt, flight.prompt_id)
-    except PromptRejected as error:
-        return str(error)
-    return None
-
-
-def _outcome(client: Client, flight: _Flight) -> dict | str | None:
-    """History entry when done, the reason when failed or lost, None while it waits or runs."""
-    try:
-        return client.wait(flight.prompt_id, timeout=-1)
-    except TimeoutError:
-        return None
-    except PromptFailed as error:
-        return str(error)
-
-
-def _accept(on_done: Callable[[str, dict], object], name: str, entry: dict) -> str | None:
-    return "it ended without a usable result" if on_done(name, entry) is False else None
-
-
-def _patiently(ask: Callable, client: Client, flight: _Flight, patience: float):
-    end = time.monotonic() + patience
-    while True:
-        try:
-            return ask(client, flight)
-        except ServerError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(min(1.0, patience / 10))
 
 
 def _error_of(entry: dict) -> str | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..dataset import layouts
+from ..dataset.images import load_image
 from .data import Labelled, LabelledSet
 
 PARTS = ("validation", "all")
@@ -69,4 +69,4 @@ def load_batches(files: Sequence[Labelled], size: int) -> Iterator[Tensor]:
     """The image files as batches [B, size, size, 3], read one batch at a time."""
     step = batch_size(size)
     for start in range(0, len(files), step):
-        yield torch.cat([square(layouts.load_image(path), size) for path, _ in files[start : start + step]])
+        yield torch.cat([square(load_image(path), size) for path, _ in files[start : start + step]])

@@ -8,9 +8,10 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..dataset import layouts
+from ..dataset import paths
+from ..dataset.layouts import image_folder
 
-VALIDATION = layouts.HELD_OUT - {"test"}
+VALIDATION = paths.HELD_OUT - {"test"}
 Labelled = tuple[Path, int]
 
 
@@ -23,7 +24,7 @@ class LabelledSet:
     validation: tuple[Labelled, ...]
 
     def __post_init__(self):
-        layouts.check_class_names(self.class_names)
+        paths.check_class_names(self.class_names)
         if len(self.class_names) < 2:
             found = ", ".join(repr(name) for name in self.class_names) or "none"
             raise ValueError(
@@ -52,10 +53,9 @@ def read_labelled(root: str | os.PathLike, validation_share: float = 0.2, seed: 
     if not 0 <= validation_share < 1:
         raise ValueError(f"The validation share must be at least 0 and below 1, got {validation_share}")
     _refuse_held_out(root)
-    sources = layouts.read_image_folder(root)
-    names = tuple(dict.fromkeys(source.class_name for source in sources))
-    layouts.check_class_names(names)
-    train = [(root / source.path, source.label) for source in sources]
+    sources = image_folder.read(root)
+    names = sources.class_names
+    train = [(root / source.path, source.label) for source in sources.images]
     folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name.lower() in VALIDATION)
     held_out = [item for folder in folders for item in _validation_files(root / folder, names)]
     unique = _without_copies([*held_out, *train], names)
@@ -67,10 +67,10 @@ def read_labelled(root: str | os.PathLike, validation_share: float = 0.2, seed: 
 
 def _refuse_held_out(root: Path) -> None:
     folder = root.absolute()
-    layouts.refuse_held_out(folder.name)
+    paths.refuse_held_out(folder.name)
     for parent in folder.parents:  # any folder may be called "test", but one beside "train" is a split
         if (parent.parent / "train").is_dir():
-            layouts.refuse_held_out(parent.name)
+            paths.refuse_held_out(parent.name)
 
 
 def _validation_files(folder: Path, names: tuple[str, ...]) -> list[Labelled]:

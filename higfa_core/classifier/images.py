@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..dataset import layouts
+from ..dataset.images import load_image
 from . import timm_models
 from .data import Labelled
 from .preprocess import Preprocess
@@ -82,7 +82,7 @@ class Pictures:
         return Image.fromarray(self._read(self.paths[index]) if pixels is None else pixels)
 
     def _read(self, path: Path) -> np.ndarray:
-        image = Image.fromarray((layouts.load_image(path)[0] * 255).round().byte().numpy())
+        image = Image.fromarray((load_image(path)[0] * 255).round().byte().numpy())
         scale = self.side / min(image.size)
         if scale < 1:
             size = [max(1, round(length * scale)) for length in image.size]
@@ -164,7 +164,7 @@ class HeldOut:
         for i, chunk in enumerate(self.chunks):
             batch = self.kept.get(i)
             if batch is None:
-                batch = torch.cat([self.preprocess(layouts.load_image(path).movedim(-1, 1)) for path, _ in chunk])
+                batch = torch.cat([self.preprocess(load_image(path).movedim(-1, 1)) for path, _ in chunk])
             if self.fits:
                 self.kept[i] = batch
             yield batch

@@ -11,19 +11,23 @@ import hashlib
 import json
 import logging
 import os
-import secrets
 import time
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+
+from .files import STALE_SECONDS, write_atomic
 
 log = logging.getLogger(__name__)
 
 GENERATOR = "HiGFA for ComfyUI"
 FORMAT_VERSION = 1
+ACCEPTED, REJECTED, MASKS = "train", "rejected", "masks"
 ROW_FIELDS = (
     "key",
     "index",
+    "batch",
     "file",
     "sha256",
     "bytes",
@@ -31,14 +35,53 @@ ROW_FIELDS = (
     "label",
     "accepted",
     "reason",
-    "confidence",
+    "scores",
     "seed",
     "prompt",
     "source",
     "transform",
     "created",
 )
-STALE_SECONDS = 3600  # a temporary file of that age belongs to a process that died
+SETTLED_SECONDS = 1.0  # a folder changed less long ago may change again within one tick of its clock
+
+
+class Tail:
+    """Reads the rows that were appended to a manifest since the last look; ``offset`` is where it stands."""
+
+    def __init__(self, path: str | Path, offset: int = 0, inode: int | None = None):
+        self.path, self.offset, self.inode = Path(path), offset, inode
+
+    def restarted(self) -> bool:
+        """Whether the file is another one, or shorter, than at the last look; then it is read from its start."""
+        try:
+            info = self.path.stat()
+        except FileNotFoundError:
+            changed, self.offset, self.inode = self.offset > 0, 0, None
+            return changed
+        changed = info.st_size < self.offset or self.inode not in (None, info.st_ino)
+        self.offset, self.inode = (0 if changed else self.offset), info.st_ino
+        return changed
+
+    def lines(self) -> tuple[list[bytes], bytes]:
+        """New whole lines, and what follows the last newline (it will be seen again). [] when there is no file."""
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self.offset)
+                *lines, rest = file.read().split(b"\n")
+        except FileNotFoundError:
+            return [], b""
+        self.offset += sum(len(line) + 1 for line in lines)
+        return lines, rest
+
+
+def parse_row(line: bytes) -> dict | None:
+    """The row on a line of a manifest; None for an empty or damaged line."""
+    try:
+        row = json.loads(line)
+        _check_row(row)
+    except ValueError:
+        return None
+    return row
 
 
 class Manifest:
@@ -50,31 +93,25 @@ class Manifest:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.path = self.folder / "manifest.jsonl"
+        self._tail = Tail(self.path)
         self._forget()
-        self.refresh()
-        if self._tail:
-            self._warn(self._tail)
+        if rest := self.refresh():
+            self._warn(rest)
         self._sweep()
 
-    def refresh(self) -> None:
-        """Read what was appended since the last look, by this or another process."""
-        try:
-            info = self.path.stat()
-        except FileNotFoundError:
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def refresh(self) -> bytes:
+        """Read what was appended since the last look, by this or another process; returns a torn last line."""
+        if self._tail.restarted():
             self._forget()
-            return
-        if info.st_ino != self._inode or info.st_size < self._offset:
-            self._forget()
-        self._inode = info.st_ino
-        with open(self.path, "rb") as file:
-            file.seek(self._offset)
-            *lines, tail = file.read().split(b"\n")
+        lines, rest = self._tail.lines()
         for line in lines:
             if not self._take(line):
                 self._warn(line)
-            self._offset += len(line) + 1
         # Without a newline it may still be whole. If not: torn by a crash, or another process is writing it.
-        self._tail = b"" if self._take(tail) else tail
+        return b"" if self._take(rest) else rest
 
     def rows(self) -> list[dict]:
         """All rows in the order in which their (key, index) first appeared."""
@@ -92,30 +129,48 @@ class Manifest:
         return False
 
     def missing(self) -> list[dict]:
-        """Rows whose file is not there (by name and size, without reading the images)."""
-        sizes = {}
-        for folder in {Path(row["file"]).parent for row in self._rows.values()}:
-            with suppress(FileNotFoundError), os.scandir(self.folder / folder) as entries:
-                sizes.update({(folder / e.name).as_posix(): e.stat().st_size for e in entries})
-        return [row for row in self._rows.values() if sizes.get(row["file"]) != row["bytes"]]
+        """Rows whose file is not there (by name and size, without reading the images; masks by name)."""
+        found = []
+        for folder, members in self._folders.items():
+            path = self.folder / folder
+            changed = path.stat().st_mtime_ns if path.is_dir() else 0
+            if self._complete.get(folder) == (changed, len(members)):
+                continue
+            sizes = _sizes(path)
+            gone = [key for key, (name, size) in members.items() if sizes.get(name, -1) != (size or sizes.get(name))]
+            if not gone and time.time() - changed / 1e9 > SETTLED_SECONDS:
+                self._complete[folder] = (changed, len(members))
+            found += [self._rows[key] for key in gone]
+        return found
 
-    def write(self, row: Mapping, data: bytes, replace: bool = False, stale: tuple[str, ...] = ()) -> str:
+    def write(
+        self,
+        row: Mapping,
+        data: bytes,
+        replace: bool = False,
+        stale: tuple[str, ...] = (),
+        extra: Mapping[str, bytes] | None = None,
+    ) -> str:
         """Store one image and its row; ``file`` says where, ``sha256`` and ``bytes`` are filled in here.
 
         Returns "written", "same" (that very image was there), "kept" (an intact image with other bytes was
         there and ``replace`` is off) or "replaced". ``stale``: other paths where a crash may have
-        left this image.
+        left this image. ``extra``: path -> content of files that belong to it, like its mask.
         """
         row = {**row, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
         line = _encode(row)  # first, so that a bad row leaves no image behind
         self.refresh()
         old = self.get(row["key"], row["index"])
-        if old is not None and self.is_intact(old):
+        extra = extra or {}
+        whole = all((self.folder / path).is_file() for path in extra)
+        if old is not None and whole and self.is_intact(old):
             same = old["sha256"] == row["sha256"]
             if same and all(old[name] == row[name] for name in ("file", "accepted", "reason")):
                 return "same"
             if not replace:
                 return "same" if same else "kept"
+        for path, content in extra.items():
+            write_atomic(self.folder / path, content)
         write_atomic(self.folder / row["file"], data)
         self._append(line)
         for path in {*stale, *([old["file"]] if old else [])} - {row["file"]}:
@@ -127,16 +182,7 @@ class Manifest:
         self._append(_encode(row))
 
     def _append(self, line: bytes) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(self.path, flags, 0o666)
-        try:
-            data = (b"\n" if _ends_torn(descriptor) else b"") + line
-            if os.write(descriptor, data) != len(data):
-                raise OSError(f"Disk full while writing {self.path}: free some space and run again")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        append_line(self.path, line)
         self.refresh()
 
     def status(self, planned: Mapping[str, int] | None = None) -> dict[str, dict[str, int]]:
@@ -176,18 +222,23 @@ class Manifest:
 
     def _forget(self) -> None:
         self._rows: dict[tuple[str, int], dict] = {}
-        self._offset, self._inode, self._tail = 0, None, b""
+        self._folders: dict[str, dict] = defaultdict(dict)  # folder -> (key, index) or mask -> (file name, bytes)
+        self._complete: dict[str, tuple[int, int]] = {}
         self._warned: set[bytes] = set()
 
     def _take(self, line: bytes) -> bool:
         if not line.strip():
             return True
-        try:
-            row = json.loads(line)
-            _check_row(row)
-        except ValueError:
+        row = parse_row(line)
+        if row is None:
             return False
-        self._rows[row["key"], row["index"]] = row
+        key = row["key"], row["index"]
+        for file, _ in _files(self._rows.get(key, {})):
+            self._folders[file.rpartition("/")[0]].pop(key, None)
+        for file, size in _files(row):
+            folder, _, name = file.rpartition("/")
+            self._folders[folder][key] = (name, size)
+        self._rows[key] = row
         return True
 
     def _warn(self, line: bytes) -> None:
@@ -202,31 +253,46 @@ class Manifest:
                     file.unlink()
 
 
-def write_atomic(path: str | Path, data: bytes) -> None:
-    """Write a file so that readers see all of it or nothing, also after a crash; makes its folder."""
-    path = Path(path)
+def decide(folder: str | Path, row: Mapping, accepted: bool, reason: str) -> dict:
+    """Record another verdict on a stored image and move it to where it now belongs; returns the new row."""
+    folder = Path(folder)
+    place = ACCEPTED if accepted else REJECTED
+    moved = {**row, "accepted": accepted, "reason": reason}
+    moved["file"] = "/".join((place, *PurePosixPath(row["file"]).parts[1:]))
+    if moved["file"] != row["file"]:
+        # Both paths hold it until the row is there, so that a crash loses nothing.
+        write_atomic(folder / moved["file"], (folder / row["file"]).read_bytes())
+    append_line(folder / "manifest.jsonl", _encode(moved))
+    if moved["file"] != row["file"]:
+        (folder / row["file"]).unlink(missing_ok=True)
+    return moved
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Add a line durably to a manifest that other processes may be appending to as well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not an image suffix: a reader of the folder must not take it for a sample.
-    part = path.with_name(f".{path.name[:64]}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags, 0o666)
     try:
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+        data = (b"\n" if _ends_torn(descriptor) else b"") + line
+        if os.write(descriptor, data) != len(data):
+            raise OSError(f"Disk full while writing {path}: free some space and run again")
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _files(row: Mapping) -> Iterator[tuple[str, int | None]]:
+    if row:
+        yield row["file"], row["bytes"]
+        if row.get("mask"):
+            yield row["mask"], None
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        return {entry.name: entry.stat().st_size for entry in entries}
+    return {}
 
 
 def _ends_torn(descriptor: int) -> bool:

@@ -20,8 +20,11 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from ..batch.client import Client, Failure, ServerError, run_jobs
-from ..dataset.store import Manifest, write_atomic
+from ..batch.client import Client, ServerError
+from ..batch.queue import Failure, run_jobs
+from ..dataset.files import write_atomic
+from ..dataset.store import Manifest
+from ..workflow import EXPORT, JOB, digest, find_node, image_key
 from ..evaluate.report import Counts, Picture, plain_png, render_report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,22 +32,14 @@ WORKFLOW = ROOT / "workflows" / "api" / "miniature_augment.json"
 MAX_IMAGES = 1000  # seeds from 1,000,000 on belong to training, those in between to evaluation
 JOBS_PER_CLASS = 5  # 80 jobs and the comparison: under six minutes on two cores
 ATTEMPTS = 2
-JOB, CONTOUR, TRANSFORM = "HiGFA_DatasetJob", "HiGFA_ExtractContour", "HiGFA_TransformContour"
-SAMPLER, EXPORT, CLASSIFY = "HiGFA_KSampler", "HiGFA_ExportDataset", "HiGFA_ClassifyImages"
+CONTOUR, TRANSFORM = "HiGFA_ExtractContour", "HiGFA_TransformContour"
+SAMPLER, CLASSIFY = "HiGFA_KSampler", "HiGFA_ClassifyImages"
 KSAMPLER_INPUTS = ("model", "latent_image", "seed", "steps", "cfg", "sampler_name", "scheduler", "denoise")
 JUDGE_NOTE = (
     "The percentages are the probability of the intended class that the guide gives, guide.safetensors (resnet10t); no "
     "judge. The guide steered the HiGFA images and here judges its own work, so its figures flatter them; the table in "
     "the README uses an independent judge."
 )
-
-
-def find_node(graph: dict, class_type: str) -> str:
-    """The id of the one node of that class. ValueError when there is none, or several."""
-    found = [node for node, about in graph.items() if about["class_type"] == class_type]
-    if len(found) != 1:
-        raise ValueError(f"{WORKFLOW.name} has {len(found)} {class_type} nodes, the demo needs exactly one")
-    return found[0]
 
 
 def comparison_graph(job_graph: dict, prefix: str) -> dict:
@@ -113,12 +108,17 @@ class Demo:
         # More replicas only append jobs: the first ones stay those of the workflow.
         self.replicas = max(self.plan_inputs["replicas"], math.ceil(self.jobs_per_class / images_per_class))
         self.sources = self.base / "input" / self.plan_inputs["dataset"]
+        self._digest = digest(self.workflow, find_node(self.workflow, EXPORT))
 
     @cached_property
     def manifest(self) -> Manifest:
         return Manifest(self.output)
 
     # --- what is there
+
+    def key(self, job) -> str:
+        """The key of the image that the workflow makes of a job."""
+        return image_key(job.key, self._digest)
 
     def row(self, key: str) -> dict | None:
         """The manifest row of a job whose image is there, else None."""
@@ -172,14 +172,15 @@ class Demo:
 
     def jobs(self) -> list:
         """The planned jobs: the Dataset Job node's own plan, the same number from every class."""
-        from ..dataset.layouts import read_image_folder
+        from ..dataset.layouts import read_dataset
         from ..dataset.plan import Plan
+        from ..dataset.prompts import Prompts
 
-        options = {name: self.plan_inputs[name] for name in ("prompt_template", "plan_seed", "contour_from")}
-        dataset = self.plan_inputs["dataset"]
-        images = read_image_folder(self.sources)
-        plan = Plan(self.sources, images, dataset=dataset, replicas=self.replicas, **options)
-        return plan[: self.jobs_per_class * len(plan.classes)]
+        options = {name: self.plan_inputs[name] for name in ("plan_seed", "contour_from")}
+        prompts = Prompts((self.plan_inputs["prompt_template"],))
+        dataset = read_dataset(self.sources)
+        counts = dict.fromkeys(dataset.class_names, self.jobs_per_class)
+        return list(Plan(dataset, counts, prompts, name=self.plan_inputs["dataset"], **options))
 
     def job_graph(self, job) -> dict:
         """The workflow set to one job."""
@@ -190,15 +191,15 @@ class Demo:
 
     def make_images(self, client: Client, jobs: Sequence) -> list[Failure]:
         """Have the server make the images that are not there. Stops after a round in which every job failed."""
-        left = [job for job in jobs if not self.row(job.key)]
+        left = [job for job in jobs if not self.row(self.key(job))]
         by_name = {_name(job): job for job in left}
         with _bar("images", len(jobs), len(jobs) - len(left)) as bar:
 
             def done(name: str, entry: dict):
                 self.manifest.refresh()
-                if self.row(by_name[name].key) is None:
+                if self.row(self.key(by_name[name])) is None:
                     return False
-                _, written, accepted = self.counts([job.key for job in jobs])
+                _, written, accepted = self.counts([self.key(job) for job in jobs])
                 bar.set_postfix(accepted=accepted, rejected=written - accepted, refresh=False)
                 bar.update()
 
@@ -240,7 +241,7 @@ class Demo:
     def write_report(self, jobs: Sequence) -> None:
         page = render_report(
             "HiGFA demo: a labelled synthetic dataset of sixteen bird species",
-            self.counts([job.key for job in jobs]),
+            self.counts([self.key(job) for job in jobs]),
             {name: self._pictures(job) for name, job in first_of_each_class(jobs).items()},
             self._sheet(),
             self._settings(),
@@ -258,7 +259,7 @@ class Demo:
             file = made["files"].get(name)
             png = _read(self.base / "output" / file) if file else None
             shown.append(Picture(label, png, made["confidence"].get(name)))
-        row = self.row(job.key)
+        row = self.row(self.key(job))
         return [*shown, self._dataset_picture("HiGFA", row) if row else Picture("HiGFA", None)]
 
     def _sheet(self) -> dict[str, list[Picture]]:
@@ -269,7 +270,7 @@ class Demo:
         return sheet
 
     def _dataset_picture(self, label: str, row: dict) -> Picture:
-        return Picture(label, _read(self.output / row["file"]), row["confidence"], row["accepted"])
+        return Picture(label, _read(self.output / row["file"]), row["scores"].get("confidence"), row["accepted"])
 
     def _settings(self) -> dict[str, dict]:
         graph = self.workflow
@@ -343,7 +344,7 @@ def run(demo: Demo, client: Client) -> int:
     if made := demo.render_sources():
         print(f"{made} source images drawn in {demo.sources}")
     jobs = demo.jobs()
-    keys = [job.key for job in jobs]
+    keys = [demo.key(job) for job in jobs]
     failures = demo.make_images(client, jobs)
     if demo.counts(keys).written:
         failures += demo.make_comparison(client, jobs)

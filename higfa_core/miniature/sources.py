@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..dataset.store import write_atomic
+from ..dataset.files import write_atomic
 from . import birds
 
 NAME = "higfa_demo"  # folder in ComfyUI's input folder

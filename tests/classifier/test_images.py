@@ -8,7 +8,7 @@ from PIL import Image
 
 from higfa_core.classifier.images import AUGMENT, Augmented, HeldOut, Pictures, Stream, seeded, training_batches
 from higfa_core.classifier.preprocess import Preprocess
-from higfa_core.dataset.layouts import load_image
+from higfa_core.dataset.images import load_image
 
 SETTINGS = Preprocess((24, 24), (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), "bilinear")
 

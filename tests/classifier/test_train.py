@@ -18,7 +18,7 @@ from higfa_core.classifier.loop import Loop
 from higfa_core.classifier.settings import TrainSettings
 from higfa_core.classifier.train import train
 from higfa_core.classifier.train_files import checkpoint_of, summary, train_files
-from higfa_core.dataset.layouts import load_image
+from higfa_core.dataset.images import load_image
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "тёмный": (30, 30, 60)}
 FAST = TrainSettings(

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from higfa_core.batch.client import PromptFailed
-from higfa_core.dataset.plan import pick_job
+from higfa_core.dataset.inputs import load_job, pick_job
 from higfa_core.dataset.store import Manifest
 from higfa_core.miniature import birds, demo
+from higfa_core.workflow import digest, find_node, image_key
 
 ROOT = Path(demo.__file__).resolve().parents[2]
 COMPARED = {"contour", "transformed", "text", "text contour"}
@@ -50,14 +51,15 @@ class FakeClient:
         self.jobs.append(job.index)
         if job.index in self.fail:
             raise PromptFailed("Node 10 (HiGFA_KSampler): ValueError: no <such> class")
-        self.export(job, nodes["HiGFA_ExportDataset"]["dataset_name"])
+        self.export(job, digest(prompt, find_node(prompt, "HiGFA_ExportDataset")), nodes["HiGFA_ExportDataset"])
         return {"outputs": {}}
 
-    def export(self, job, name):
-        accepted = job.index % 4 != 3
-        file = f"{'train' if accepted else 'rejected'}/{job.class_name}/{job.key[:16]}-0.png"
-        row = {"key": job.key, "index": 0, "file": file, "class_name": job.class_name, "label": job.label}
-        row |= {"accepted": accepted, "reason": "", "confidence": 0.75, "seed": job.seed, "prompt": job.prompt}
+    def export(self, job, workflow, widgets):
+        accepted, key, name = job.index % 4 != 3, image_key(job.key, workflow), widgets["dataset_name"]
+        file = f"{'train' if accepted else 'rejected'}/{job.class_name}/{key[:16]}-0.png"
+        row = {"key": key, "index": 0, "batch": 1, "file": file, "class_name": job.class_name, "label": job.label}
+        row |= {"accepted": accepted, "reason": "", "seed": job.seed, "prompt": job.prompt}
+        row |= {"scores": {"confidence": 0.75}}
         row |= {"source": job.source, "transform": None, "created": "", "plan_index": job.index}
         manifest = Manifest(self.base / "output" / name)
         manifest.start(job.classes)
@@ -109,19 +111,14 @@ def test_sources_are_rendered_once_with_masks_that_the_plan_finds(base):
     assert len(drawn) == 32 and {p.parent.name for p in drawn} == set(birds.CLASS_NAMES)
     assert Image.open(drawn[0]).size == (128, 128)
     job, count = pick_job(base / "input", "higfa_demo", 5, replicas=1)
-    _, mask = demo_files(base, job)
-    assert count == 32 and Image.open(mask).mode == "L"
+    loaded, image, mask = load_job(base / "input", job)
+    assert count == 32 and loaded.size == (128, 128) and image.shape == (1, 128, 128, 3)
+    assert 0 < mask.mean() < 1 and (base / "input" / loaded.mask_file).is_file()
 
     times = {p: p.stat().st_mtime_ns for p in drawn[1:]}
     drawn[0].unlink()
     assert make(base).render_sources() == 1
     assert all(p.stat().st_mtime_ns == stamp for p, stamp in times.items())
-
-
-def demo_files(base, job):
-    from higfa_core.dataset.plan import job_files
-
-    return job_files(base / "input", job)
 
 
 def test_jobs_are_those_that_run_on_the_canvas_takes(base):

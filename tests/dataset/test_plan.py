@@ -7,8 +7,11 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from higfa_core.dataset.layouts import SourceImage, read_image_folder
-from higfa_core.dataset.plan import Job, Plan, job_files, job_seed, pick_job, render_prompt
+from higfa_core.dataset.inputs import load_job, pick_job
+from higfa_core.dataset.layouts import read_dataset
+from higfa_core.dataset.plan import Job, Plan, job_seed
+from higfa_core.dataset.prompts import Prompts, read_lines
+from higfa_core.dataset.source import ClassInfo, SourceDataset, SourceImage
 
 
 @pytest.fixture
@@ -21,13 +24,14 @@ def birds(tmp_path):
     return root
 
 
-def make(root, **options):
-    return Plan(root, read_image_folder(root), **options)
+def make(root, replicas=1, prompt="a photo of a {class}", **options):
+    return Plan(read_dataset(root), replicas, Prompts((prompt,)), **options)
 
 
-def fake_sources(**counts):
+def fake_dataset(**counts):
     names = sorted(counts)
-    return [SourceImage(f"{n}/{i:03}.png", n, names.index(n)) for n in names for i in range(counts[n])]
+    images = [SourceImage(f"{n}/{i:03}.png", n, names.index(n)) for n in names for i in range(counts[n])]
+    return SourceDataset("nowhere", "fake", "", tuple(ClassInfo(n, n) for n in names), tuple(images))
 
 
 def first_63_bits(text):
@@ -42,7 +46,7 @@ def test_seed_golden_values():
 
 
 def test_key_golden_value(birds):
-    job = make(birds, plan_seed=5, settings={"steps": 20})[4]
+    job = make(birds, plan_seed=5)[4]
     content = hashlib.sha256((birds / job.source).read_bytes()).hexdigest()
     parts = {
         "source_sha256": content,
@@ -52,7 +56,7 @@ def test_key_golden_value(birds):
         "prompt": "a photo of a Tern",
         "seed": first_63_bits(f'[5,"{job.source}","002.Tern",0]'),
         "replica": 0,
-        "settings": {"steps": 20},
+        "treatment": [0],
     }
     assert job.source == "002.Tern/1.png"
     assert job.key == hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -60,7 +64,7 @@ def test_key_golden_value(birds):
 
 @pytest.mark.parametrize(
     "options",
-    [{"prompt_template": "a drawing of a {class}"}, {"plan_seed": 1}, {"settings": {"eta": 0.5}}],
+    [{"prompt": "a drawing of a {class}"}, {"plan_seed": 1}],
 )
 def test_each_pixel_input_changes_every_key(birds, options):
     before, after = make(birds), make(birds, **options)
@@ -93,7 +97,7 @@ def test_no_two_jobs_are_alike(birds, contour_from):
     jobs = list(make(birds, replicas=4, contour_from=contour_from))
     assert len(jobs) == 36
     assert len({job.key for job in jobs}) == len({job.seed for job in jobs}) == 36
-    assert Counter(job.source for job in jobs) == {source.path: 4 for source in read_image_folder(birds)}
+    assert Counter(job.source for job in jobs) == {source.path: 4 for source in read_dataset(birds).images}
     assert jobs == [make(birds, replicas=4, contour_from=contour_from)[i] for i in range(36)]
 
 
@@ -107,12 +111,13 @@ def test_contour_from_other_stays_in_the_class(birds):
 
 def test_contour_from_other_needs_two_images():
     with pytest.raises(ValueError, match="'b' has one image"):
-        Plan("x", fake_sources(a=2, b=1), contour_from="other")
+        Plan(fake_dataset(a=2, b=1), contour_from="other")
+    assert len(Plan(fake_dataset(a=2, b=1), {"a": 5}, contour_from="other")) == 5
 
 
 @pytest.mark.parametrize(("counts", "replicas"), [({"a": 4, "b": 4, "c": 4}, 3), ({"a": 1, "b": 7, "c": 3}, 2)])
 def test_every_prefix_is_balanced(counts, replicas):
-    plan = Plan("x", fake_sources(**counts), replicas)
+    plan = Plan(fake_dataset(**counts), replicas)
     turns = [plan._turn(i) for i in range(len(plan))]
     assert sorted(turns) == [(c, k) for c in sorted(counts) for k in range(counts[c] * replicas)]
     assert [name for name, _ in turns[:3]] == ["a", "b", "c"]
@@ -131,7 +136,7 @@ def test_replicas_follow_one_another(birds):
 
 
 def test_a_large_plan_reads_no_file_until_asked():
-    plan = Plan("nowhere", fake_sources(**{f"c{i}": 50 for i in range(200)}), replicas=100)
+    plan = Plan(fake_dataset(**{f"c{i}": 50 for i in range(200)}), 100)
     assert len(plan) == 1_000_000
     assert plan._turn(999_999) == ("c99", 4999)
     with pytest.raises(ValueError, match="Cannot read source file"):
@@ -150,26 +155,48 @@ def test_index_out_of_range_says_how_many(birds):
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("a {species}", r"\{species\}.*valid are \{class\}, \{index\}"),
+        ("a {species}", r"\{species\}.*valid are \{class\}, \{super\}"),
         ("a {class.__class__}", "unknown placeholder"),
         ("a {class!r}", "unknown placeholder"),
         ("a {class:>10}", "unknown placeholder"),
         ("a {}", "unknown placeholder"),
         ("a bird", "names no class"),
         ("a {class", "literal brace"),
+        ("a {class} on {background}", "no backgrounds are given"),
+        ("a {class}, a {super}", "'001.Gull' has no super-class"),
     ],
 )
 def test_bad_templates(birds, template, message):
     with pytest.raises(ValueError, match=message):
-        make(birds, prompt_template=template)
+        make(birds, prompt=template)
 
 
 def test_template_is_not_a_string_replace():
-    assert render_prompt("{{x}} birdhouse, a {class}, {index}", "01.bird", 3) == "{x} birdhouse, a bird, 3"
+    prompts = Prompts(("{{x}} birdhouse, a {class}, {index}",))
+    assert prompts.render(ClassInfo("01.bird", "bird"), 3, 99) == "{x} birdhouse, a bird, 3"
+
+
+def test_variants_depend_on_the_job_alone_and_all_occur(birds, tmp_path):
+    (tmp_path / "places.txt").write_text("# where\nthe sea\n\n a cliff \n", "utf-8")
+    templates = ("a {style} of a {class} at {background}", "a {class}, a kind of {super}")
+    prompts = Prompts(templates, read_lines(tmp_path / "places.txt"), ("photo", "sketch"), "bird")
+    plan = Plan(read_dataset(birds), 20, prompts)
+    seen = Counter(job.prompt for job in plan if job.class_name == "002.Tern")
+    places, styles = ("the sea", "a cliff"), ("photo", "sketch")
+    assert set(seen) == {f"a {s} of a Tern at {p}" for s in styles for p in places} | {"a Tern, a kind of bird"}
+    fewer = {job.seed: job.prompt for job in Plan(read_dataset(birds), {"001.Gull": 9}, prompts)}
+    assert fewer == {job.seed: job.prompt for job in plan if job.seed in fewer} and len(fewer) == 9
+
+
+def test_lists_that_no_template_uses_are_a_mistake():
+    with pytest.raises(ValueError, match="no prompt has {style}"):
+        Prompts(styles=("oil",))
+    with pytest.raises(ValueError, match="at least one prompt template"):
+        Prompts(())
 
 
 def test_job_round_trip(birds):
-    job = make(birds, dataset="set/birds")[5]
+    job = make(birds, name="set/birds")[5]
     assert Job.from_json(job.to_json()) == job
     assert "\n" not in job.to_json() and job.classes == ("001.Gull", "002.Tern", "003.Auk")
     again, count = pick_job(birds.parent, "ignored", 99, job.to_json())
@@ -190,6 +217,8 @@ def test_job_round_trip(birds):
         ({"source": "val/a/1.png"}, "never be a source"),
         ({"contour_source": "test/a/1.png"}, "never be a source"),
         ({"dataset": "cub/test"}, "never be a source"),
+        ({"box": [1, 2, 3]}, "'box' must be 4 numbers"),
+        ({"size": ["8", 8]}, "'size' must be 2 numbers"),
     ],
 )
 def test_damaged_jobs(birds, change, message):
@@ -208,13 +237,17 @@ def test_job_text_that_is_none(birds):
             Job.from_json(text)
 
 
-def test_job_files_stay_inside_the_input_folder(birds):
+def test_what_a_job_loads_stays_inside_the_input_folder(birds):
     job = make(birds)[0]
-    image, mask = job_files(birds.parent, job)
-    assert image == birds / "001.Gull/0.png" and mask is None
-    for change in ({"contour_source": "../secret.png"}, {"dataset": ".."}, {"dataset": "/etc"}):
+    loaded, image, mask = load_job(birds.parent, job)
+    assert (image[0] * 255).round().tolist() == [[[0, 8, 40]] * 8] * 8 and mask is None
+    assert loaded == dataclasses.replace(job, size=(8, 8))
+    changes = [{"dataset": ".."}, {"dataset": "/etc"}, {"image_file": "../x.png"}]
+    for change in [*changes, {"image_file": "birds/001.Gull/0.png", "mask_file": "/x.png"}]:
         with pytest.raises(ValueError, match="relative and without"):
-            job_files(birds.parent, dataclasses.replace(job, **change))
+            load_job(birds.parent, dataclasses.replace(job, **change))
+    with pytest.raises(ValueError, match="No training image '../secret.png'"):
+        load_job(birds.parent, dataclasses.replace(job, contour_source="../secret.png"))
 
 
 @pytest.mark.parametrize("dataset", ["../birds", "/tmp", "", "cub/val"])

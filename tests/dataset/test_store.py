@@ -7,13 +7,14 @@ import time
 
 import pytest
 
-from higfa_core.dataset.store import ROW_FIELDS, Manifest, write_atomic
+from higfa_core.dataset.files import write_atomic
+from higfa_core.dataset.store import ROW_FIELDS, Manifest, decide, parse_row
 
 
 def row(key="k", index=0, file=None, **values):
     base = dict.fromkeys(ROW_FIELDS)
     base |= {"key": key, "index": index, "file": file or f"train/a/{key}-{index}.png", "class_name": "a"}
-    return base | {"label": 0, "accepted": True, "reason": "fine"} | values
+    return base | {"label": 0, "batch": 1, "accepted": True, "reason": "fine", "scores": {}} | values
 
 
 def files(folder):
@@ -82,7 +83,7 @@ def test_a_last_line_cut_at_any_byte_is_survived(tmp_path, caplog):
         reopened.write(row("last", prompt="鴉"), b"2")
         reopened.write(row("third"), b"3")
         assert [r["key"] for r in Manifest(tmp_path).rows()] == ["first", "last", "third"], end
-        assert sum(b'"last"' in line and line.endswith(b"}") for line in lines(tmp_path)) == 1, end
+        assert sum(row["key"] == "last" for row in filter(None, map(parse_row, lines(tmp_path)))) == 1, end
 
 
 def test_a_crash_between_image_and_row_is_resumed(tmp_path, monkeypatch):
@@ -120,7 +121,7 @@ def test_temporary_files_are_no_images_and_old_ones_are_swept(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    "bad", [{"confidence": float("nan")}, {"transform": object()}, {"file": "../x.png"}, {"file": "/x.png"}]
+    "bad", [{"scores": {"confidence": float("nan")}}, {"transform": object()}, {"file": "../x.png"}, {"file": "/x.png"}]
 )
 def test_a_bad_row_leaves_no_image(tmp_path, bad):
     with pytest.raises(ValueError):
@@ -187,6 +188,35 @@ def test_reading_goes_on_where_it_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(Manifest, "_take", lambda self, line: (taken.append(line), take(self, line))[1])
     manifest.append(row("new", sha256="", bytes=0))
     assert sum(b'"key"' in line for line in taken) == 1 and len(manifest.rows()) == 21
+
+
+def test_another_verdict_moves_the_image_and_survives_a_crash_half_way(tmp_path, monkeypatch):
+    manifest = Manifest(tmp_path)
+    manifest.write(row(), b"pixels")
+    moved = decide(tmp_path, manifest.get("k", 0), False, "blurred")
+    assert files(tmp_path) == ["manifest.jsonl", "rejected/a/k-0.png"]
+    manifest.refresh()
+    assert manifest.get("k", 0) == moved and not moved["accepted"] and manifest.is_intact(moved)
+    assert decide(tmp_path, moved, False, "still")["file"] == moved["file"]
+    monkeypatch.setattr("higfa_core.dataset.store.append_line", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        decide(tmp_path, moved, True, "fine")
+    again = Manifest(tmp_path)
+    assert again.is_intact(again.get("k", 0)) and again.missing() == []
+
+
+def test_missing_sees_deleted_and_cut_files_also_after_a_clean_look(tmp_path, monkeypatch):
+    monkeypatch.setattr("higfa_core.dataset.store.SETTLED_SECONDS", -1)
+    manifest = Manifest(tmp_path)
+    for i in range(3):
+        manifest.write(row(f"k{i}", mask=f"masks/a/k{i}.png"), b"pixels", extra={f"masks/a/k{i}.png": b"mask"})
+    assert manifest.missing() == [] == manifest.missing()
+    (tmp_path / "train/a/k0-0.png").unlink()
+    (tmp_path / "masks/a/k1.png").unlink()
+    assert [r["key"] for r in manifest.missing()] == ["k0", "k1"]
+    manifest.write(row("k0", mask="masks/a/k0.png"), b"pixels")
+    manifest.write(row("k1", mask="masks/a/k1.png"), b"pixels", extra={"masks/a/k1.png": b"mask"})
+    assert manifest.missing() == []
 
 
 def test_status_counts_classes(tmp_path):

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 from collections import Counter
@@ -7,8 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from higfa_core.dataset.export import (
-    AcceptRule,
+from higfa_core.contour.transform import ContourTransform
+from higfa_core.dataset.layouts import read_dataset
+from higfa_core.dataset.paths import class_of_folder
+from higfa_core.dataset.plan import Plan
+from higfa_core.dataset.rules import Rules
+from higfa_core.dataset.writer import (
     check_images,
     dataset_folder,
     encode_image,
@@ -16,8 +21,6 @@ from higfa_core.dataset.export import (
     is_complete,
     open_manifest,
 )
-from higfa_core.dataset.layouts import read_image_folder
-from higfa_core.dataset.plan import Plan
 
 CLASSES = ("001.Gull", "002.Tern", "鴉")
 
@@ -29,7 +32,7 @@ def jobs(tmp_path):
             path = tmp_path / "birds" / name / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (8, 8), (label * 60, i * 60, 9)).save(path)
-    return list(Plan(tmp_path / "birds", read_image_folder(tmp_path / "birds"), replicas=2))
+    return list(Plan(read_dataset(tmp_path / "birds"), 2))
 
 
 @pytest.fixture
@@ -133,49 +136,85 @@ def test_a_dataset_keeps_its_classes(jobs, output, tmp_path):
 
 
 def test_rejected_images_are_kept_apart_with_score_and_reason(jobs, output):
-    rule = AcceptRule(min_confidence=0.6)
-    options = {"classifier": FakeClassifier(), "rule": rule, "transform": [{"angle": 1}, {"angle": 2}]}
+    options = {"classifier": FakeClassifier(), "rules": Rules(min_confidence=0.6)}
+    options["transform"] = [{"angle": 1}, {"angle": 2}]
     report = export_images(red(0.8, 0.3), output, "d", job=jobs[0], guidance="steps 15-20", **options)
-    assert report.accepted == 1 and "rejected: confidence 0.300 is below 0.6" in str(report)
+    assert report.accepted == 1 and "rejected: confidence 0.3 is below 0.6" in str(report)
     first, second = report.rows
     assert first["file"].startswith("train/001.Gull/") and second["file"].startswith("rejected/001.Gull/")
     assert [row["accepted"] for row in report.rows] == [True, False]
-    assert second["confidence"] == pytest.approx(0.3) and second["transform"] == {"angle": 2}
+    assert second["scores"]["confidence"] == pytest.approx(0.3) and second["transform"] == {"angle": 2}
+    assert second["scores"]["rank"] == 2 and second["scores"]["margin"] == pytest.approx(-0.4)
+    assert second["scores"]["seen"] == "Tern" and "judge_confidence" not in second["scores"]
     assert first["seed"] == jobs[0].seed and first["prompt"] == "a photo of a Gull"
     assert first["guidance"] == "steps 15-20"
 
 
 def test_a_stricter_rule_moves_the_image_when_replacing(jobs, output):
-    strict = {"classifier": FakeClassifier(), "rule": AcceptRule(min_confidence=0.9), "job": jobs[0]}
+    strict = {"classifier": FakeClassifier(), "rules": Rules(min_confidence=0.9), "job": jobs[0]}
     export_images(red(0.8), output, "d", job=jobs[0])
     assert export_images(red(0.8), output, "d", **strict).accepted == 1
     assert export_images(red(0.8), output, "d", replace=True, **strict).accepted == 0
     assert [f.split("/")[0] for f in files(output / "d")] == ["dataset.json", "manifest.jsonl", "rejected"]
 
 
-@pytest.mark.parametrize(
-    ("rule", "probabilities", "accepted", "reason"),
-    [
-        (AcceptRule(), [0.1, 0.9], True, "confidence 0.100"),
-        (AcceptRule(0.5), [0.5, 0.5], True, "confidence 0.500"),
-        (AcceptRule(0.5), [0.49, 0.51], False, "below 0.5"),
-        (AcceptRule(require_top1=True), [0.4, 0.6], False, "sees 'Tern' (0.600)"),
-        (AcceptRule(require_top1=True), [0.6, 0.4], True, "confidence"),
-        (AcceptRule(), [float("nan"), 0.4], False, "not finite"),
-    ],
-)
-def test_accept_rule(rule, probabilities, accepted, reason):
-    verdict = rule.decide(torch.tensor(probabilities), 0, ("Gull", "Tern"))
-    assert verdict.accepted is accepted and reason in verdict.reason
+def test_the_judge_is_scored_apart_and_may_reject(jobs, output):
+    class Stern(FakeClassifier):
+        def predict_proba(self, images):
+            return super().predict_proba(images).flip(1)
+
+    options = {"classifier": FakeClassifier(), "judge": Stern(), "rules": Rules(0.5, min_judge_confidence=0.5)}
+    (row,) = export_images(red(0.8), output, "d", job=jobs[0], **options).rows
+    assert row["scores"]["confidence"] == pytest.approx(0.8)
+    assert row["scores"]["judge_confidence"] == pytest.approx(0.2) and row["scores"]["judge_rank"] == 2
+    assert not row["accepted"] and row["reason"] == "judge confidence 0.2 is below 0.5"
 
 
-@pytest.mark.parametrize("rule", [AcceptRule(0.1), AcceptRule(require_top1=True)])
-def test_a_rule_without_classifier_does_not_pretend(rule, output):
-    with pytest.raises(ValueError, match="need a classifier"):
-        export_images(images(0), output, "d", "Gull", rule=rule)
-    assert AcceptRule().judge(images(0), "Gull", None)[0].confidence is None
-    with pytest.raises(ValueError, match="0..1, got 2"):
-        AcceptRule(2)
+@pytest.mark.parametrize("rules", [Rules(0.1), Rules(require_top1=True), Rules(min_contour_agreement=0.1)])
+def test_a_rule_without_its_score_does_not_pretend(rules, output):
+    with pytest.raises(ValueError, match="The rules need"):
+        export_images(images(0), output, "d", "Gull", rules=rules)
+    assert files(output) == []
+
+
+def boxed(job, box, size, mask_file=""):
+    return dataclasses.replace(job, box=box, size=size, mask_file=mask_file)
+
+
+def test_box_and_mask_follow_the_contour(jobs, output):
+    mask = torch.zeros(1, 48, 64)
+    mask[0, 10:30, 20:40] = 1
+    transform = ContourTransform(flip=0).sample(3, 0, 48, 64)
+    shifted = dataclasses.replace(transform, matrix=((1, 0, 8), (0, 1, 4), (0, 0, 1))).to_dict()
+    job = boxed(jobs[0], (20.0, 10.0, 20.0, 20.0), (64, 48), "masks/x.png")
+    moved = torch.roll(mask, (4, 8), (1, 2))
+    big = torch.rand(1, 96, 128, 3)
+    (row,) = export_images(big, output, "d", job=job, transform=[shifted], mask=moved).rows
+    assert row["box"] == [56, 28, 40, 40]  # shifted by (8, 4), then twice as large
+    stored = np.array(Image.open(output / "d" / row["mask"]))
+    ys, xs = np.nonzero(stored)
+    assert stored.shape == (96, 128) and set(np.unique(stored)) == {0, 255}
+    assert abs(xs.min() - 56) <= 1 and abs(xs.max() + 1 - 96) <= 1 and abs(ys.min() - 28) <= 1
+    assert not (output / "d" / "train" / "masks").exists()
+
+
+def test_without_a_source_mask_the_blank_one_is_dropped_and_without_a_box_the_mask_gives_it(jobs, output):
+    blank = torch.ones(1, 8, 10)
+    (row,) = export_images(images(0), output, "d", job=jobs[0], mask=blank).rows
+    assert row["mask"] is None and row["box"] is None
+    drawn = torch.zeros(1, 8, 10)
+    drawn[0, 2:5, 3:9] = 1
+    (row,) = export_images(images(1), output, "d", job=boxed(jobs[1], None, (10, 8), "m.png"), mask=drawn).rows
+    assert row["box"] == [3, 2, 6, 3] and (output / "d" / row["mask"]).is_file()
+    (output / "d" / row["mask"]).unlink()
+    assert not is_complete(output, "d")
+
+
+def test_the_workflow_enters_the_key(jobs, output):
+    keys = [export_images(images(0), output, "d", job=jobs[0], workflow=w).rows[0]["key"] for w in ("", "a", "b")]
+    assert keys[0] == jobs[0].key and len(set(keys)) == 3
+    rows = open_manifest(output / "d").rows()
+    assert [row["job_key"] for row in rows] == [jobs[0].key] * 3 and len(rows) == 3
 
 
 def test_an_unknown_class_of_the_classifier_is_an_error(output):
@@ -220,11 +259,14 @@ def test_a_link_out_of_the_output_folder_is_refused(output, tmp_path):
         export_images(images(0), output, "d", "Gull")
 
 
-@pytest.mark.parametrize("name", ["", "F-16A/B", ".hidden", "CON", "a.", "a\tb"])
-def test_class_names_that_are_refused(output, name):
-    with pytest.raises(ValueError):
-        export_images(images(0), output, "d", name)
-    assert files(output) == []
+@pytest.mark.parametrize("name", ["F-16A/B", "F/A-18", ".hidden", "CON", "a.", "a\tb", "100%", "test"])
+def test_any_class_name_can_be_a_folder_and_is_found_again(output, name):
+    (row,) = export_images(images(0), output, "d", name).rows
+    folder = row["file"].split("/")[1]
+    assert row["class_name"] == name == class_of_folder(folder)
+    assert [f for f in files(output) if f.endswith(".png")] == ["d/" + row["file"]]
+    with pytest.raises(ValueError, match="No class given"):
+        export_images(images(0), output, "d", "")
 
 
 def test_class_name_against_the_job(jobs, output):

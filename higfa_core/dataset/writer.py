@@ -1,7 +1,8 @@
 """Images in memory -> a dataset folder that torchvision's ImageFolder reads, with one manifest row an image.
 
 Layout: ``<dataset>/train/<class>/<key>-<i>.png`` (accepted), ``<dataset>/rejected/<class>/...``,
-``<dataset>/manifest.jsonl`` and ``<dataset>/dataset.json`` (the class list, and with it the labels).
+``<dataset>/masks/<class>/...`` where a mask is given, ``<dataset>/manifest.jsonl`` and ``<dataset>/dataset.json``
+(the class list, and with it the labels).
 """
 
 from __future__ import annotations
@@ -9,78 +10,25 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from .layouts import check_class_names, inside, name_flaw
+from ..contour.warp import TransformParams, transform_boxes
+from ..workflow import image_key
+from .paths import check_class_names, folder_name, inside, name_flaw
 from .plan import Job, canonical_json
-from .store import Manifest
+from .rules import Rules, Verdict
+from .scores import Classifier, classifier_scores, picture_scores
+from .store import ACCEPTED, MASKS, REJECTED, Manifest
 
-ACCEPTED, REJECTED = "train", "rejected"
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "webp lossless": ".webp"}
-
-
-class Classifier(Protocol):
-    """What the accept rule needs of :class:`higfa_core.classifier.FineGrainedClassifier`."""
-
-    class_names: tuple[str, ...]
-
-    def index(self, name: str) -> int: ...
-
-    def predict_proba(self, images: Tensor) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A filter's decision, its reason in words, and the probability of the class (None: not judged)."""
-
-    accepted: bool
-    reason: str
-    confidence: float | None
-
-
-@dataclass(frozen=True)
-class AcceptRule:
-    """Accept when the class has at least ``min_confidence`` and, if asked, the highest probability."""
-
-    min_confidence: float = 0.0
-    require_top1: bool = False
-
-    def __post_init__(self):
-        if not 0 <= self.min_confidence <= 1:
-            raise ValueError(f"min_confidence must be in 0..1, got {self.min_confidence}")
-
-    def judge(self, images: Tensor, class_name: str, classifier: Classifier | None) -> list[Verdict]:
-        """One verdict for each of images [B, H, W, 3]. ValueError when the rule lacks a classifier."""
-        if classifier is None:
-            if self.min_confidence > 0 or self.require_top1:
-                raise ValueError("min_confidence and require_top1 need a classifier: connect one or set them to 0")
-            return [Verdict(True, "no classifier given", None)] * len(images)
-        target = classifier.index(class_name)
-        return [self.decide(row, target, classifier.class_names) for row in classifier.predict_proba(images)]
-
-    def decide(self, probabilities: Tensor, target: int, class_names: Sequence[str]) -> Verdict:
-        """The verdict for one image; probabilities [K], ``target`` the index of the intended class."""
-        values = [float(p) for p in probabilities]
-        if not all(math.isfinite(p) for p in values):
-            return Verdict(False, "the classifier gave probabilities that are not finite", None)
-        confidence, best = values[target], max(range(len(values)), key=values.__getitem__)
-        if self.require_top1 and best != target:
-            words = f"the classifier sees {class_names[best]!r} ({values[best]:.3f})"
-            return Verdict(False, words, confidence)
-        if confidence < self.min_confidence:
-            words = f"confidence {confidence:.3f} is below {self.min_confidence:g}"
-            return Verdict(False, words, confidence)
-        return Verdict(True, f"confidence {confidence:.3f}", confidence)
 
 
 @dataclass(frozen=True)
@@ -121,9 +69,14 @@ def export_images(
     *,
     job: Job | None = None,
     classifier: Classifier | None = None,
-    rule: AcceptRule = AcceptRule(),
+    judge: Classifier | None = None,
+    contour: Tensor | None = None,
+    mask: Tensor | None = None,
+    rules: Rules = Rules(),
     transform: Sequence[Mapping] | None = None,
     guidance: object = None,
+    workflow: str = "",
+    versions: Mapping[str, str] | None = None,
     image_format: str = "png",
     metadata: Mapping[str, str] | None = None,
     replace: bool = False,
@@ -132,20 +85,32 @@ def export_images(
     """Write images [B, H, W, 3] in 0..1 into the dataset ``output/dataset_name``.
 
     The class comes from ``job`` or, without one, from ``class_name``; without a job an image is known by its
-    content and the dataset has no fixed labels. ``transform`` holds one entry, or one an image; it and
-    ``guidance`` (any plain value) go into the rows, ``metadata`` into PNG text chunks. ``check`` is called
-    before each file and may raise to stop. All input is checked before the first write (ValueError).
+    content and the dataset has no fixed labels. ``contour`` [1 or B, h, w, 3] and ``mask`` [1 or B, h, w] belong
+    to the images; the mask is stored, and gives the box where the job has none. ``transform`` holds one entry, or
+    one an image; it, ``guidance`` and ``versions`` (plain values) go into the rows, ``metadata`` into PNG text
+    chunks. ``workflow``: the :func:`..workflow.digest` of what made the images. ``check`` is called before each
+    file and may raise to stop. All input is checked before the first write (ValueError).
     """
     if job is not None and class_name not in ("", job.class_name):
         raise ValueError(f"class_name {class_name!r} is not the job's {job.class_name!r}: leave it empty")
     class_name = job.class_name if job else class_name
     check_class_names(job.classes if job else (class_name,))
     check_images(images, f"job {job.index} ({class_name})" if job else f"class {class_name!r}")
-    transforms = _per_image(transform, len(images))
+    count = len(images)
+    transforms = _per_image(transform, count, "transforms")
+    if job is not None and not job.mask_file:
+        mask = None  # Dataset Job gives a blank one then
+    contours, masks = _per_image(contour, count, "contours"), _per_image(mask, count, "masks")
     folder = dataset_folder(output, dataset_name)
-    for kind in (ACCEPTED, REJECTED):
-        inside(output, f"{dataset_name}/{kind}/{class_name}")
-    verdicts = rule.judge(images, class_name, classifier)
+    place = folder_name(class_name)
+    for kind in (ACCEPTED, REJECTED, MASKS):
+        inside(output, f"{dataset_name}/{kind}/{place}")
+    scores = [picture_scores(*parts) for parts in zip(images, contours, masks, strict=True)]
+    for prefix, network in (("", classifier), ("judge_", judge)):
+        if network is not None:
+            for row, found in zip(scores, classifier_scores(images, class_name, network, prefix), strict=True):
+                row.update(found)
+    verdicts = [rules.judge(row) for row in scores]
     pictures = [encode_image(image, image_format, metadata) for image in images]
     check()
     manifest = open_manifest(folder)
@@ -153,14 +118,22 @@ def export_images(
     rows, outcomes = [], []
     for i, (data, verdict) in enumerate(zip(pictures, verdicts, strict=True)):
         check()
-        key, index = (job.key, i) if job else (_content_key(class_name, images[i]), 0)
+        key = image_key(job.key, workflow) if job else _content_key(class_name, images[i])
+        index = i if job else 0
         kinds = (ACCEPTED, REJECTED) if verdict.accepted else (REJECTED, ACCEPTED)
-        file, other = (f"{kind}/{class_name}/{key[:16]}-{index}{SUFFIXES[image_format]}" for kind in kinds)
-        row = {"key": key, "index": index, "file": file, "class_name": class_name}
-        row |= {"label": classes.index(class_name) if classes else None, **asdict(verdict)}
-        row |= {**_provenance(job), "transform": transforms[i], "guidance": guidance}
+        file, other = (f"{kind}/{place}/{key[:16]}-{index}{SUFFIXES[image_format]}" for kind in kinds)
+        row = {"key": key, "index": index, "batch": count if job else 1, "file": file, "class_name": class_name}
+        row |= {"label": classes.index(class_name) if classes else None}
+        row |= {"accepted": verdict.accepted, "reason": verdict.reason, "scores": scores[i], "rules": rules.given()}
+        row |= {"width": images.shape[2], "height": images.shape[1], **_provenance(job), "workflow": workflow}
+        row |= {"box": _box(job, transforms[i], masks[i], images.shape), "mask": None}
+        row |= {"transform": transforms[i], "guidance": guidance, "versions": dict(versions or {})}
         row["created"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        outcomes.append(manifest.write(row, data, replace, stale=(other,)))
+        extra = {}
+        if masks[i] is not None:
+            row["mask"] = f"{MASKS}/{place}/{key[:16]}-{index}.png"
+            extra[row["mask"]] = _encode_mask(masks[i], images.shape[1:3])
+        outcomes.append(manifest.write(row, data, replace, stale=(other,), extra=extra))
         rows.append(manifest.get(key, index))
     return Report(folder, class_name, tuple(rows), tuple(outcomes))
 
@@ -224,15 +197,46 @@ def _start(manifest: Manifest, class_name: str, job: Job | None) -> list[str] | 
 
 
 def _provenance(job: Job | None) -> dict:
-    names = ("seed", "prompt", "source", "contour_source", "replica")
-    return {name: getattr(job, name, None) for name in names} | {"plan_index": getattr(job, "index", None)}
+    names = ("seed", "prompt", "source", "contour_source", "replica", "dataset")
+    found = {name: getattr(job, name, None) for name in names}
+    return found | {"plan_index": getattr(job, "index", None), "job_key": getattr(job, "key", None)}
 
 
-def _per_image(transform: Sequence[Mapping] | None, count: int) -> list[object]:
-    entries = list(transform or [None])
+def _per_image(entries: Sequence | Tensor | None, count: int, name: str) -> list:
+    entries = [None] if entries is None or len(entries) == 0 else list(entries)
     if len(entries) not in (1, count):
-        raise ValueError(f"Got {len(entries)} transforms for {count} images: give one, or one for each image")
+        raise ValueError(f"Got {len(entries)} {name} for {count} images: give one, or one for each image")
     return entries * count if len(entries) == 1 else entries
+
+
+def _box(job: Job | None, transform: Mapping | None, mask: Tensor | None, shape: Sequence[int]) -> list | None:
+    """(x, y, width, height) of the object in pixels of the image; None when nothing tells."""
+    height, width = shape[1:3]
+    if job is not None and job.box and job.size:
+        x, y, w, h = job.box
+        corners, size = np.array([[x, y, x + w, y + h]]), job.size
+        if transform:
+            params = TransformParams.from_dict(dict(transform))
+            corners *= np.tile([params.width / size[0], params.height / size[1]], 2)
+            corners, size = transform_boxes(corners, params).numpy(), (params.width, params.height)
+        corners = corners[0] * np.tile([width / size[0], height / size[1]], 2)
+    elif mask is not None and (mask > 0.5).any() and not (mask > 0.5).all():
+        ys, xs = (mask > 0.5).nonzero(as_tuple=True)
+        corners = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], dtype=float)
+        corners *= np.tile([width / mask.shape[1], height / mask.shape[0]], 2)
+    else:
+        return None
+    x0, y0, x1, y1 = (round(float(v), 2) for v in corners)
+    return [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)]
+
+
+def _encode_mask(mask: Tensor, size: Sequence[int]) -> bytes:
+    picture = Image.fromarray((mask.detach().float().cpu().clamp(0, 1) * 255).round().byte().numpy(), "L")
+    if picture.size != (size[1], size[0]):
+        picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    buffer = io.BytesIO()
+    picture.point(lambda value: 255 if value > 127 else 0).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _bytes(image: Tensor) -> np.ndarray:

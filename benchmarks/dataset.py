@@ -1,0 +1,200 @@
+"""What planning, resuming and exporting cost at scale.
+
+    python benchmarks/dataset.py [--jobs 100000] [--images 5000] [--size 512]
+
+Three measurements, each in fresh processes: a plan of 100,000 jobs (time, memory); `higfa run` on a store that
+holds 100,000 rows but for 100, until the first job arrives at a server (the server is a stub in this process); and
+5,000 images through Export Dataset against ComfyUI's own SaveImage, taking turns in blocks in one process.
+"""
+
+import argparse
+import hashlib
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from higfa_core.dataset.paths import folder_name  # noqa: E402
+from higfa_core.dataset.plan_file import PlanFile  # noqa: E402
+from higfa_core.workflow import image_key  # noqa: E402
+
+CLASSES = 200
+WORKFLOW = ROOT / "workflows" / "api" / "miniature_augment.json"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--jobs", type=int, default=100_000)
+    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--size", type=int, default=512, help="pixels a side of the exported images")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        print("| what | measured | limit |\n|---|---|---|")
+        seconds, memory = plan(folder, args.jobs)
+        print(f"| plan of {args.jobs:,} jobs | {seconds:.1f} s, {memory:.0f} MB | 10 s, 400 MB |")
+        first, again = resume(folder, args.jobs)
+        print(f"| store of {args.jobs:,} rows, to the first job | {again:.1f} s (index built anew: {first:.1f} s) | 3 s |")
+        print(export(folder, args.images, args.size), flush=True)
+
+
+def plan(folder, jobs):
+    """Seconds and peak MB of `higfa plan` in a process of its own."""
+    sources = folder / "sources"
+    for label in range(CLASSES):
+        place = sources / f"{label:03}.Class_{label}"
+        place.mkdir(parents=True)
+        for i in range(10):
+            Image.new("RGB", (8, 8), (label, i, 0)).save(place / f"{i}.png")
+    command = ["plan", folder / "store", "--workflow", WORKFLOW, "--source", sources]
+    start = time.perf_counter()
+    run_cli([*command, "--replicas", max(1, jobs // (10 * CLASSES))])
+    return time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+
+
+def resume(folder, jobs):
+    """Seconds until a server gets its first job, without and with an index of the manifest."""
+    store = folder / "store"
+    fill(store, jobs - 100)
+    with Stub() as server:
+        return tuple(server.time_to_first_job(store) for _ in range(2))
+
+
+def fill(store, count):
+    """Rows and small files for the first jobs of the plan, as Export Dataset leaves them."""
+    plan_file = PlanFile(store)
+    digest, content = plan_file.header["workflow_digest"], b"x" * 100
+    row = {"index": 0, "batch": 1, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    row |= {"accepted": True, "reason": "confidence 0.912", "scores": {"confidence": 0.912, "rank": 1, "margin": 0.8}}
+    row |= {"mask": None, "transform": {"matrix": [[1.0] * 3] * 3, "width": 64, "height": 64}, "created": "2026-01-01"}
+    row |= {"guidance": {"calls": 25, "guided": 8, "eta": 1.0}, "width": 64, "height": 64}
+    with open(store / "manifest.jsonl", "w", encoding="utf-8") as manifest:
+        for line, _ in zip(plan_file.lines(), range(count)):
+            job = json.loads(line)
+            key, name = image_key(job["key"], digest), job["class_name"]
+            file = f"train/{folder_name(name)}/{key[:16]}-0.png"
+            extra = {"key": key, "file": file, "class_name": name, "label": 0, "plan_index": job["index"]}
+            extra |= {field: job[field] for field in ("seed", "prompt", "source", "contour_source", "replica")}
+            manifest.write(json.dumps({**row, **extra}) + "\n")
+            path = store / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+
+class Stub:
+    """A server that takes jobs and never runs them."""
+
+    def __enter__(self):
+        arrived = self.arrived = threading.Event()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.answer(404 if self.path.startswith("/view") else 200)
+
+            def do_POST(self):
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.answer(200)
+                if self.path == "/prompt":
+                    arrived.set()
+
+            def answer(self, code):
+                body = b'{"name": "x.png", "subfolder": "", "queue_running": [], "queue_pending": []}'
+                self.send_response(code)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        self.httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.httpd.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.httpd.shutdown()
+
+    def time_to_first_job(self, store):
+        self.arrived.clear()
+        start = time.perf_counter()
+        url = f"http://127.0.0.1:{self.httpd.server_port}"
+        process = subprocess.Popen(cli(["run", store, "--server", url]), stdout=subprocess.DEVNULL, cwd=ROOT)
+        try:
+            if not self.arrived.wait(120):
+                sys.exit("no job arrived in two minutes")
+            return time.perf_counter() - start
+        finally:
+            process.kill()
+            process.wait()
+
+
+def export(folder, count, size):
+    """A table row: images a second of Export Dataset's writer and of SaveImage, in turns of 250."""
+    from higfa_core.comfy.startup import start
+
+    start()
+    import folder_paths
+    import torch
+
+    import nodes
+    from higfa_core.dataset.layouts import read_dataset
+    from higfa_core.dataset.plan import Plan
+    from higfa_core.dataset.writer import export_images
+
+    folder_paths.set_output_directory(str(folder / "output"))
+    jobs = Plan(read_dataset(folder / "sources"), max(1, count // (10 * CLASSES) + 1))
+    image, save = photo(size), nodes.SaveImage()
+    seconds, ours = {"ours": 0.0, "stock": 0.0}, []
+    for start_at in range(0, count, 250):
+        for name in ("ours", "stock"):
+            for i in range(start_at, min(start_at + 250, count)):
+                picture = torch.roll(image, i, 1)[None]
+                began = time.perf_counter()
+                if name == "ours":
+                    export_images(picture, folder / "output", "set", job=jobs[i])
+                else:
+                    save.save_images(picture, "stock")
+                seconds[name] += time.perf_counter() - began
+    rates = {name: count / value for name, value in seconds.items()}
+    ours = statistics.mean(p.stat().st_size for p in (folder / "output" / "set" / "train").rglob("*.png"))
+    stock = statistics.mean(p.stat().st_size for p in (folder / "output").glob("stock*.png"))
+    words = f"{rates['ours']:.1f} a second, SaveImage {rates['stock']:.1f}: {rates['ours'] / rates['stock']:.2f}x"
+    return f"| export of {count:,} images, {size} x {size} | {words} (size on disk {ours / stock:.2f}x) | 2x |"
+
+
+def photo(size):
+    """Something as hard to compress as a photograph: noise over many scales, [H, W, 3] in 0..1."""
+    import torch
+
+    rng = np.random.default_rng(0)
+    layers = [rng.normal(size=(2**k, 2**k, 3)) / 2 ** (0.8 * k) for k in range(1, 10)]
+    total = sum(np.asarray([np.asarray(Image.fromarray(layer[..., c].astype(np.float32)).resize((size, size)))
+                            for c in range(3)]) for layer in layers)  # fmt: skip
+    total = (total - total.min()) / (total.max() - total.min())
+    return torch.from_numpy(total.transpose(1, 2, 0).astype(np.float32))
+
+
+def cli(arguments):
+    return [sys.executable, "-m", "higfa_core.cli", *map(str, arguments)]
+
+
+def run_cli(arguments):
+    subprocess.run(cli(arguments), check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+
+
+if __name__ == "__main__":
+    with closing(sys.stdout):
+        main()

@@ -1,0 +1,36 @@
+"""Files that are whole or not there, also after a crash."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+STALE_SECONDS = 3600  # a temporary file of that age belongs to a process that died
+
+
+def write_atomic(path: str | Path, data: bytes) -> None:
+    """Write a file so that readers see all of it or nothing, also after a crash; makes its folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not an image suffix: a reader of the folder must not take it for a sample.
+    part = path.with_name(f".{path.name[:64]}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

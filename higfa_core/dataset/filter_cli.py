@@ -1,0 +1,80 @@
+"""``higfa filter``: apply other rules to a dataset that is there. Nothing is generated again, nothing is deleted."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from .files import write_atomic
+from .plan_cli import add_rule_arguments, given_rules
+from .plan_file import HEADER
+from .rules import Rules
+from .store import Manifest, decide
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="higfa filter", description="Apply rules to the images of a dataset again.")
+    parser.add_argument("folder", type=Path, help="the dataset, with manifest.jsonl")
+    parser.add_argument("--dry-run", action="store_true", help="say what would change, change nothing")
+    parser.add_argument("--fresh", action="store_true", help="forget the rules the dataset has; else these come on top")
+    add_rule_arguments(parser)
+    args = parser.parse_args(argv)
+    try:
+        report = refilter(args.folder, given_rules(args), args.fresh, args.dry_run)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(report)
+    return 0
+
+
+def refilter(folder: Path, changes: dict, fresh: bool = False, dry_run: bool = False) -> str:
+    """Judge every image again, move those whose verdict changed, return a report. ValueError without the scores."""
+    manifest = Manifest(folder)
+    if not len(manifest):
+        raise ValueError(f"No images in {folder}: give the folder that has manifest.jsonl")
+    if missing := manifest.missing():
+        raise ValueError(f"{len(missing)} files are missing, the first is {missing[0]['file']}: higfa run makes them again")
+    rules = Rules(**({} if fresh else _present_rules(manifest)) | changes)
+    classes = defaultdict(list)
+    for row in manifest.rows():
+        classes[row["class_name"]].append(row)
+    changed, reasons = [], Counter()
+    for rows in classes.values():
+        rows.sort(key=lambda row: (row.get("plan_index") is None, row.get("plan_index"), row["key"], row["index"]))
+        for row, verdict in zip(rows, rules.judge_class([row["scores"] for row in rows])):
+            reasons["accepted" if verdict.accepted else verdict.reason.split(" is ")[0].rstrip("0123456789. ")] += 1
+            if verdict.accepted != row["accepted"]:
+                changed.append((row, verdict))
+    if not dry_run:
+        _record_rules(folder, rules)
+        for row, verdict in changed:
+            decide(folder, row, verdict.accepted, verdict.reason)
+    asked = ", ".join(f"{name} {value:g}" for name, value in rules.given().items()) or "none"
+    gained = sum(verdict.accepted for _, verdict in changed)
+    lines = [f"rules: {asked}", *(f"  {count:6} {reason}" for reason, count in reasons.most_common())]
+    verb = "would change" if dry_run else "changed"
+    return "\n".join([*lines, f"{len(changed)} {verb}: {gained} accepted now, {len(changed) - gained} rejected now"])
+
+
+def _present_rules(manifest: Manifest) -> dict:
+    header = manifest.folder / HEADER
+    if header.is_file():
+        return json.loads(header.read_text("utf-8"))["rules"]
+    return manifest.rows()[-1].get("rules") or {}
+
+
+def _record_rules(folder: Path, rules: Rules) -> None:
+    header = Path(folder) / HEADER
+    if header.is_file():  # the next higfa run must judge by the same rules
+        values = json.loads(header.read_text("utf-8")) | {"rules": asdict(rules)}
+        write_atomic(header, json.dumps(values, ensure_ascii=False, indent=1).encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""Image files -> tensors, as every reader of the pack sees them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+
+def load_image(path: str | Path) -> Tensor:
+    """Image file -> [1, H, W, 3] float32 in 0..1, turned as its EXIF tag says. ValueError if unreadable."""
+    return torch.from_numpy(_pixels(path, "RGB"))[None]
+
+
+def load_mask(path: str | Path, height: int, width: int) -> Tensor:
+    """Mask file -> [1, H, W] float32 in 0..1, 1 = foreground. ValueError when the size is not the image's."""
+    mask = torch.from_numpy(_pixels(path, "L"))[None]
+    if mask.shape != (1, height, width):
+        size = f"{mask.shape[2]}x{mask.shape[1]}"
+        raise ValueError(f"Mask {path} is {size} pixels, its image {width}x{height}: they must be equal")
+    return mask
+
+
+def _pixels(path: str | Path, mode: str) -> np.ndarray:
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I"):  # 16 bits a pixel: convert() would clip instead of scale
+                image = Image.fromarray((np.asarray(image) / 65535 * 255).clip(0, 255).astype(np.uint8))
+            return np.asarray(image.convert(mode), dtype=np.float32) / 255
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PIL: SyntaxError for a broken PNG
+        raise ValueError(f"Cannot read image {path} ({error}): replace or remove the file") from error

@@ -1,0 +1,80 @@
+"""Training on real images, some of them replaced by synthetic ones of the same class, as SaSPA and Diff-Mix do."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+from torchvision.datasets.folder import default_loader
+
+Sample = tuple[str, int]
+
+
+class MixedDataset(Dataset):
+    """``real_samples`` (path, label), each replaced with ``probability`` by one of its synthetic images.
+
+    ``pairs``: real path -> paths of synthetic images; an image without any is always itself. What is drawn is a
+    function of (seed, epoch, index) alone, so neither workers nor the order of access change it; call
+    :meth:`set_epoch` before each epoch. Random transforms draw from torch as always.
+    """
+
+    def __init__(
+        self,
+        real_samples: Sequence[Sample],
+        pairs: Mapping[str, Sequence[str]],
+        probability: float = 0.5,
+        seed: int = 0,
+        transform: Callable | None = None,
+        loader: Callable[[str], object] = default_loader,
+    ):
+        if not 0 <= probability <= 1:
+            raise ValueError(f"probability must be in 0..1, got {probability}")
+        self.samples = [(str(path), label) for path, label in real_samples]
+        self.pairs = {str(path): [str(other) for other in others] for path, others in pairs.items()}
+        if unknown := sorted(self.pairs.keys() - {path for path, _ in self.samples}):
+            raise ValueError(f"pairs has {unknown[0]}, which is no real sample: give the same paths in both")
+        self.probability, self.seed, self.transform, self.loader = probability, seed, transform, loader
+        # Shared, because workers that persist over epochs hold a copy of this object.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @classmethod
+    def from_lists(cls, mix: str | Path, root: str | Path | None = None, **options) -> MixedDataset:
+        """The dataset that a ``mix.json`` of ``higfa export --format lists`` describes.
+
+        ``root``: where the real images are, if not where they were. ``options``: as above; the probability is the
+        file's unless given. ``classes`` of the result are the names in label order.
+        """
+        mix = Path(mix)
+        about = json.loads(mix.read_text("utf-8"))
+        if root is None and about["root"] is None:
+            raise ValueError(f"{mix} does not know where the real images are: give root")
+        here, base = mix.parent, mix.parent / about["root"] if root is None else Path(root)
+        pairs = {str(base / path): [str(here / other) for other in found] for path, found in about["pairs"].items()}
+        real = [(str(base / path), label) for path, label in about["labels"].items()]
+        if missing := [path for path, _ in real[:1] if not Path(path).is_file()]:
+            raise ValueError(f"Real image {missing[0]} is missing: give root, the folder where they are now")
+        mixed = cls(real, pairs, **{"probability": about["probability"], **options})
+        mixed.classes = tuple(about["classes"])
+        return mixed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[object, int]:
+        image = self.loader(self.path(index))
+        return image if self.transform is None else self.transform(image), self.samples[index][1]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Other draws from now on, in running workers as well."""
+        self._epoch.fill_(epoch)
+
+    def path(self, index: int) -> str:
+        """The file that sample ``index`` is in this epoch."""
+        path, _ = self.samples[index]
+        draw = random.Random(f"{self.seed}/{int(self._epoch)}/{index % len(self)}")
+        synthetic = self.pairs.get(path)
+        return draw.choice(synthetic) if synthetic and draw.random() < self.probability else path

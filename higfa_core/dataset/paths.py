@@ -1,0 +1,101 @@
+"""Names and places on disk: what may be a folder, what stays inside which folder, what is never a source."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from urllib.parse import quote, unquote
+
+HELD_OUT = frozenset({"val", "valid", "validation", "test"})
+WINDOWS_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+MAX_NAME_BYTES = 200
+
+
+def inside(root: str | Path, relative: str) -> Path:
+    """``root/relative``; ValueError when absolute, with ``..``, or leading out of ``root`` by a link."""
+    parts = PurePosixPath(relative.replace("\\", "/")).parts  # a Windows server would see these
+    anchored = PurePosixPath(relative).anchor or PureWindowsPath(relative).anchor or "\0" in relative
+    if not parts or ".." in parts or anchored:
+        raise ValueError(f"Path {relative!r} must be relative and without '..': it has to stay inside {root}")
+    base, target = os.path.realpath(root), os.path.realpath(os.path.join(root, relative))
+    # A path on another Windows drive has no common path at all, hence the drive comparison first.
+    same_drive = os.path.splitdrive(base)[0] == os.path.splitdrive(target)[0]
+    if not same_drive or os.path.commonpath((base, target)) != base:
+        raise ValueError(f"Path {relative!r} leads outside {root} (a link?): copy the files into that folder")
+    return Path(root, relative)
+
+
+def refuse_held_out(*parts: str) -> None:
+    """ValueError when a path part names a validation or test split."""
+    for part in parts:
+        if part.lower() in HELD_OUT:
+            raise ValueError(
+                f"Folder {part!r} is a validation or test split and can never be a source: choose the training images"
+            )
+
+
+def folder_name(class_name: str) -> str:
+    """The folder of a class: its name, with what some system cannot store percent-encoded.
+
+    ``F-16A/B`` -> ``F-16A%2FB``. :func:`class_of_folder` gives the name back. ValueError when it is too long.
+    """
+    name = re.sub(r'[\x00-\x1f\x7f%<>:"/\\|?*]', lambda found: quote(found[0], safe=""), class_name)
+    if name[:1] in (".", " "):
+        name = f"%{ord(name[0]):02X}{name[1:]}"
+    if name[-1:] in (".", " "):
+        name = f"{name[:-1]}%{ord(name[-1]):02X}"
+    # Folders that readers of image folders take for something else than a class are encoded, too.
+    if name.split(".")[0].rstrip().lower() in WINDOWS_NAMES or name.lower() in HELD_OUT | {"train", "masks"}:
+        name = f"%{ord(name[0]):02X}{name[1:]}"
+    if flaw := name_flaw(name):
+        raise ValueError(f"Class {class_name!r} {flaw} and cannot be a folder name: rename the class")
+    return name
+
+
+def class_of_folder(folder: str) -> str:
+    """The class name that :func:`folder_name` encoded."""
+    return unquote(folder)
+
+
+def check_class_names(names: Sequence[str]) -> None:
+    """ValueError unless every class name can be stored as a folder, and no two would share one."""
+    seen: dict[str, str] = {}
+    for name in names:
+        if not name:
+            raise ValueError("No class given: connect a job or type a class_name")
+        twin = seen.setdefault(unicodedata.normalize("NFC", folder_name(name)).casefold(), name)
+        if twin != name:
+            raise ValueError(f"Classes {twin!r} and {name!r} are one folder on Windows and macOS: rename one")
+
+
+def name_flaw(name: str) -> str:
+    """Why ``name`` cannot be a folder on Linux, macOS and Windows alike; empty when it can."""
+    if re.search(r'[\x00-\x1f\x7f<>:"/\\|?*]', name):
+        return 'has a slash, a control character or one of <>:"|?*'
+    if not name or name[0] == "." or name[-1] in ". " or name[0] == " ":
+        return "is empty, begins with a dot or space, or ends with one"
+    if name.split(".")[0].rstrip().lower() in WINDOWS_NAMES:
+        return "is reserved by Windows"
+    return "is too long" if len(name.encode()) > MAX_NAME_BYTES else ""
+
+
+def fingerprint(root: str | Path) -> str:
+    """A value that changes when a file below ``root`` is added, removed, renamed or written."""
+    digest = hashlib.sha256()
+    for file in walk(Path(root)):
+        info = file.stat()
+        digest.update(f"{file.as_posix()}\0{info.st_size}\0{info.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
+
+
+def walk(folder: Path) -> list[Path]:
+    """All files below ``folder`` but hidden ones, sorted."""
+    found = []
+    for where, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(where, name) for name in files if not name.startswith(".")]
+    return sorted(found, key=Path.as_posix)

@@ -1,0 +1,113 @@
+"""Which images belong into the training set. Rules see scores only, so that they can be applied again later."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A decision and its reason in words."""
+
+    accepted: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Least values that an image's scores must have; 0 and False ask nothing.
+
+    ``max_duplicate_bits``: reject an image whose perceptual hash differs in at most that many of its 64 bits from
+    an earlier one of the class; -1 asks nothing. Scores: see :mod:`.scores`.
+    """
+
+    min_confidence: float = 0.0
+    require_top1: bool = False
+    min_margin: float = 0.0
+    min_judge_confidence: float = 0.0
+    require_judge_top1: bool = False
+    min_judge_margin: float = 0.0
+    min_contour_agreement: float = 0.0
+    min_sharpness: float = 0.0
+    max_duplicate_bits: int = -1
+
+    def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            top = {"min_sharpness": math.inf, "max_duplicate_bits": 64}.get(field.name, 1)
+            least = -1 if field.name == "max_duplicate_bits" else 0
+            if not least <= value <= top:
+                raise ValueError(f"{field.name} must be in {least}..{top}, got {value}")
+
+    def given(self) -> dict[str, float | bool]:
+        """The rules that ask something."""
+        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) != field.default}
+
+    @property
+    def needs(self) -> set[str]:
+        """The scores that must be there for these rules."""
+        return {name for rule, name in _SCORES.items() if getattr(self, rule) > (-1 if "duplicate" in rule else 0)}
+
+    def check(self, scores: Mapping[str, object]) -> None:
+        """ValueError when a score that a rule needs was not measured."""
+        if lacking := sorted(name for name in self.needs if scores.get(name) is None):
+            raise ValueError(f"The rules need {', '.join(lacking)}, which {_REMEDY[lacking[0].partition('_')[0]]}")
+
+    def judge(self, scores: Mapping[str, object]) -> Verdict:
+        """The verdict on one image, without a look at others."""
+        self.check(scores)
+        for prefix, who in (("", "the classifier"), ("judge_", "the judge")):
+            if scores.get(f"{prefix}broken"):
+                return Verdict(False, f"{who} gave probabilities that are not finite")
+            if getattr(self, f"require_{prefix}top1") and scores[f"{prefix}rank"] != 1:
+                return Verdict(False, f"{who} sees {scores[f'{prefix}seen']!r}")
+        for rule, name in _SCORES.items():
+            least = getattr(self, rule)
+            if rule.startswith("min_") and least > 0 and scores[name] < least:
+                return Verdict(False, f"{name.replace('_', ' ')} {scores[name]:.4g} is below {least:g}")
+        confidence = scores.get("confidence")
+        return Verdict(True, "no classifier given" if confidence is None else f"confidence {confidence:.3f}")
+
+    def judge_class(self, images: Sequence[Mapping[str, object]]) -> list[Verdict]:
+        """Verdicts on the images of one class, given as their scores in plan order.
+
+        A duplicate is one of any earlier image that passed the other rules, itself a duplicate or not: so a
+        verdict depends on earlier images only, and is the same in whatever order they were made.
+        """
+        verdicts = [self.judge(scores) for scores in images]
+        if self.max_duplicate_bits < 0:
+            return verdicts
+        hashes = np.array([int(str(scores["phash"]), 16) for scores in images], dtype=np.uint64)
+        passed = np.array([verdict.accepted for verdict in verdicts], dtype=bool)
+        for i in np.flatnonzero(passed):
+            earlier = np.flatnonzero(passed[:i])
+            differ = np.bitwise_xor(hashes[earlier], hashes[i])
+            bits = np.unpackbits(differ.view(np.uint8)).reshape(-1, 64).sum(1)
+            if len(bits) and bits.min() <= self.max_duplicate_bits:
+                verdicts[i] = Verdict(False, f"near-duplicate: {bits.min()} of 64 bits from an earlier image")
+        return verdicts
+
+
+_SCORES = {
+    "min_confidence": "confidence",
+    "require_top1": "rank",
+    "min_margin": "margin",
+    "min_judge_confidence": "judge_confidence",
+    "require_judge_top1": "judge_rank",
+    "min_judge_margin": "judge_margin",
+    "min_contour_agreement": "contour_agreement",
+    "min_sharpness": "sharpness",
+    "max_duplicate_bits": "phash",
+}
+_CLASSIFIER = "come from a classifier: connect one to Export Dataset, or ask nothing of it"
+_REMEDY = {
+    **dict.fromkeys(("confidence", "rank", "margin"), _CLASSIFIER),
+    "judge": "come from a judge: connect a second classifier to Export Dataset, or ask nothing of it",
+    "contour": "comes from a contour: connect Transform Contour's to Export Dataset, or ask nothing of it",
+    "sharpness": "this dataset does not have: its images were made by an older version",
+    "phash": "this dataset does not have: its images were made by an older version",
+}

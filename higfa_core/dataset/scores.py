@@ -1,0 +1,111 @@
+"""What can be measured about a generated image, once, when it is made; rules look at it then and later.
+
+| score | what |
+|---|---|
+| confidence, rank, margin | of the intended class, by the guide: probability, 1 = the most probable, lead over the next |
+| judge_confidence, judge_rank, judge_margin | the same by an independent classifier |
+| contour_agreement | boundary F1 of the wanted contour and the image's edges, 0..1 |
+| sharpness | variance of the Laplacian of the grey image in 0..255 |
+| phash | perceptual hash, 16 hex digits |
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..contour.edges import extract
+
+TOLERANCE = 0.0075  # of the diagonal, as the Berkeley boundary benchmark (Martin et al. 2004)
+
+
+class Classifier(Protocol):
+    """What scoring needs of :class:`higfa_core.classifier.FineGrainedClassifier`."""
+
+    class_names: tuple[str, ...]
+
+    def index(self, name: str) -> int: ...
+
+    def predict_proba(self, images: Tensor) -> Tensor: ...
+
+
+def classifier_scores(images: Tensor, class_name: str, classifier: Classifier, prefix: str = "") -> list[dict]:
+    """For each of images [B, H, W, 3]: confidence, rank and margin of the class, and the class ``seen`` most."""
+    target = classifier.index(class_name)
+    probabilities = classifier.predict_proba(images).float().cpu().numpy()
+    return [
+        {prefix + name: value for name, value in _position(row, target, classifier.class_names).items()}
+        for row in probabilities
+    ]
+
+
+def _position(row: np.ndarray, target: int, names: Sequence[str]) -> dict:
+    if not np.isfinite(row).all():
+        return {"confidence": 0.0, "rank": len(row), "margin": -1.0, "seen": "", "broken": True}
+    others = np.delete(row, target)
+    rank = 1 + int((others > row[target]).sum() + (row[:target] == row[target]).sum())
+    margin = float(row[target] - others.max()) if len(others) else 1.0
+    return {"confidence": float(row[target]), "rank": rank, "margin": margin, "seen": names[int(row.argmax())]}
+
+
+def picture_scores(image: Tensor, contour: Tensor | None = None, mask: Tensor | None = None) -> dict:
+    """Scores of one image [H, W, 3] in 0..1; contour [h, w, 3] and mask [h, w] may have another size."""
+    pixels = (image.detach().float().cpu().clamp(0, 1) * 255).round().byte().numpy()
+    found = {"sharpness": sharpness(pixels), "phash": perceptual_hash(pixels)}
+    if contour is not None:
+        found["contour_agreement"] = contour_agreement(image, contour, mask)
+    return found
+
+
+def sharpness(pixels: np.ndarray) -> float:
+    """Variance of the Laplacian of pixels [H, W, 3] uint8 (Pech-Pacheco et al. 2000); small means blurred."""
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    return float(cv2.Laplacian(grey, cv2.CV_64F).var())
+
+
+def perceptual_hash(pixels: np.ndarray) -> str:
+    """64-bit DCT hash of pixels [H, W, 3] uint8 as 16 hex digits; equal to ``str(imagehash.phash(...))``."""
+    from scipy.fftpack import dct
+
+    small = np.asarray(Image.fromarray(pixels).convert("L").resize((32, 32), Image.Resampling.LANCZOS))
+    low = dct(dct(small, axis=0), axis=1)[:8, :8]
+    bits = (low > np.median(low)).ravel()
+    return f"{int(''.join('1' if bit else '0' for bit in bits), 2):016x}"
+
+
+def contour_agreement(image: Tensor, contour: Tensor, mask: Tensor | None = None) -> float:
+    """Boundary F1 of contour [h, w, 3] and the Canny edges of image [H, W, 3], inside mask [h, w] when given.
+
+    A contour pixel is found when an edge lies within 0.75 % of the diagonal, and the other way round. 1.0 when
+    there is no contour and no edge.
+    """
+    height, width = image.shape[:2]
+    wanted = _resized(contour.amax(-1), height, width) > 0.5
+    region = None if mask is None else mask[None]
+    if region is not None and region.shape[1:] != (height, width):
+        region = torch.from_numpy(_resized(mask, height, width))[None]
+    found = extract(image[None], mask=region)[0].amax(-1).numpy() > 0.5
+    reach = max(1.0, TOLERANCE * math.hypot(height, width))
+    recall, precision = _covered(wanted, found, reach), _covered(found, wanted, reach)
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def _covered(lines: np.ndarray, by: np.ndarray, reach: float) -> float:
+    if not lines.any():
+        return 1.0
+    if not by.any():
+        return 0.0
+    distance = cv2.distanceTransform((~by).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return float((distance[lines] <= reach).mean())
+
+
+def _resized(plane: Tensor, height: int, width: int) -> np.ndarray:
+    pixels = plane.detach().float().cpu().numpy()
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA) if pixels.shape != (height, width) else pixels

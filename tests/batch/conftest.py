@@ -1,0 +1,60 @@
+"""A small labelled set, a plan over it, and fake servers to run it on."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from higfa_core.dataset.layouts import read_dataset
+from higfa_core.dataset.plan import Plan
+from higfa_core.dataset.plan_file import write_plan
+from higfa_core.dataset.rules import Rules
+from higfa_core.workflow import EXPORT, digest, find_node
+
+from .fake_comfy import FakeComfy
+
+WORKFLOW = json.loads((Path(__file__).parents[2] / "workflows" / "api" / "miniature_augment.json").read_text("utf-8"))
+CLASSES = ("F-16A", "F-16B", "Ünal 鴉", "x")
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """4 classes, 5 images each."""
+    for label, name in enumerate(CLASSES):
+        for i in range(5):
+            path = tmp_path / "real planes" / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (label * 60, i * 40, 9)).save(path)
+    return tmp_path / "real planes"
+
+
+@pytest.fixture
+def make_plan(sources):
+    def make(folder, counts=2, quota=None, rules=Rules(), name="planes", **options):
+        plan = Plan(read_dataset(sources), counts, **options)
+        shared = {"workflow": WORKFLOW, "workflow_digest": digest(WORKFLOW, find_node(WORKFLOW, EXPORT))}
+        write_plan(folder, plan, dataset_name=name, options={}, quota=quota, rules=rules, **shared)
+        return plan
+
+    return make
+
+
+@pytest.fixture
+def make_server(tmp_path):
+    servers = []
+
+    def make(output=None, **options):
+        servers.append(FakeComfy(output or tmp_path / f"output {len(servers)}", **options))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.close()
+
+
+def manifest_rows(folder):
+    """The rows that count, sorted, without what differs from run to run; and how many lines there are."""
+    lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_bytes().splitlines() if line.strip()]
+    last = {(row["key"], row["index"]): {k: v for k, v in row.items() if k != "created"} for row in lines}
+    return [last[key] for key in sorted(last)], len(lines)

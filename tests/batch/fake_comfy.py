@@ -1,0 +1,188 @@
+"""A ComfyUI server that misbehaves on purpose. It writes images with the real store, as Export Dataset does."""
+
+import hashlib
+import json
+import re
+import threading
+import time
+import urllib.parse
+import uuid
+from email import message_from_bytes
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from higfa_core.dataset.paths import folder_name
+from higfa_core.dataset.plan import Job
+from higfa_core.dataset.store import ROW_FIELDS, Manifest
+from higfa_core.workflow import EXPORT, JOB, digest, find_node, image_key
+
+FAULTS = ("die before", "die after", "drop", "no history", "empty", "twice", "error")
+
+
+def draw(*values):
+    """A number in 0..1 that depends on nothing but the values."""
+    return int(hashlib.sha256(json.dumps(values).encode()).hexdigest()[:8], 16) / 2**32
+
+
+def image_row(graph, accepted=lambda key: True):
+    """The manifest row and the content that the graph's job has, whoever makes it."""
+    job = Job.from_json(graph[find_node(graph, JOB)]["inputs"]["job"])
+    key = image_key(job.key, digest(graph, find_node(graph, EXPORT)))
+    good = accepted(key)
+    row = dict.fromkeys(ROW_FIELDS) | {"key": key, "index": 0, "batch": 1, "class_name": job.class_name}
+    row |= {"file": f"{'train' if good else 'rejected'}/{folder_name(job.class_name)}/{key[:16]}-0.png"}
+    row |= {"label": job.label, "accepted": good, "reason": "", "prompt": job.prompt, "source": job.source}
+    row |= {"scores": {"confidence": draw(key), "phash": key[:16]}, "seed": job.seed, "mask": None, "width": 8}
+    return row | {"height": 8, "plan_index": job.index, "created": str(time.time())}, b"image " + key.encode()
+
+
+class FakeComfy:
+    """``faults``: what may go wrong, at the first ``times`` attempts of a job, with probability ``share``."""
+
+    def __init__(self, output, seconds=0.005, faults=(), share=0.2, times=1, accepted=lambda key: True, seed=0):
+        self.output, self.seconds, self.accepted = Path(output), seconds, accepted
+        self.faults, self.share, self.times, self.seed = faults, share, times, seed
+        self.lock = threading.RLock()
+        self.pending, self.running, self.history = [], None, {}
+        self.tried, self.seen_faults, self.posted, self.deepest = {}, set(), [], 0
+        self.uploads, self.silent_until, self.always = {}, 0.0, None
+        self.instance, self.stopped = uuid.uuid4().hex, False
+        self.httpd = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.httpd.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.httpd.server_port}"
+        for target in (lambda: self.httpd.serve_forever(0.01), self._work):
+            threading.Thread(target=target, daemon=True).start()
+
+    def close(self):
+        self.stopped = True
+        self.httpd.shutdown()
+        self.httpd.server_close()
+
+    def die(self, silence=0.15):
+        """As a crash and a restart: queue and history are gone, a new instance answers after a while."""
+        with self.lock:
+            self.pending, self.running, self.history = [], None, {}
+            self.instance, self.silent_until = uuid.uuid4().hex, time.monotonic() + silence
+
+    def _work(self):
+        while not self.stopped:
+            with self.lock:
+                instance = self.instance
+                self.running = self.pending.pop(0) if self.pending else None
+                item = self.running
+            if item is None:
+                time.sleep(0.001)
+                continue
+            time.sleep(self.seconds)
+            with self.lock:
+                if self.instance != instance or self.running is None:
+                    continue
+                self._end(*item)
+                self.running = None
+
+    def _fault(self, key):
+        self.tried[key] = self.tried.get(key, 0) + 1
+        if self.always:
+            return self.always
+        if self.tried[key] <= self.times and draw(self.seed, key, self.tried[key]) < self.share:
+            return self.faults[int(draw("which", self.seed, key) * len(self.faults))] if self.faults else None
+        return None
+
+    def _end(self, prompt_id, graph):
+        row, content = image_row(graph, self.accepted)
+        fault = self._fault(row["key"])
+        self.seen_faults.add(fault)
+        if fault == "die before":
+            return self.die()
+        if fault == "drop":
+            return None
+        if fault not in ("empty", "error"):
+            name = graph[find_node(graph, EXPORT)]["inputs"]["dataset_name"]
+            manifest = Manifest(self.output / name)
+            manifest.write(row, content)
+            if fault == "twice":
+                manifest.write(row, content)
+        if fault == "die after":
+            return self.die()
+        status = {"status_str": "error", "messages": [["execution_error", {"node_id": "3", "node_type": "KSampler",
+                  "exception_type": "OutOfMemoryError", "exception_message": "no memory"}]]}  # fmt: skip
+        if fault != "no history":
+            self.history[prompt_id] = {"outputs": {}, "status": status if fault == "error" else {"status_str": "success"}}
+        return None
+
+
+def _handler(fake):
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            if self.silent():
+                return
+            where = urllib.parse.urlsplit(self.path)
+            query = {k: v[0] for k, v in urllib.parse.parse_qs(where.query).items()}
+            with fake.lock:
+                if where.path == "/queue":
+                    running = [fake.running] if fake.running else []
+                    self.answer({"queue_running": [[0, *item] for item in running],
+                                 "queue_pending": [[0, *item] for item in fake.pending]})  # fmt: skip
+                elif where.path.startswith("/history/"):
+                    prompt_id = where.path.rpartition("/")[2]
+                    self.answer({prompt_id: fake.history[prompt_id]} if prompt_id in fake.history else {})
+                elif where.path == "/system_stats":
+                    self.answer({"system": {}})
+                elif where.path == "/view":
+                    self.view(fake.output / query["subfolder"] / query["filename"])
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.silent():
+                return
+            with fake.lock:
+                if self.path == "/upload/image":
+                    self.answer(self.upload(body))
+                    return
+                values = json.loads(body)
+                if self.path == "/prompt":
+                    fake.pending.append((values["prompt_id"], values["prompt"]))
+                    fake.posted.append(values["prompt_id"])
+                    fake.deepest = max(fake.deepest, len(fake.pending) + (fake.running is not None))
+                    self.answer({"prompt_id": values["prompt_id"]})
+                elif self.path == "/queue":
+                    fake.pending = [item for item in fake.pending if item[0] not in values["delete"]]
+                    self.answer({})
+                elif self.path in ("/interrupt", "/free"):
+                    self.answer({})
+
+        def silent(self):
+            if time.monotonic() < fake.silent_until:
+                self.close_connection = True
+                return True
+            return False
+
+        def answer(self, values, code=200, data=None):
+            data = json.dumps(values).encode() if data is None else data
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def view(self, path):
+            if not path.is_file():
+                return self.answer({}, 404)
+            data = path.read_bytes()
+            if found := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
+                start = int(found[1])
+                return self.answer(None, 416 if start >= len(data) else 206, data[start:])
+            return self.answer(None, 200, data)
+
+        def upload(self, body):
+            message = message_from_bytes(b"Content-Type: " + self.headers["Content-Type"].encode() + b"\r\n\r\n" + body)
+            parts = {part.get_param("name", header="content-disposition"): part for part in message.get_payload()}
+            name = parts["image"].get_filename()
+            fake.uploads[name] = parts["image"].get_payload(decode=True)
+            return {"name": name, "subfolder": parts["subfolder"].get_payload().strip(), "type": "input"}
+
+        def log_message(self, *_):
+            pass
+
+    return Handler
