@@ -47,7 +47,9 @@ def main():
         seconds, memory = plan(folder, args.jobs)
         print(f"| plan of {args.jobs:,} jobs | {seconds:.1f} s, {memory:.0f} MB | 10 s, 400 MB |")
         first, again = resume(folder, args.jobs)
-        print(f"| store of {args.jobs:,} rows, to the first job | {again:.1f} s (index built anew: {first:.1f} s) | 3 s |")
+        print(
+            f"| store of {args.jobs:,} rows, to the first job | {again:.1f} s (index built anew: {first:.1f} s) | 3 s |"
+        )
         print(export(folder, args.images, args.size), flush=True)
 
 
@@ -143,9 +145,9 @@ class Stub:
 
 def export(folder, count, size):
     """A table row: images a second of Export Dataset's writer and of SaveImage, in turns of 250."""
-    from higfa_core.comfy.startup import start
+    from higfa_core.comfy.startup import start_comfyui
 
-    start()
+    start_comfyui()
     import folder_paths
     import torch
 

@@ -115,7 +115,9 @@ class Client:
         """Put a file into the input folder; returns its path there (another name when the name was taken)."""
         boundary = uuid.uuid4().hex
         fields = {"subfolder": subfolder, "type": "input", "overwrite": "false"}
-        parts = [f'--{boundary}\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n' for k, v in fields.items()]
+        parts = [
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n' for k, v in fields.items()
+        ]
         kind = f'form-data; name="image"; filename="{name}"\r\nContent-Type: application/octet-stream'
         head = "".join(parts) + f"--{boundary}\r\nContent-Disposition: {kind}\r\n\r\n"
         body = head.encode() + content + f"\r\n--{boundary}--\r\n".encode()

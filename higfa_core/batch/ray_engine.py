@@ -1,8 +1,8 @@
 """Servers as warm actors of a Ray cluster: ``higfa run --engine ray``.
 
-The driver's pull loop and its records stay as they are, only the way of a request changes: driver -> actor ->
-ComfyUI. Either an actor owns a given URL, which only its cluster may be able to reach, or one for each GPU starts
-a ComfyUI there and starts it again when it ends. Nodes need Ray, and ComfyUI with this pack, not this package.
+The driver's loop and records stay as they are, only a request takes another way: driver -> actor -> ComfyUI. An
+actor owns a URL that perhaps only its cluster can reach, or starts a ComfyUI on its GPU, and again when that ends.
+Classes go to the nodes by value: besides ComfyUI with this pack they need nothing but Ray.
 """
 
 from __future__ import annotations
@@ -11,17 +11,16 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import client
+from . import client as client_module
 from .client import Client, PromptRejected, ServerError
 
 PLACING_SECONDS = 60.0
-# It ends with the actor that holds its standard input, however that one ends.
+# Ends with the actor, which holds its standard input, in whatever way that one ends.
 RUN_WITH_PARENT = """\
 import os, runpy, sys, threading
 threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
@@ -35,23 +34,154 @@ class ComfyActor:
 
     def __init__(self, url: str | None, comfyui: str | None, timeout: float):
         self.url, self.comfyui, self.timeout = url, comfyui, timeout
-        self.process = self.client = self.folder = None
+        self.client = Client(url, timeout) if url else None
+        self.process = None
 
     def place(self) -> str:
-        """The server's name: its URL, else node and GPU. Starts the server; ValueError when that cannot be."""
-        self._start()
-        if self.url:
-            return self.url
-        import ray
-
-        return f"ray://{ray.util.get_node_ip_address()}:{'+'.join(ray.get_gpu_ids())}"
+        """The server's name: its URL, else node and GPU. ValueError when there is no ComfyUI to start."""
+        if not self.url:
+            self._start()
+        return self.url or f"ray://{_gpu()}"
 
     def answer(self, *request) -> tuple[int, bytes] | tuple[str, dict] | str:
-        """What ``Client._answer`` returns; for PromptRejected its two values, for ServerError its words."""
+        """As ``Client._answer``; PromptRejected becomes (message, node_errors), ServerError its message."""
+        if not self.url and (self.process is None or self.process.poll() is not None):
+            return self._start()
         try:
-            self._start()
             return self.client._answer(*request)
         except PromptRejected as error:
             return str(error), error.node_errors
         except ServerError as error:
-            return self._end() or str(error)
+            return str(error)
+
+    def _start(self) -> str:
+        """Start ComfyUI; returns in words that it does, and how the last one ended."""
+        main = Path(self.comfyui, "main.py")
+        if not main.is_file():
+            raise ValueError(f"No main.py in {self.comfyui} on {_gpu()}: give --comfyui the folder of ComfyUI there")
+        own = main.with_name("user") / f"higfa {_gpu()}".replace(":", " ")
+        own.mkdir(parents=True, exist_ok=True)
+        words = f"ComfyUI on {_gpu()} is being started (its log: {own / 'log.txt'})"
+        if self.process is not None:
+            last = (own / "log.txt").read_text("utf-8", "replace").rstrip().rpartition("\n")[2]
+            words += f"; before, it ended with status {self.process.returncode}: {last}"
+        port = _free_port()
+        command = [sys.executable, "-c", RUN_WITH_PARENT, str(main), "--port", str(port), "--disable-auto-launch"]
+        # A ComfyUI empties its temporary folder, and locks its database: several in one folder need their own.
+        command += ["--temp-directory", str(own), "--database-url", "sqlite:///:memory:"]
+        env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # Ray says 1
+        with open(own / "log.txt", "wb") as log:
+            streams = {"stdin": subprocess.PIPE, "stdout": log, "stderr": subprocess.STDOUT}
+            self.process = subprocess.Popen(command, cwd=self.comfyui, env=env, **streams)
+        self.client = Client(f"http://127.0.0.1:{port}", self.timeout)
+        return words
+
+
+class RayClient(Client):
+    """A client whose requests an actor makes; ``url`` is the server's name only."""
+
+    def __init__(self, url: str, actor: object, timeout: float):
+        self.url, self.timeout, self.client_id = url, timeout, uuid.uuid4().hex
+        self.actor = actor
+
+    def _answer(self, path: str, data: bytes | None, headers: dict, allowed: tuple = ()) -> tuple[int, bytes]:
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        try:
+            answer = ray.get(self.actor.answer.remote(path, data, headers, allowed), timeout=2 * self.timeout)
+        except RayTaskError:  # a fault of the actor's code, not of the cluster
+            raise
+        except RayError as error:
+            raise ServerError(
+                f"The actor of {self.url} does not answer ({str(error).partition(chr(10))[0]})"
+            ) from error
+        if isinstance(answer, str):
+            raise ServerError(answer)
+        if isinstance(answer[0], str):
+            raise PromptRejected(*answer)
+        return answer
+
+
+@contextmanager
+def ray_clients(
+    address: str | None, servers: Sequence[str], comfyui: str | None, timeout: float = 30.0
+) -> Iterator[list[RayClient]]:
+    """Clients for ``servers``, and for a ComfyUI on each GPU when its folder on the nodes is given.
+
+    ``address``: of the cluster; None takes the one in RAY_ADDRESS, or starts one on this machine.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise ValueError("--engine ray needs Ray: pip install higfa[ray]") from None
+    for url in servers:
+        Client(url)  # a bad one is refused here
+    started = not ray.is_initialized()
+    if started:
+        _connect(address)
+    actors = []
+    try:
+        actors += _start_actors(servers, comfyui and os.path.abspath(comfyui), timeout)
+        yield _placed(actors, timeout)
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+        if started:
+            ray.shutdown()
+
+
+def _connect(address: str | None) -> None:
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody unasked
+    try:
+        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError) as error:
+        raise ValueError(f"No Ray cluster at {address} ({error}): ray start --head starts one") from error
+
+
+def _start_actors(servers: Sequence[str], comfyui: str | None, timeout: float) -> list:
+    import ray
+
+    gpus = int(ray.cluster_resources().get("GPU", 0)) if comfyui else 0
+    if comfyui and not gpus:
+        raise ValueError("The Ray cluster has no GPU to start ComfyUI on: name servers that run, with --server URL")
+    if not servers and not comfyui:
+        raise ValueError("--engine ray needs servers: --server URL, or --comfyui FOLDER to start one on each GPU")
+    for module in (client_module, sys.modules[__name__]):
+        ray.cloudpickle.register_pickle_by_value(module)
+    remote = ray.remote(num_cpus=0, max_restarts=-1)(ComfyActor)
+    owners = [remote.remote(url, None, timeout) for url in servers]
+    return owners + [remote.options(num_gpus=1).remote(None, comfyui, timeout) for _ in range(gpus)]
+
+
+def _placed(actors: list, timeout: float) -> list[RayClient]:
+    """Clients of the actors that found their place; a GPU that somebody else uses is done without."""
+    import ray
+
+    places = {actor.place.remote(): actor for actor in actors}
+    ready, late = ray.wait(list(places), num_returns=len(places), timeout=PLACING_SECONDS)
+    if late:
+        print(f"{len(late)} of {len(places)} actors found no free GPU, see ray status", file=sys.stderr)
+    if not ready:
+        raise ValueError("No GPU of the Ray cluster is free: wait for the other jobs there")
+    for place in late:
+        ray.kill(places[place])
+    try:
+        return [RayClient(ray.get(place), places[place], timeout) for place in ready]
+    except ray.exceptions.RayError as error:
+        raise ValueError(str(getattr(error, "cause", error))) from error
+
+
+def _gpu() -> str:
+    """Node and GPU of the actor that asks."""
+    import ray
+
+    return f"{ray.util.get_node_ip_address()}:{ray.get_runtime_context().get_accelerator_ids()['GPU'][0]}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

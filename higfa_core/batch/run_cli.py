@@ -60,7 +60,10 @@ def run_plan(states: States, clients: Sequence[Client], options: Options) -> int
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that say which servers, for the commands that need one."""
     parser.add_argument(
-        "--server", action="append", metavar="URL", help="a ComfyUI server; repeat it for more (default: port 8188 here)"
+        "--server",
+        action="append",
+        metavar="URL",
+        help="a ComfyUI server; repeat it for more (default: port 8188 here)",
     )
     parser.add_argument("--attempts", type=int, default=3, metavar="N", help="tries of a job that fails (default: 3)")
 
@@ -72,12 +75,20 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit", type=int, metavar="N", help="stop after N jobs; the next run goes on")
     parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="only the I-th of N disjoint parts")
     parser.add_argument("--retry-failed", action="store_true", help="plan jobs again that failed for good")
-    parser.add_argument("--patience", type=float, default=30, metavar="S", help="seconds until a silent server loses its jobs")
-    parser.add_argument("--give-up", type=float, default=600, metavar="S", help="seconds until silence of all ends the run")
-    parser.add_argument("--free-every", type=int, default=0, metavar="N", help="have servers free memory after N jobs each")
-    parser.add_argument("--engine", choices=["http", "ray"], default="http", help="ray: servers as actors of a Ray cluster")
+    parser.add_argument(
+        "--patience", type=float, default=30, metavar="S", help="seconds until a silent server loses its jobs"
+    )
+    parser.add_argument(
+        "--give-up", type=float, default=600, metavar="S", help="seconds until silence of all ends the run"
+    )
+    parser.add_argument(
+        "--free-every", type=int, default=0, metavar="N", help="have servers free memory after N jobs each"
+    )
+    parser.add_argument(
+        "--engine", choices=["http", "ray"], default="http", help="ray: servers as actors of a Ray cluster"
+    )
     parser.add_argument("--ray-address", metavar="ADDRESS", help="the cluster (default: this machine)")
-    parser.add_argument("--comfyui", metavar="FOLDER", help="with ray and no --server: the ComfyUI that each GPU's actor starts")
+    parser.add_argument("--comfyui", metavar="FOLDER", help="with ray: the ComfyUI on its nodes, started on each GPU")
     parser.add_argument("--poll", type=float, default=Options.poll, help=argparse.SUPPRESS)  # for tests
     return parser.parse_args(argv)
 
@@ -92,6 +103,8 @@ def _clients(args: argparse.Namespace):
         from .ray_engine import ray_clients
 
         return ray_clients(args.ray_address, args.server or [], args.comfyui)
+    if args.ray_address or args.comfyui:
+        raise ValueError("--ray-address and --comfyui say how --engine ray works: add it")
     return nullcontext([Client(url) for url in args.server or ["http://127.0.0.1:8188"]])
 
 

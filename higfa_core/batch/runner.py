@@ -25,7 +25,14 @@ from .client import Client, PromptRejected, ServerError
 
 IN_FLIGHT = 2  # one runs, one waits: a server that dies loses little, a fast one never idles
 LOSSES = 10  # a prompt may be lost through no fault of its own, as the one that waits when the other kills the server
-NODE_RULES = ("min_confidence", "require_top1", "min_margin", "min_judge_confidence", "min_contour_agreement", "min_sharpness")
+NODE_RULES = (
+    "min_confidence",
+    "require_top1",
+    "min_margin",
+    "min_judge_confidence",
+    "min_contour_agreement",
+    "min_sharpness",
+)
 BAD_STREAK = 5  # different jobs in a row that fail: it is the server
 
 

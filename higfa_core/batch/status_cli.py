@@ -16,7 +16,9 @@ from .view import progress
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="higfa status", description=__doc__.partition(": ")[2])
-    parser.add_argument("folder", type=Path, metavar="DATASET_FOLDER", help="the folder with plan.json or manifest.jsonl")
+    parser.add_argument(
+        "folder", type=Path, metavar="DATASET_FOLDER", help="the folder with plan.json or manifest.jsonl"
+    )
     folder = parser.parse_args(argv).folder
     try:
         if (folder / HEADER).is_file():
@@ -37,7 +39,9 @@ def _planned(folder: Path) -> int:
         wanted = [row | {"wanted": _wanted(row)} for row in table]
         print(as_text(wanted, ("wanted", *names)))
         done, goal, _, _ = progress(table)
-        print(f"{done} of {goal} {'accepted images' if states.plan.header['quota'] else 'jobs'}; {states.disk_estimate()}")
+        print(
+            f"{done} of {goal} {'accepted images' if states.plan.header['quota'] else 'jobs'}; {states.disk_estimate()}"
+        )
         for idx, reason in states.failures()[:5]:
             print(f"job {idx} failed: {reason}")
     return 0

@@ -39,7 +39,9 @@ def refilter(folder: Path, changes: dict, fresh: bool = False, dry_run: bool = F
     if not len(manifest):
         raise ValueError(f"No images in {folder}: give the folder that has manifest.jsonl")
     if missing := manifest.missing():
-        raise ValueError(f"{len(missing)} files are missing, the first is {missing[0]['file']}: higfa run makes them again")
+        raise ValueError(
+            f"{len(missing)} files are missing, the first is {missing[0]['file']}: higfa run makes them again"
+        )
     rules = Rules(**({} if fresh else _present_rules(manifest)) | changes)
     classes = defaultdict(list)
     for row in manifest.rows():

@@ -36,7 +36,8 @@ def pick_planned(input_folder: str | Path, plan_folder: str | Path, index: int) 
     plan = PlanFile(plan_folder)
     root = plan.header["dataset"]["root"]
     if not Path(input_folder, plan.header["dataset"]["name"]).is_dir():
-        raise ValueError(f"The plan's images are in {root}, outside ComfyUI's input folder: move them, or use higfa run")
+        outside = f"The plan's images are in {root}, outside ComfyUI's input folder"
+        raise ValueError(f"{outside}: move them there, or use higfa run")
     return plan.job(index), len(plan)
 
 

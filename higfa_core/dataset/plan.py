@@ -129,7 +129,9 @@ class Plan(Sequence[Job]):
         self._length = sum(self._counts.values())
         self._hashes = {} if hashes is None else hashes
         if not self._length:
-            raise ValueError(f"A plan needs at least one job, got counts {dict(counts)} for {len(dataset.images)} images")
+            raise ValueError(
+                f"A plan needs at least one job, got counts {dict(counts)} for {len(dataset.images)} images"
+            )
 
     def __len__(self) -> int:
         return self._length
@@ -167,9 +169,7 @@ class Plan(Sequence[Job]):
             replica=replica,
         )
         places = (self.classes, source.path, contour.path)
-        return Job(
-            self.name, index, key, class_name, source.label, *places, prompt, seed, replica, "", "", contour.box
-        )
+        return Job(self.name, index, key, class_name, source.label, *places, prompt, seed, replica, "", "", contour.box)
 
     def sha256(self, path: str) -> str:
         """The hash of a file of the dataset, read once a plan."""

@@ -176,7 +176,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument("--replicas", type=int, metavar="N", help="N from every real image (default: the workflow's)")
     amount.add_argument("--per-class", type=int, metavar="N", help="N for every class")
-    amount.add_argument("--fill-to", type=int, metavar="N", help="so many that real and synthetic make N in every class")
+    amount.add_argument(
+        "--fill-to", type=int, metavar="N", help="so many that real and synthetic make N in every class"
+    )
     add("--only-rare", type=int, metavar="N", help="only for classes with fewer than N real images")
     add("--accepted", action="store_true", help="count accepted images, and try until there are as many")
     add("--max-tries", type=int, default=3, metavar="N", help="with --accepted: at most N tries an image (default: 3)")

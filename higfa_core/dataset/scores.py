@@ -2,7 +2,7 @@
 
 | score | what |
 |---|---|
-| confidence, rank, margin | of the intended class, by the guide: probability, 1 = the most probable, lead over the next |
+| confidence, rank, margin | of the class, by the guide: probability, 1 = most probable, lead over the next |
 | judge_confidence, judge_rank, judge_margin | the same by an independent classifier |
 | contour_agreement | boundary F1 of the wanted contour and the image's edges, 0..1 |
 | sharpness | variance of the Laplacian of the grey image in 0..255 |
@@ -55,29 +55,45 @@ def _position(row: np.ndarray, target: int, names: Sequence[str]) -> dict:
     return {"confidence": float(row[target]), "rank": rank, "margin": margin, "seen": names[int(row.argmax())]}
 
 
-def picture_scores(image: Tensor, contour: Tensor | None = None, mask: Tensor | None = None) -> dict:
-    """Scores of one image [H, W, 3] in 0..1; contour [h, w, 3] and mask [h, w] may have another size."""
-    pixels = (image.detach().float().cpu().clamp(0, 1) * 255).round().byte().numpy()
-    found = {"sharpness": sharpness(pixels), "phash": perceptual_hash(pixels)}
+def picture_scores(
+    image: Tensor, contour: Tensor | None = None, mask: Tensor | None = None, pixels: np.ndarray | None = None
+) -> dict:
+    """Scores of one image [H, W, 3] in 0..1; contour [h, w, 3] and mask [h, w] may have another size.
+
+    ``pixels``: the image as :func:`to_bytes` gives it, where that is at hand.
+    """
+    pixels = to_bytes(image) if pixels is None else pixels
+    grey = _grey(pixels)
+    found = {"sharpness": sharpness(grey), "phash": perceptual_hash(grey)}
     if contour is not None:
         found["contour_agreement"] = contour_agreement(image, contour, mask)
     return found
 
 
-def sharpness(pixels: np.ndarray) -> float:
+def to_bytes(image: Tensor) -> np.ndarray:
+    """Image in 0..1, any shape -> uint8 in 0..255, rounded."""
+    scaled = image.detach().to("cpu", torch.float32, copy=True).mul_(255).add_(0.5).clamp_(0, 255)
+    return scaled.to(torch.uint8).numpy()
+
+
+def sharpness(pixels: np.ndarray | Image.Image) -> float:
     """Variance of the Laplacian of pixels [H, W, 3] uint8 (Pech-Pacheco et al. 2000); small means blurred."""
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    return float(cv2.Laplacian(grey, cv2.CV_64F).var())
+    laplacian = cv2.Laplacian(np.asarray(_grey(pixels)), cv2.CV_32F)
+    return float(cv2.meanStdDev(laplacian)[1].item() ** 2)
 
 
-def perceptual_hash(pixels: np.ndarray) -> str:
+def perceptual_hash(pixels: np.ndarray | Image.Image) -> str:
     """64-bit DCT hash of pixels [H, W, 3] uint8 as 16 hex digits; equal to ``str(imagehash.phash(...))``."""
     from scipy.fftpack import dct
 
-    small = np.asarray(Image.fromarray(pixels).convert("L").resize((32, 32), Image.Resampling.LANCZOS))
+    small = np.asarray(_grey(pixels).resize((32, 32), Image.Resampling.LANCZOS))
     low = dct(dct(small, axis=0), axis=1)[:8, :8]
     bits = (low > np.median(low)).ravel()
     return f"{int(''.join('1' if bit else '0' for bit in bits), 2):016x}"
+
+
+def _grey(pixels: np.ndarray | Image.Image) -> Image.Image:
+    return pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels).convert("L")
 
 
 def contour_agreement(image: Tensor, contour: Tensor, mask: Tensor | None = None) -> float:
@@ -108,4 +124,6 @@ def _covered(lines: np.ndarray, by: np.ndarray, reach: float) -> float:
 
 def _resized(plane: Tensor, height: int, width: int) -> np.ndarray:
     pixels = plane.detach().float().cpu().numpy()
-    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA) if pixels.shape != (height, width) else pixels
+    return (
+        cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA) if pixels.shape != (height, width) else pixels
+    )

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ..workflow import image_key
 from .plan_file import PlanFile
@@ -103,7 +103,9 @@ class States:
         jobs = {row[0]: row[1:] for row in self._all(f"SELECT class, {names} FROM jobs GROUP BY class")}
         written = dict(self._all("SELECT class, COUNT(*) FROM images WHERE idx IS NOT NULL GROUP BY class"))
         found = []
-        for label, name, quota, accepted in self._all("SELECT class, name, quota, accepted FROM classes ORDER BY class"):
+        for label, name, quota, accepted in self._all(
+            "SELECT class, name, quota, accepted FROM classes ORDER BY class"
+        ):
             if label in jobs:
                 row = {"name": name, "quota": quota, **dict(zip(STATES, jobs[label]))}
                 found.append(row | {"written": written.get(label, 0), "accepted": accepted})
@@ -179,7 +181,9 @@ class States:
                 held = "state = 'leased' AND driver = ?"
                 db.execute(f"UPDATE jobs SET lease_until = 0 WHERE {held}", (driver,))
                 marks = ",".join("?" * len(servers))
-                db.execute(f"UPDATE jobs SET state = 'planned' WHERE {held} AND server NOT IN ({marks})", (driver, *servers))
+                db.execute(
+                    f"UPDATE jobs SET state = 'planned' WHERE {held} AND server NOT IN ({marks})", (driver, *servers)
+                )
                 db.execute("DELETE FROM drivers WHERE driver = ?", (driver,))
                 gone.append(pid)
         for pid in gone:
@@ -269,7 +273,9 @@ class States:
                 db.execute("UPDATE jobs SET state = 'planned' WHERE key = ? AND state = 'done'", (key,))
                 self._recount(db, {label})
             whole = "SELECT idx FROM images WHERE idx IS NOT NULL GROUP BY idx HAVING COUNT(*) >= MAX(batch)"
-            db.execute(f"UPDATE jobs SET state = 'done' WHERE state IN ('planned', 'failed', 'spare') AND idx IN ({whole})")
+            db.execute(
+                f"UPDATE jobs SET state = 'done' WHERE state IN ('planned', 'failed', 'spare') AND idx IN ({whole})"
+            )
         return len(gone)
 
     # --- inside
@@ -342,7 +348,9 @@ class States:
         with self._change() as db:
             # Only while this driver holds it: a lease that ran out may be another one's by now.
             held = "state = 'leased' AND driver = ?"
-            db.execute(f"UPDATE jobs SET state = ?, reason = ? WHERE idx = ? AND {held}", (state, reason, idx, self.driver))
+            db.execute(
+                f"UPDATE jobs SET state = ?, reason = ? WHERE idx = ? AND {held}", (state, reason, idx, self.driver)
+            )
             (label,) = db.execute("SELECT class FROM jobs WHERE idx = ?", (idx,)).fetchone()
             self._recount(db, {label})
 

@@ -24,8 +24,8 @@ from ..batch.client import Client, ServerError
 from ..batch.queue import Failure, run_jobs
 from ..dataset.files import write_atomic
 from ..dataset.store import Manifest
-from ..workflow import EXPORT, JOB, digest, find_node, image_key
 from ..evaluate.report import Counts, Picture, plain_png, render_report
+from ..workflow import EXPORT, JOB, digest, find_node, image_key
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOW = ROOT / "workflows" / "api" / "miniature_augment.json"

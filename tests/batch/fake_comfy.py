@@ -107,7 +107,10 @@ class FakeComfy:
         status = {"status_str": "error", "messages": [["execution_error", {"node_id": "3", "node_type": "KSampler",
                   "exception_type": "OutOfMemoryError", "exception_message": "no memory"}]]}  # fmt: skip
         if fault != "no history":
-            self.history[prompt_id] = {"outputs": {}, "status": status if fault == "error" else {"status_str": "success"}}
+            self.history[prompt_id] = {
+                "outputs": {},
+                "status": status if fault == "error" else {"status_str": "success"},
+            }
         return None
 
 

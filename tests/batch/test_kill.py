@@ -27,7 +27,9 @@ FAULTS = ("die before", "die after", "drop", "no history", "error")
 def made(monkeypatch):
     """Key of a job -> how often any server made its image."""
     counts, write = Counter(), Manifest.write
-    monkeypatch.setattr(Manifest, "write", lambda self, row, data: (counts.update([row["key"]]), write(self, row, data))[1])
+    monkeypatch.setattr(
+        Manifest, "write", lambda self, row, data: (counts.update([row["key"]]), write(self, row, data))[1]
+    )
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # a kill, unlike a power cut, loses nothing written
     return counts
 
@@ -140,6 +142,19 @@ def test_a_driver_killed_while_a_server_is_down(tmp_path, make_plan, make_server
     kill_after(drive(tmp_path / "planes", servers), servers, 3)
     finish(drive(tmp_path / "planes", servers, "--patience", "0.5" if silence > 2 else "30"))
     check_whole(tmp_path / "planes", calm, made)
+
+
+def test_what_a_dead_driver_was_writing_is_removed(tmp_path, make_plan, make_server, drive):
+    make_plan(tmp_path / "planes", 1)
+    server = make_server()
+    process = drive(tmp_path / "planes", [server])
+    kill_after(process, [server], 1)
+    names = [f".x.png.{pid}.0a.part" for pid in (process.pid, os.getpid())]
+    for name in names:
+        (tmp_path / "planes" / "train").mkdir(exist_ok=True)
+        (tmp_path / "planes" / "train" / name).write_bytes(b"half")
+    finish(drive(tmp_path / "planes", [server]))
+    assert [path.name for path in (tmp_path / "planes").rglob("*.part")] == names[1:]
 
 
 def test_the_driver_starts_without_heavy_libraries():

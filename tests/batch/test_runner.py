@@ -44,7 +44,7 @@ def test_every_job_is_made_once_wherever_the_server_writes(tmp_path, make_plan, 
         assert len(data) == row["bytes"] and hashlib.sha256(data).hexdigest() == row["sha256"]
     assert files(folder) == sorted(row["file"] for row in rows)
     assert server.deepest == IN_FLIGHT
-    assert len(server.uploads) == 20 and all((name.endswith(".png") for name in server.uploads))
+    assert len(server.uploads) == 20 and all(name.endswith(".png") for name in server.uploads)
 
 
 def test_uploads_are_the_source_files_and_the_jobs_name_them(tmp_path, make_plan, make_server, sources):
@@ -172,7 +172,9 @@ def good(key):
 @pytest.mark.parametrize("count", [1, 3])
 def test_quotas_take_the_shortest_prefix_of_each_class(tmp_path, make_plan, make_server, count):
     quota = dict.fromkeys(CLASSES[:3], 4) | {"x": 0}
-    plan = make_plan(tmp_path / "planes", {name: 4 * n for name, n in quota.items()}, {k: n for k, n in quota.items() if n})
+    plan = make_plan(
+        tmp_path / "planes", {name: 4 * n for name, n in quota.items()}, {k: n for k, n in quota.items() if n}
+    )
     servers = [make_server(accepted=good, faults=FAULTS, share=0.2, seed=i) for i in range(count)]
     found = run(tmp_path / "planes", servers, Options(attempts=9, poll=0.002, patience=0.5, give_up=5))
     rows, _ = manifest_rows(tmp_path / "planes")

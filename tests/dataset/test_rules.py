@@ -9,8 +9,8 @@ from higfa_core.contour.edges import extract
 from higfa_core.dataset.rules import Rules
 from higfa_core.dataset.scores import classifier_scores, contour_agreement, perceptual_hash, picture_scores, sharpness
 
-GOOD = {"confidence": 0.8, "rank": 1, "margin": 0.6, "seen": "a", "judge_confidence": 0.6, "judge_rank": 1,
-        "judge_margin": 0.3, "judge_seen": "a", "contour_agreement": 0.7, "sharpness": 90.0, "phash": "00ff00ff00ff00ff"}  # fmt: skip
+GOOD = {"confidence": 0.8, "rank": 1, "margin": 0.6, "seen": "a", "contour_agreement": 0.7, "sharpness": 90.0}
+GOOD |= {"judge_confidence": 0.6, "judge_rank": 1, "judge_margin": 0.3, "judge_seen": "a", "phash": "00ff00ff00ff00ff"}
 
 
 @pytest.mark.parametrize(
