@@ -83,20 +83,20 @@ class DatasetJob(io.ComfyNode):
                     tooltip="Whose image comes out: the job's own, or another one of the same class.",
                 ),
                 io.String.Input(
-                    "plan",
-                    default="",
-                    optional=True,
-                    advanced=True,
-                    tooltip="Folder inside ComfyUI's output folder with a plan made by 'higfa plan'. When given, "
-                    "index picks from it and the other settings above are ignored.",
-                ),
-                io.String.Input(
                     "job",
                     default="",
                     multiline=True,
                     optional=True,
                     advanced=True,
                     tooltip="A job as JSON, as batch runs send it. When given, everything above is ignored.",
+                ),
+                io.String.Input(
+                    "plan",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Folder inside ComfyUI's output folder with a plan made by 'higfa plan'. When given, "
+                    "index picks from it and the other settings above are ignored.",
                 ),
             ],
             outputs=[
@@ -112,7 +112,7 @@ class DatasetJob(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, dataset, index, prompt_template, replicas, plan_seed, contour_from, plan="", job=""
+        cls, dataset, index, prompt_template, replicas, plan_seed, contour_from, job="", plan=""
     ) -> io.NodeOutput:
         folder, name = folder_paths.get_input_directory(), dataset.strip()
         embedded = Path(folder) / sources.NAME
@@ -128,7 +128,7 @@ class DatasetJob(io.ComfyNode):
         return io.NodeOutput(image, mask, chosen.class_name, chosen.prompt, chosen.seed, chosen, count)
 
     @classmethod
-    def fingerprint_inputs(cls, dataset=None, plan="", job="", **others):
+    def fingerprint_inputs(cls, dataset=None, job="", plan="", **others):
         # A linked value is None here; its own node's fingerprint then speaks for it.
         folder, seen = folder_paths.get_input_directory(), ""
         given = Job.from_json(job) if job else None
@@ -173,6 +173,10 @@ class ExportDataset(io.ComfyNode):
                     optional=True,
                     tooltip="Judges each image; its probability of the class is recorded and may reject it.",
                 ),
+                HiGFATrace.Input("trace", optional=True, tooltip="Recorded in the manifest, from HiGFA KSampler."),
+                HiGFATransform.Input(
+                    "transform", optional=True, tooltip="Recorded in the manifest, from Transform Contour."
+                ),
                 HiGFAClassifier.Input(
                     "judge",
                     optional=True,
@@ -189,10 +193,6 @@ class ExportDataset(io.ComfyNode):
                     "mask",
                     optional=True,
                     tooltip="The object in the images, from Transform Contour: stored in masks/, and gives the box.",
-                ),
-                HiGFATrace.Input("trace", optional=True, tooltip="Recorded in the manifest, from HiGFA KSampler."),
-                HiGFATransform.Input(
-                    "transform", optional=True, tooltip="Recorded in the manifest, from Transform Contour."
                 ),
                 io.String.Input(
                     "class_name",
@@ -224,10 +224,6 @@ class ExportDataset(io.ComfyNode):
                     advanced=True,
                     tooltip="Also reject images for which the classifier finds another class more probable.",
                 ),
-                _least("min_margin", 1.0, 0.01, "Least lead of the class over the next, by the classifier."),
-                _least("min_judge_confidence", 1.0, 0.01, "Least probability of the class, by the judge."),
-                _least("min_contour_agreement", 1.0, 0.01, "Least boundary F1 of the contour and the image's edges."),
-                _least("min_sharpness", 1e5, 1.0, "Least variance of the Laplacian; blurred images have few tens."),
                 io.Combo.Input(
                     "if_exists",
                     options=["keep", "replace"],
@@ -241,6 +237,10 @@ class ExportDataset(io.ComfyNode):
                     advanced=True,
                     tooltip="Put the whole workflow into each PNG. Off: a training set should not carry it.",
                 ),
+                _least("min_margin", 1.0, 0.01, "Least lead of the class over the next, by the classifier."),
+                _least("min_judge_confidence", 1.0, 0.01, "Least probability of the class, by the judge."),
+                _least("min_contour_agreement", 1.0, 0.01, "Least boundary F1 of the contour and the image's edges."),
+                _least("min_sharpness", 1e5, 1.0, "Least variance of the Laplacian; blurred images have few tens."),
             ],
             outputs=[
                 io.String.Output("summary", tooltip="What was written, accepted and rejected, and why."),

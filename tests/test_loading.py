@@ -17,7 +17,10 @@ MAY_USE_NETWORK = (CORE / "batch", CORE / "miniature" / "demo.py", CORE / "cli.p
 
 
 def sources():
-    return sorted([ROOT / "__init__.py", *(ROOT / "nodes").rglob("*.py"), *CORE.rglob("*.py")])
+    """The modules of the archive that the registry gets."""
+    left_out = {ROOT / line.strip("/") for line in (ROOT / ".comfyignore").read_text().split()}
+    found = [ROOT / "__init__.py", *(ROOT / "nodes").rglob("*.py"), *CORE.rglob("*.py")]
+    return sorted(path for path in found if path not in left_out)
 
 
 def within(path, places):

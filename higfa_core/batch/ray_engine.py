@@ -93,9 +93,8 @@ class RayClient(Client):
         except RayTaskError:  # a fault of the actor's code, not of the cluster
             raise
         except RayError as error:
-            raise ServerError(
-                f"The actor of {self.url} does not answer ({str(error).partition(chr(10))[0]})"
-            ) from error
+            words = str(error).partition("\n")[0]
+            raise ServerError(f"The actor of {self.url} does not answer ({words})") from error
         if isinstance(answer, str):
             raise ServerError(answer)
         if isinstance(answer[0], str):
@@ -109,7 +108,7 @@ def ray_clients(
 ) -> Iterator[list[RayClient]]:
     """Clients for ``servers``, and for a ComfyUI on each GPU when its folder on the nodes is given.
 
-    ``address``: of the cluster; None takes the one in RAY_ADDRESS, or starts one on this machine.
+    ``address``: of the cluster; None takes RAY_ADDRESS, else a cluster of this machine, which is started if need be.
     """
     try:
         import ray
@@ -138,7 +137,8 @@ def _connect(address: str | None) -> None:
     try:
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError) as error:
-        raise ValueError(f"No Ray cluster at {address} ({error}): ray start --head starts one") from error
+        remedy = "does it run (ray status), with this version of Ray? Set RAY_AUTH_MODE=token if it asks for a token"
+        raise ValueError(f"No way into the Ray cluster at {address} ({error}): {remedy}") from error
 
 
 def _start_actors(servers: Sequence[str], comfyui: str | None, timeout: float) -> list:

@@ -105,7 +105,7 @@ class Run:
             return lease
 
     def give_back(self) -> None:
-        """A job that was leased has not been tried: it does not count against the limit."""
+        """A job that was leased has not ended: it does not count against the limit."""
         with self._lock:
             self._budget = None if self._budget is None else self._budget + 1
 
@@ -246,6 +246,7 @@ class Worker(threading.Thread):
             elif state == "lost":
                 self._forget(lease)
                 self.states.lost(lease.idx, LOSSES)
+                self.run_.give_back()
             elif state == "failed":
                 self._error(lease, self.client.error(lease.prompt_id) or "the server reports an error")
             else:
@@ -306,7 +307,8 @@ class Worker(threading.Thread):
     def _error(self, lease: Lease, reason: str) -> None:
         self._forget(lease)
         self.errors += 1
-        self.states.error(lease.idx, reason, self.options.attempts)
+        if not self.states.error(lease.idx, reason, self.options.attempts):
+            self.run_.give_back()
         self._bad.add(lease.idx)
         if len(self._bad) >= BAD_STREAK:
             self._bad.clear()
@@ -323,6 +325,7 @@ class Worker(threading.Thread):
         for idx in list(self.flights):
             del self.flights[idx]
             self.states.release(idx)
+            self.run_.give_back()
 
     def _leave(self) -> None:
         """Stopped from outside: take our prompts off the server, and give the jobs back."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from .paths import check_class_names, inside
+from .plan_file import PlanFile
 from .source import SourceImage
 from .store import Manifest
 
@@ -108,13 +109,13 @@ def read_collection(folders: Sequence[str | Path]) -> Collection:
 
 
 def _open(folder: Path) -> Manifest:
-    if not (folder / "dataset.json").is_file() or not (folder / "manifest.jsonl").is_file():
-        raise ValueError(f"No dataset in {folder}: give the folder with dataset.json and manifest.jsonl")
+    if not (folder / "manifest.jsonl").is_file():
+        raise ValueError(f"No dataset in {folder}: give the folder with manifest.jsonl")
     return Manifest(folder)
 
 
 def _classes(manifests: Sequence[Manifest]) -> tuple[str, ...]:
-    lists = [manifest.info()["classes"] for manifest in manifests]
+    lists = [_class_list(manifest) for manifest in manifests]
     for manifest, classes in zip(manifests, lists):
         if classes != lists[0]:
             raise ValueError(f"{manifest.folder} has other classes than {manifests[0].folder}: export them one by one")
@@ -123,6 +124,12 @@ def _classes(manifests: Sequence[Manifest]) -> tuple[str, ...]:
         names = sorted({row["class_name"] for manifest in manifests for row in manifest.rows()})
     check_class_names(names)
     return tuple(names)
+
+
+def _class_list(manifest: Manifest) -> list[str] | None:
+    # Where servers write elsewhere, their dataset.json stays there.
+    info = manifest.info()
+    return info["classes"] if info else list(PlanFile(manifest.folder).classes)
 
 
 def _add(rows: dict, folder: Path, row: dict, labels: Mapping[str, int]) -> None:

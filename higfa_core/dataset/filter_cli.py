@@ -56,7 +56,7 @@ def refilter(folder: Path, changes: dict, fresh: bool = False, dry_run: bool = F
     if not dry_run:
         _record_rules(folder, rules)
         for row, verdict in changed:
-            decide(folder, row, verdict.accepted, verdict.reason)
+            decide(folder, row | {"rules": rules.given()}, verdict.accepted, verdict.reason)
     asked = ", ".join(f"{name} {value:g}" for name, value in rules.given().items()) or "none"
     gained = sum(verdict.accepted for _, verdict in changed)
     lines = [f"rules: {asked}", *(f"  {count:6} {reason}" for reason, count in reasons.most_common())]
@@ -65,17 +65,20 @@ def refilter(folder: Path, changes: dict, fresh: bool = False, dry_run: bool = F
 
 
 def _present_rules(manifest: Manifest) -> dict:
-    header = manifest.folder / HEADER
-    if header.is_file():
-        return json.loads(header.read_text("utf-8"))["rules"]
-    return manifest.rows()[-1].get("rules") or {}
+    header = _header(manifest.folder)
+    known = json.loads(header.read_text("utf-8")).get("rules") if header else None
+    return manifest.rows()[-1].get("rules") or {} if known is None else known
 
 
 def _record_rules(folder: Path, rules: Rules) -> None:
-    header = Path(folder) / HEADER
-    if header.is_file():  # the next higfa run must judge by the same rules
+    if header := _header(folder):  # the next higfa run must judge by the same rules, and filter go on from them
         values = json.loads(header.read_text("utf-8")) | {"rules": asdict(rules)}
         write_atomic(header, json.dumps(values, ensure_ascii=False, indent=1).encode())
+
+
+def _header(folder: Path) -> Path | None:
+    """The file that has, or shall have, the rules: a dataset made on the canvas has no plan."""
+    return next((path for name in (HEADER, "dataset.json") if (path := folder / name).is_file()), None)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def pick_planned(input_folder: str | Path, plan_folder: str | Path, index: int) 
 
 
 def load_job(input_folder: str | Path, job: Job) -> tuple[Job, Tensor, Tensor | None]:
-    """The job with its image's size and mask file, that image [1, H, W, 3] and its mask [1, H, W]; all inside ``input_folder``."""
+    """The job with its image's size and mask file, that image [1, H, W, 3] and its mask [1, H, W]."""
     if job.image_file:
         image = load_image(inside(input_folder, job.image_file))
         height, width = image.shape[1:3]

@@ -8,7 +8,6 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from urllib.parse import quote, unquote
 
 HELD_OUT = frozenset({"val", "valid", "validation", "test"})
 WINDOWS_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
@@ -43,14 +42,14 @@ def folder_name(class_name: str) -> str:
 
     ``F-16A/B`` -> ``F-16A%2FB``. :func:`class_of_folder` gives the name back. ValueError when it is too long.
     """
-    name = re.sub(r'[\x00-\x1f\x7f%<>:"/\\|?*]', lambda found: quote(found[0], safe=""), class_name)
+    name = re.sub(r'[\x00-\x1f\x7f%<>:"/\\|?*]', lambda found: _encoded(found[0]), class_name)
     if name[:1] in (".", " "):
-        name = f"%{ord(name[0]):02X}{name[1:]}"
+        name = _encoded(name[0]) + name[1:]
     if name[-1:] in (".", " "):
-        name = f"{name[:-1]}%{ord(name[-1]):02X}"
+        name = name[:-1] + _encoded(name[-1])
     # Folders that readers of image folders take for something else than a class are encoded, too.
     if name.split(".")[0].rstrip().lower() in WINDOWS_NAMES or name.lower() in HELD_OUT | {"train", "masks"}:
-        name = f"%{ord(name[0]):02X}{name[1:]}"
+        name = _encoded(name[0]) + name[1:]
     if flaw := name_flaw(name):
         raise ValueError(f"Class {class_name!r} {flaw} and cannot be a folder name: rename the class")
     return name
@@ -58,7 +57,11 @@ def folder_name(class_name: str) -> str:
 
 def class_of_folder(folder: str) -> str:
     """The class name that :func:`folder_name` encoded."""
-    return unquote(folder)
+    return re.sub("%([0-9A-F]{2})", lambda found: chr(int(found[1], 16)), folder)
+
+
+def _encoded(character: str) -> str:
+    return f"%{ord(character):02X}"
 
 
 def check_class_names(names: Sequence[str]) -> None:

@@ -79,7 +79,7 @@ def _source(args: argparse.Namespace, dataset: str) -> tuple[Path, str]:
 
 def _counts(args: argparse.Namespace, dataset: SourceDataset, widgets: Mapping) -> dict[str, int]:
     ways = {"replicas": args.replicas, "per_class": args.per_class, "fill_to": args.fill_to}
-    if not any(ways.values()):
+    if all(value is None for value in ways.values()):
         ways["replicas"] = widgets["replicas"]
     return job_counts(dataset.counts(), only_rare=args.only_rare, **ways)
 

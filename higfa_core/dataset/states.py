@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import socket
+import platform
 import sqlite3
 import threading
 import time
@@ -79,7 +79,7 @@ class States:
             import psutil
 
             born = psutil.Process().create_time()
-            db.execute("INSERT INTO drivers VALUES (?,?,?,?)", (self.driver, socket.gethostname(), os.getpid(), born))
+            db.execute("INSERT INTO drivers VALUES (?,?,?,?)", (self.driver, platform.node(), os.getpid(), born))
         self.ingest()
         self.forget_missing()
 
@@ -175,7 +175,7 @@ class States:
         gone = []
         with self._change() as db:
             mine = "SELECT driver, pid, born FROM drivers WHERE host = ? AND driver != ?"
-            for driver, pid, born in db.execute(mine, (socket.gethostname(), self.driver)).fetchall():
+            for driver, pid, born in db.execute(mine, (platform.node(), self.driver)).fetchall():
                 if psutil.pid_exists(pid) and abs(_born(pid) - born) < 1:
                     continue
                 held = "state = 'leased' AND driver = ?"
@@ -252,7 +252,8 @@ class States:
             verdicts = self.rules.judge_class([json.loads(row[4]) for row in rows])
             changed = [(row, verdict) for row, verdict in zip(rows, verdicts) if bool(row[2]) != verdict.accepted]
             for (_, _, _, at, _), verdict in changed:
-                decide(self.folder, self._row(at), verdict.accepted, verdict.reason)
+                row = self._row(at) | {"rules": self.rules.given()}
+                decide(self.folder, row, verdict.accepted, verdict.reason)
             if changed:
                 self.ingest()
 
@@ -287,7 +288,7 @@ class States:
 
     def _fill(self) -> None:
         with self._change() as db:
-            wanted = self.plan.header["jobs_sha256"] + self.plan.header["workflow_digest"]
+            wanted = "".join(str(self.plan.header[name]) for name in ("jobs_sha256", "workflow_digest", "quota"))
             known = db.execute("SELECT value FROM meta WHERE name = 'plan'").fetchone()
             if known == (wanted,):
                 return

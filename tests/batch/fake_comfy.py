@@ -1,6 +1,7 @@
 """A ComfyUI server that misbehaves on purpose. It writes images with the real store, as Export Dataset does."""
 
 import hashlib
+import io
 import json
 import re
 import threading
@@ -10,6 +11,8 @@ import uuid
 from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from PIL import Image
 
 from higfa_core.dataset.paths import folder_name
 from higfa_core.dataset.plan import Job
@@ -24,6 +27,13 @@ def draw(*values):
     return int(hashlib.sha256(json.dumps(values).encode()).hexdigest()[:8], 16) / 2**32
 
 
+def tiny_png(key):
+    """An 8x8 PNG that depends on nothing but the key, and on all of it."""
+    buffer = io.BytesIO()
+    Image.frombytes("RGB", (8, 8), hashlib.shake_256(key.encode()).digest(192)).save(buffer, "PNG", compress_level=0)
+    return buffer.getvalue()
+
+
 def image_row(graph, accepted=lambda key: True):
     """The manifest row and the content that the graph's job has, whoever makes it."""
     job = Job.from_json(graph[find_node(graph, JOB)]["inputs"]["job"])
@@ -32,8 +42,8 @@ def image_row(graph, accepted=lambda key: True):
     row = dict.fromkeys(ROW_FIELDS) | {"key": key, "index": 0, "batch": 1, "class_name": job.class_name}
     row |= {"file": f"{'train' if good else 'rejected'}/{folder_name(job.class_name)}/{key[:16]}-0.png"}
     row |= {"label": job.label, "accepted": good, "reason": "", "prompt": job.prompt, "source": job.source}
-    row |= {"scores": {"confidence": draw(key), "phash": key[:16]}, "seed": job.seed, "mask": None, "width": 8}
-    return row | {"height": 8, "plan_index": job.index, "created": str(time.time())}, b"image " + key.encode()
+    row |= {"scores": {"confidence": draw(key), "phash": key[:16]}, "seed": job.seed, "mask": None, "box": None}
+    return row | {"width": 8, "height": 8, "plan_index": job.index, "created": str(time.time())}, tiny_png(key)
 
 
 class FakeComfy:

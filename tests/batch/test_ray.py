@@ -43,7 +43,7 @@ time.sleep(1e9)
 @pytest.fixture(scope="session", autouse=True)
 def cluster():
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     children = psutil.Process().children(recursive=True)
     ray.shutdown()
@@ -214,12 +214,15 @@ def test_wrong_use_is_refused(servers, comfyui, words):
 
 
 def test_gpus_that_are_not_there_or_not_free(monkeypatch, comfyui, capsys):
-    monkeypatch.setattr(ray_engine, "PLACING_SECONDS", 1.0)
     other = ray.remote(num_cpus=0, num_gpus=1)(Options)
     holds = [other.remote()]
+    ray.get(holds[0].__ray_ready__.remote())
+    monkeypatch.setattr(ray_engine, "PLACING_SECONDS", 5.0)
     with ray_clients(None, [], str(comfyui)) as clients:
         assert len(clients) == 1 and "1 of 2 actors found no free GPU" in capsys.readouterr().err
     holds.append(other.remote())
+    ray.get(holds[1].__ray_ready__.remote())
+    monkeypatch.setattr(ray_engine, "PLACING_SECONDS", 0.2)
     with pytest.raises(ValueError, match="is free"), ray_clients(None, [], str(comfyui)):
         pass
     for actor in holds:
@@ -233,6 +236,10 @@ def test_options_of_the_command(tmp_path, make_plan, monkeypatch, capsys):
     make_plan(tmp_path / "planes", 1)
     assert run_cli.main([str(tmp_path / "planes"), "--comfyui", "there"]) == 1
     assert "--engine ray" in capsys.readouterr().err
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda address, **options: (_ for _ in ()).throw(ConnectionError("refused")))
+    assert run_cli.main([str(tmp_path / "planes"), "--engine", "ray", "--ray-address", "10.0.0.9:6379"]) == 1
+    assert "Ray cluster at 10.0.0.9:6379 (refused): does it run" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "ray", None)
     assert run_cli.main([str(tmp_path / "planes"), "--engine", "ray", "--server", "http://127.0.0.1:9"]) == 1
     assert "pip install higfa[ray]" in capsys.readouterr().err

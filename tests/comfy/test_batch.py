@@ -1,0 +1,152 @@
+"""Plans run on real ComfyUI servers: the canvas and the command line agree, and a killed server changes nothing."""
+
+import contextlib
+import copy
+import hashlib
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from higfa_core.batch import run_cli
+from higfa_core.batch.client import Client
+from higfa_core.dataset import plan_cli
+from higfa_core.miniature.sources import draw_sources
+from higfa_core.workflow import EXPORT, JOB, find_node
+
+from .server import running_server
+
+WORKFLOWS = Path(__file__).parents[2] / "workflows" / "api"
+# The whole way of an image but the sampling: enough where the pixels are not the point.
+SHORT = {
+    "1": {"class_type": JOB, "inputs": {"dataset": "birds", "index": 0, "prompt_template": "a {class}", "replicas": 2,
+          "plan_seed": 3, "contour_from": "other", "job": "", "plan": ""}},
+    "2": {"class_type": "HiGFA_TransformContour", "inputs": {"contour": ["1", 0], "mask": ["1", 1], "variants": 1,
+          "seed": ["1", 4], "flip": 0.5, "rotation": 12.0, "scale_min": 0.85, "scale_max": 1.1, "translation": 0.06,
+          "perspective": 0.0, "elastic": 0.0, "outside": 0.0}},
+    "3": {"class_type": EXPORT, "inputs": {"images": ["2", 0], "job": ["1", 5], "mask": ["2", 1], "contour": ["2", 0],
+          "transform": ["2", 2], "class_name": "", "dataset_name": "pressed", "min_confidence": 0.0,
+          "image_format": "png", "require_top1": False, "if_exists": "keep", "save_metadata": False}},
+}  # fmt: skip
+
+
+def rows(folder):
+    """Rows by key, without what differs from run to run."""
+    found = [json.loads(line) for line in (folder / "manifest.jsonl").read_bytes().splitlines()]
+    assert len({row["key"] for row in found}) == len(found)
+    for row in found:
+        assert hashlib.sha256((folder / row["file"]).read_bytes()).hexdigest() == row["sha256"]
+    return sorted(({k: v for k, v in row.items() if k != "created"} for row in found), key=lambda row: row["key"])
+
+
+def plan(folder, workflow, source, *more):
+    command = [folder, "--workflow", workflow, "--source", source, *more]
+    assert plan_cli.main([str(part) for part in command]) == 0
+
+
+def run(folder, *servers, more=()):
+    urls = [part for server in servers for part in ("--server", server.url)]
+    return run_cli.main([str(folder), *urls, *more])
+
+
+@pytest.fixture
+def birds(server):
+    """Two species of the miniature, three images each, in the server's input folder."""
+    folder = server.base / "input" / "birds"
+    if not folder.exists():
+        draw_sources(server.base / "drawn", 3)
+        for part in ("train", "masks"):
+            for species in sorted((server.base / "drawn" / part).iterdir())[:2]:
+                (folder / part).mkdir(parents=True, exist_ok=True)
+                species.rename(folder / part / species.name)
+    return folder
+
+
+def test_pressing_run_and_the_command_line_give_the_same_dataset(server, birds, tmp_path):
+    client, output = Client(server.url), server.base / "output"
+    for index in range(12):
+        graph = copy.deepcopy(SHORT)
+        graph["1"]["inputs"]["index"] = index
+        client.wait(client.submit(graph), 60)
+    (tmp_path / "short.json").write_text(json.dumps(SHORT))
+    plan(output / "queued", tmp_path / "short.json", birds, "--input-dir", server.base / "input")
+    assert run(output / "queued", server) == 0
+    pressed, queued = rows(output / "pressed"), rows(output / "queued")
+    assert len(pressed) == 12 and pressed == queued
+    assert all(row["mask"] and row["box"] and row["scores"]["contour_agreement"] > 0 for row in queued)
+    # A third way: the canvas taking jobs from the plan that the command line wrote.
+    graph = copy.deepcopy(SHORT)
+    graph["1"]["inputs"] |= {"index": 7, "plan": "queued"}
+    graph["3"]["inputs"]["dataset_name"] = "planned"
+    client.wait(client.submit(graph), 60)
+    assert rows(output / "planned") == [row for row in queued if row["plan_index"] == 7]
+
+
+def test_a_setting_of_the_workflow_makes_other_images_and_a_filter_does_not(server, birds):
+    client, folder = Client(server.url), server.base / "output" / "settings"
+    for change in ({}, {"min_sharpness": 1.0}, {"rotation": 90.0}):
+        graph = copy.deepcopy(SHORT)
+        graph["3"]["inputs"]["dataset_name"] = "settings"
+        for name, value in change.items():
+            graph["2" if name == "rotation" else "3"]["inputs"][name] = value
+        client.wait(client.submit(graph), 60)
+    assert len(rows(folder)) == 2
+
+
+def test_images_come_over_the_network_when_the_folder_is_elsewhere(server, birds, tmp_path):
+    (tmp_path / "short.json").write_text(json.dumps(SHORT))
+    far = tmp_path / "far"
+    birds.rename(tmp_path / "real")  # nor does the server see the sources
+    try:
+        plan(far, tmp_path / "short.json", tmp_path / "real")
+        assert run(far, server) == 0
+    finally:
+        (tmp_path / "real").rename(birds)
+    made = rows(far)
+    assert len(made) == 12 and all((far / row["mask"]).is_file() for row in made)
+    assert {Image.open(far / row["file"]).size for row in made} == {(128, 128)}
+    theirs = rows(server.base / "output" / "far")
+    assert theirs == made
+
+
+def children(server):
+    port = int(server.url.rpartition(":")[2])
+    return [c.pid for c in psutil.net_connections("tcp") if c.laddr.port == port and c.status == "LISTEN"]
+
+
+def test_two_servers_one_killed_in_the_middle_of_a_job_give_the_same_bytes(server, comfyui_path, tmp_path):
+    draw_sources(tmp_path / "drawn", 1)
+    calm, wild = server.base / "output" / "calm", tmp_path / "wild"
+    options = [WORKFLOWS / "miniature_augment.json", tmp_path / "drawn", "--per-class", "1"]
+    plan(calm, *options)
+    assert run(calm, server, more=["--limit", "10"]) == 0
+    plan(wild, *options)
+    # The killed one is expected to leave an error behind.
+    with contextlib.suppress(ChildProcessError), running_server(comfyui_path, tmp_path / "second") as second:
+        client = Client(second.url)
+        victim, state = children(second), {}
+
+        def kill_when_busy():
+            while not client._json("/queue")["queue_running"]:
+                time.sleep(0.01)
+            time.sleep(0.3)
+            state["running"] = bool(client._json("/queue")["queue_running"])
+            for pid in victim:
+                os.kill(pid, signal.SIGKILL)
+
+        killer = threading.Thread(target=kill_when_busy)
+        killer.start()
+        assert run(wild, second, server, more=["--limit", "10", "--patience", "1", "--poll", "0.05"]) == 0
+        killer.join()
+        assert state["running"] and len(victim) == 1
+    first = {row["plan_index"]: row for row in rows(calm)}
+    again = {row["plan_index"]: row for row in rows(wild)}
+    assert len(first) == 10 and len(again) >= 10
+    both = first.keys() & again.keys()
+    assert len(both) == 10 and all(first[i]["sha256"] == again[i]["sha256"] for i in both)
