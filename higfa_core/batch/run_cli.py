@@ -43,8 +43,8 @@ def run_plan(states: States, clients: Sequence[Client], options: Options) -> int
     made, seconds = written - before, time.monotonic() - started
     print(f"{states.folder}: {done} of {goal}, {accepted} of {written} images accepted")
     if made:
-        left = (goal - done) * seconds / made
-        print(f"{made} images in {spoken_time(seconds)}, {spoken_time(left)} for the rest at this pace")
+        left = f", {spoken_time((goal - done) * seconds / made)} for the rest at this pace" if goal > done else ""
+        print(f"{made} images in {spoken_time(seconds)}{left}")
     if short := [row["name"] for row in table if (row["quota"] or 0) > row["accepted"] and not row["planned"]]:
         print(f"{len(short)} classes stay below their quota, all tries used: {', '.join(short[:5])}", file=sys.stderr)
     for idx, reason in states.failures()[:5]:

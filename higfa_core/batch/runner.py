@@ -36,6 +36,10 @@ NODE_RULES = (
 BAD_STREAK = 5  # different jobs in a row that fail: it is the server
 
 
+class Unreadable(ValueError):
+    """The source image of a job."""
+
+
 @dataclass(frozen=True)
 class Options:
     """How to run. Times in seconds; ``attempts``: of each job; ``limit``: jobs to send at most in this run.
@@ -73,7 +77,8 @@ class Run:
 
     def go(self, watch: Callable[[Run], None] = lambda run: None, every: float = 0.5) -> None:
         """Run until nothing is left, every server is unfit, or Ctrl-C; ``watch`` is called ``every`` seconds."""
-        self.states.expire_dead([worker.client.url for worker in self.workers])
+        urls = [worker.client.url for worker in self.workers]
+        self.states.expire_dead(urls)
         renewed = time.monotonic()
         for worker in self.workers:
             worker.start()
@@ -81,6 +86,7 @@ class Run:
             while any(worker.is_alive() for worker in self.workers):
                 if time.monotonic() - renewed > LEASE_SECONDS / 6:
                     self.states.renew()
+                    self.states.expire_dead(urls)
                     renewed = time.monotonic()
                 self._judge_servers()
                 watch(self)
@@ -206,7 +212,7 @@ class Worker(threading.Thread):
             self.run_.give_back()
             self.states.release(lease.idx)
             raise
-        except (OSError, ValueError) as error:  # its image cannot be read: no server can help
+        except Unreadable as error:  # no server can help
             self.states.error(lease.idx, str(error), cap=1)
             return
         self.flights[lease.idx] = Flight(lease)
@@ -226,7 +232,10 @@ class Worker(threading.Thread):
         job = plan.parse(lease.body)
         if job.contour_source not in self._uploaded:
             root = Path(plan.header["dataset"]["root"])
-            files = upload_files(root, plan.source(job.contour_source))
+            try:
+                files = upload_files(root, plan.source(job.contour_source))
+            except (OSError, ValueError) as error:
+                raise Unreadable(str(error)) from error
             self._uploaded[job.contour_source] = [self.client.upload(*file, UPLOADS) for file in files]
         names = self._uploaded[job.contour_source]
         job = type(job)(**{**vars(job), "image_file": names[0], "mask_file": names[1] if len(names) > 1 else ""})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..dataset import paths
-from ..dataset.layouts import image_folder
+from ..dataset.layouts import read_dataset
 
 VALIDATION = paths.HELD_OUT - {"test"}
 Labelled = tuple[Path, int]
@@ -42,21 +42,28 @@ class LabelledSet:
 
 
 def read_labelled(root: str | os.PathLike, validation_share: float = 0.2, seed: int = 0) -> LabelledSet:
-    """Read ``root/<class>/...``, or ``root/train`` with ``root/val`` (valid, validation); ``test`` is never read.
+    """Read ``root/<class>/...``, or ``root/train`` with ``root/val`` (valid, validation), or the training images of a
+    layout that :func:`..dataset.layouts.read_dataset` knows; ``test`` is never read.
 
-    Classes are in torchvision's order (sorted names). Without a validation folder, ``validation_share`` of each
-    class is held out, drawn by ``seed``: at least one image, unless the class has only one. A share of 0 holds
-    out nothing. Of files with the same content only one is used; one that is in the validation folder is not
-    trained on. ValueError for what cannot be trained on.
+    Classes are in the layout's order (sorted names for class folders). Without a validation folder,
+    ``validation_share`` of each class is held out, drawn by ``seed``: at least one image, unless the class has only
+    one. A share of 0 holds out nothing. Of files with the same content only one is used; one that is in the
+    validation folder is not trained on. ValueError for what cannot be trained on.
     """
     root = Path(root)
     if not 0 <= validation_share < 1:
         raise ValueError(f"The validation share must be at least 0 and below 1, got {validation_share}")
     _refuse_held_out(root)
-    sources = image_folder.read(root)
+    sources = read_dataset(root)
+    if any(source.crop_bottom for source in sources.images):
+        raise ValueError(
+            f"The images of {root} ({sources.layout}) carry a banner that a classifier would learn. "
+            "Cut it off, for instance with higfa export --format imagefolder --real copy"
+        )
     names = sources.class_names
     train = [(root / source.path, source.label) for source in sources.images]
-    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name.lower() in VALIDATION)
+    entries = os.scandir(root) if sources.layout == "image folder" else ()
+    folders = sorted(entry.name for entry in entries if entry.is_dir() and entry.name.lower() in VALIDATION)
     held_out = [item for folder in folders for item in _validation_files(root / folder, names)]
     unique = _without_copies([*held_out, *train], names)
     if folders:

@@ -104,7 +104,8 @@ def _making(export: Export) -> list[str]:
         facts = f"{dataset.get('layout', 'unknown layout')}; {dataset.get('evidence', '')}"
         text.append(f"Real training images: {dataset.get('name')} ({facts}). Images of other splits were never used.")
     files = weights(collection.workflow)
-    text.append("Model files in the workflow:" if files else "No workflow is known, and so no checkpoint is named.")
+    unnamed = "The workflow names no model file." if collection.workflow else "No workflow is known."
+    text.append("Model files in the workflow:" if files else f"{unnamed} So no checkpoint is named.")
     if files:
         text.append(_table(("node", "file"), files))
     prompts = Counter(row["prompt"] for row in made if row["prompt"])

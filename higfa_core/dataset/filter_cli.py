@@ -46,16 +46,18 @@ def refilter(folder: Path, changes: dict, fresh: bool = False, dry_run: bool = F
     classes = defaultdict(list)
     for row in manifest.rows():
         classes[row["class_name"]].append(row)
-    changed, reasons = [], Counter()
+    changed, restated, reasons = [], [], Counter()
     for rows in classes.values():
         rows.sort(key=lambda row: (row.get("plan_index") is None, row.get("plan_index"), row["key"], row["index"]))
         for row, verdict in zip(rows, rules.judge_class([row["scores"] for row in rows])):
             reasons["accepted" if verdict.accepted else verdict.reason.split(" is ")[0].rstrip("0123456789. ")] += 1
             if verdict.accepted != row["accepted"]:
                 changed.append((row, verdict))
+            elif not verdict.accepted and verdict.reason != row["reason"]:
+                restated.append((row, verdict))
     if not dry_run:
         _record_rules(folder, rules)
-        for row, verdict in changed:
+        for row, verdict in changed + restated:
             decide(folder, row | {"rules": rules.given()}, verdict.accepted, verdict.reason)
     asked = ", ".join(f"{name} {value:g}" for name, value in rules.given().items()) or "none"
     gained = sum(verdict.accepted for _, verdict in changed)

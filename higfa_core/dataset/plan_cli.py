@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from ..miniature import sources as embedded
 from ..workflow import EXPORT, JOB, check_workflow, digest, find_node, is_link
 from .balance import job_counts
 from .layouts import describe, read_dataset
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan = Plan(dataset, counts, _prompts(args, widgets), _or(args.plan_seed, widgets["plan_seed"]),
                     args.contour_from or widgets["contour_from"], name)  # fmt: skip
         print(_summary(plan, quota))
+        clients = _clients(args)
         if args.dry_run:
             print(f"example: {plan[0].prompt!r}, seed {plan[0].seed}, from {plan[0].contour_source}")
             print("dry run: nothing was written")
@@ -52,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             replace=args.replace,
         )
         print(f"plan written to {args.folder}; next: higfa run {args.folder} --server URL")
-        return _pilot(args) if args.pilot else 0
+        return _pilot(args, clients) if args.pilot else 0
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -72,6 +74,8 @@ def _source(args: argparse.Namespace, dataset: str) -> tuple[Path, str]:
     if args.source is None and not (args.input_dir and dataset):
         raise ValueError("Where are the images? Give --source FOLDER, or --input-dir for the workflow's own dataset")
     root = (args.source or args.input_dir / dataset).absolute()
+    if root.name == embedded.NAME and not root.exists():
+        embedded.draw_sources(root)  # as Dataset Job does
     if args.input_dir and args.input_dir.absolute() in root.parents:
         return root, root.relative_to(args.input_dir.absolute()).as_posix()
     return root, root.name
@@ -111,16 +115,20 @@ def _summary(plan: Plan, quota: Mapping[str, int] | None) -> str:
     return line
 
 
-def _pilot(args: argparse.Namespace) -> int:
+def _clients(args: argparse.Namespace) -> list:
+    from ..batch.client import Client
+
+    return [Client(url) for url in args.server or ["http://127.0.0.1:8188"]]
+
+
+def _pilot(args: argparse.Namespace, clients: list) -> int:
     from contextlib import closing
 
-    from ..batch.client import Client
     from ..batch.run_cli import run_plan
     from ..batch.runner import Options
     from .states import States
 
     with closing(States(args.folder)) as states:
-        clients = [Client(url) for url in args.server or ["http://127.0.0.1:8188"]]
         code = run_plan(states, clients, Options(attempts=args.attempts, limit=args.pilot))
         print(states.disk_estimate())
     return code
@@ -199,8 +207,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--server", action="append", metavar="URL", help="for --pilot: a ComfyUI server; repeat it for more")
     add("--attempts", type=int, default=3, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    if args.max_tries < 1:
-        parser.error(f"--max-tries must be at least 1, got {args.max_tries}")
+    for name in ("max_tries", "pilot"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     return args
 
 

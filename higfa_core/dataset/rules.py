@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
-import numpy as np
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -81,6 +79,8 @@ class Rules:
         verdicts = [self.judge(scores) for scores in images]
         if self.max_duplicate_bits < 0:
             return verdicts
+        import numpy as np  # here: a driver of servers seldom needs it
+
         hashes = np.array([int(str(scores["phash"]), 16) for scores in images], dtype=np.uint64)
         passed = np.array([verdict.accepted for verdict in verdicts], dtype=bool)
         for i in np.flatnonzero(passed):

@@ -6,7 +6,6 @@ from pathlib import Path
 from PIL import Image
 
 from ..dataset.files import write_atomic
-from . import birds
 
 NAME = "higfa_demo"  # folder in ComfyUI's input folder
 IMAGES_PER_CLASS = 8
@@ -18,6 +17,8 @@ def draw_sources(folder: Path, images_per_class: int = IMAGES_PER_CLASS) -> int:
 
     Seeds 0, 1, ... of each species: training and evaluation use seeds from 10,000 on.
     """
+    from . import birds  # here: a plan needs none of what drawing needs
+
     drawn = 0
     for species, name in enumerate(birds.CLASS_NAMES):
         for seed in range(images_per_class):

@@ -18,6 +18,12 @@ WORKFLOW = json.loads((Path(__file__).parents[2] / "workflows" / "api" / "miniat
 CLASSES = ("F-16A", "F-16B", "Ünal 鴉", "x")
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    """Nobody pulls the plug here, and thousands of fsyncs take a minute."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
 @pytest.fixture
 def sources(tmp_path):
     """4 classes, 5 images each."""

@@ -55,16 +55,20 @@ def posted(servers):
     return sum(len(server.posted) for server in servers)
 
 
-def kill_after(process, servers, posts, delay=0.0):
-    """kill -9 once so many more prompts were posted."""
+def kill_after(process, servers, posts, delay=0.0, seconds=0.012):
+    """kill -9 once so many more prompts were posted; a job that begins just before it takes ``seconds``."""
     target, end = posted(servers) + posts, time.monotonic() + 20
     while posted(servers) < target:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < end
         time.sleep(0.001)
+    for server in servers:
+        server.seconds = seconds
     time.sleep(delay)
     process.kill()
     assert process.wait() != 0, "it had ended by itself"
+    for server in servers:
+        server.seconds = 0.012
 
 
 def finish(process):
@@ -111,7 +115,9 @@ def test_twenty_kills_lose_and_double_nothing(tmp_path, make_plan, make_server, 
         if n % 4 == 0:  # and one more while it starts
             process = drive(folder, servers)
             kill_after(process, servers, 0, draw.uniform(0.3, 0.6))
-        kill_after(drive(folder, servers), servers, draw.randint(1, 6), draw.uniform(0, 0.03))
+        # A long job is still at work when the next driver comes.
+        seconds = draw.choice([0.012, 1.0])
+        kill_after(drive(folder, servers), servers, draw.randint(1, 6), draw.uniform(0, 0.03), seconds)
         assert len(made) < 200
     finish(drive(folder, servers))
     check_whole(folder, calm, made)
@@ -131,17 +137,22 @@ def test_two_drivers_at_once_share_the_work(tmp_path, make_plan, make_server, dr
     assert len(done) == 2 and min(done.values()) > 5
 
 
-@pytest.mark.parametrize("silence", [1.5, 1e9])
-def test_a_driver_killed_while_a_server_is_down(tmp_path, make_plan, make_server, drive, calm_rows, made, silence):
+@pytest.mark.parametrize(("silence", "patience"), [(1.5, "30"), (1e9, "0.5")])
+def test_a_driver_killed_while_a_server_is_down(
+    tmp_path, make_plan, make_server, drive, calm_rows, made, silence, patience
+):
     calm = calm_rows(2)
-    make_plan(tmp_path / "planes", 2)
-    servers = [make_server(seconds=0.02), make_server(seconds=0.02)]
-    process = drive(tmp_path / "planes", servers)
-    kill_after(process, servers[:1], 6)
-    servers[0].die(silence)
-    kill_after(drive(tmp_path / "planes", servers), servers, 3)
-    finish(drive(tmp_path / "planes", servers, "--patience", "0.5" if silence > 2 else "30"))
-    check_whole(tmp_path / "planes", calm, made)
+    folder = tmp_path / "out" / "planes"
+    make_plan(folder, 2)
+    servers = [make_server(tmp_path / "out"), make_server(tmp_path / "out")]
+    kill_after(drive(folder, servers), servers[:1], 6)
+    while servers[0].pending or servers[0].running:
+        time.sleep(0.001)
+    servers[0].die(silence)  # what it made since nobody has asked for
+    kill_after(drive(folder, servers), servers, 3)
+    finish(drive(folder, servers, "--patience", patience))
+    check_whole(folder, calm, made)
+    assert posted(servers) == 40
 
 
 def test_what_a_dead_driver_was_writing_is_removed(tmp_path, make_plan, make_server, drive):

@@ -9,6 +9,8 @@ from torchvision.datasets import ImageFolder
 
 from higfa_core.classifier.data import LabelledSet, read_labelled
 
+from ..dataset.layouts.miniatures import aircraft, cub
+
 
 def paint(path: Path, seed: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -213,3 +215,22 @@ def test_a_share_out_of_range(tmp_path, share):
 def test_a_set_from_elsewhere_is_checked_too():
     with pytest.raises(ValueError, match="No training image of b"):
         LabelledSet(("a", "b"), ((Path("x.png"), 0),), ())
+
+
+# layouts
+
+
+def test_a_benchmark_is_read_as_it_is_unpacked_and_without_its_test_images(tmp_path):
+    root = cub(tmp_path)
+    found = read_labelled(root, 0.5)
+    listed = dict(line.split() for line in (root / "images.txt").read_text().splitlines())
+    split = dict(line.split() for line in (root / "train_test_split.txt").read_text().splitlines())
+    training = {root / "images" / path for number, path in listed.items() if split[number] == "1"}
+    assert {path for path, _ in (*found.train, *found.validation)} == training
+    with pytest.raises(ValueError, match="images"):
+        read_labelled(root / "images")  # would take the test images as well
+
+
+def test_images_with_a_banner_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="banner.*--real copy"):
+        read_labelled(aircraft(tmp_path))

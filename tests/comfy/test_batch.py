@@ -5,6 +5,7 @@ import copy
 import hashlib
 import json
 import os
+import shlex
 import signal
 import threading
 import time
@@ -14,11 +15,13 @@ import psutil
 import pytest
 from PIL import Image
 
+from higfa_core import cli
 from higfa_core.batch import run_cli
 from higfa_core.batch.client import Client
 from higfa_core.dataset import plan_cli
+from higfa_core.miniature import birds as birds_module
 from higfa_core.miniature.sources import draw_sources
-from higfa_core.workflow import EXPORT, JOB, find_node
+from higfa_core.workflow import EXPORT, JOB
 
 from .server import running_server
 
@@ -150,3 +153,28 @@ def test_two_servers_one_killed_in_the_middle_of_a_job_give_the_same_bytes(serve
     assert len(first) == 10 and len(again) >= 10
     both = first.keys() & again.keys()
     assert len(both) == 10 and all(first[i]["sha256"] == again[i]["sha256"] for i in both)
+
+
+def test_the_readmes_way_from_a_folder_to_a_dataset(server):
+    """Its commands, word for word, but for the address of the server and one image a species instead of twenty."""
+    from torchvision.datasets import ImageFolder
+
+    readme = (WORKFLOWS.parents[1] / "README.md").read_text("utf-8")
+    section = readme.partition("## From a folder to a dataset")[2].partition("\n## ")[0]
+    commands = section.split("```")[1].strip().splitlines()
+    assert len(commands) <= 6
+    here = {".higfa/base": str(server.base), "http://127.0.0.1:8188": server.url, "--per-class 20": "--per-class 1"}
+    for command in commands:
+        for shown, used in here.items():
+            command = command.replace(shown, used)
+        words = shlex.split(command)
+        assert words[:3] == ["python", "run.py", "higfa"] and cli.main(words[3:]) == 0, command
+    made = rows_now(server.base / "output" / "birds")
+    exported = ImageFolder(server.base / "output" / "birds_imagefolder" / "train")
+    assert len(made) >= 16 and len(exported) == sum(row["accepted"] for row in made) > 12
+    assert set(exported.classes) <= set(birds_module.CLASS_NAMES)
+
+
+def rows_now(folder):
+    found = {row["key"]: row for row in map(json.loads, (folder / "manifest.jsonl").read_bytes().splitlines())}
+    return list(found.values())
