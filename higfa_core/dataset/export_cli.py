@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "higfa export") -> int:
         )
         print(summary(export(args.folders, args.out, args.format, options, args.replace), args.format))
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 

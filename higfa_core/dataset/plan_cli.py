@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         clients = _clients(args)
         if args.dry_run:
             print(f"example: {plan[0].prompt!r}, seed {plan[0].seed}, from {plan[0].contour_source}")
-            print("dry run: nothing was written")
+            print("dry run: no plan was written")
             return 0
         write_plan(
             args.folder,

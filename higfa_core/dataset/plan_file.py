@@ -40,31 +40,15 @@ def write_plan(
     folder = Path(folder)
     part = folder / f".{JOBS}.{os.getpid()}.part"
     folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256()
-    with open(part, "wb") as file:
-        for job in plan:
-            line = json.dumps({name: getattr(job, name) for name in LINE}, ensure_ascii=False).encode() + b"\n"
-            digest.update(line)
-            file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
-    header = {
-        "version": VERSION,
-        "dataset": _dataset(plan),
-        "dataset_name": dataset_name,
-        "classes": [asdict(info) for info in plan.dataset.classes],
-        "options": dict(options),
-        "counts": plan.counts(),
-        "quota": dict(quota) if quota else None,
-        "rules": asdict(rules),
-        "licences": dict(licences or {}),
-        "jobs": len(plan),
-        "jobs_sha256": digest.hexdigest(),
-        "workflow_digest": workflow_digest,
-        "workflow": dict(workflow),
-        "sources": {image.path: _source(image, plan) for image in plan.dataset.images},
-    }
     try:
+        jobs_sha256 = _write_jobs(part, plan)
+        header = _header(plan, jobs_sha256, quota, rules) | {
+            "dataset_name": dataset_name,
+            "options": dict(options),
+            "licences": dict(licences or {}),
+            "workflow_digest": workflow_digest,
+            "workflow": dict(workflow),
+        }
         _refuse_another(folder, header, replace)
         os.replace(part, folder / JOBS)
     finally:
@@ -139,6 +123,32 @@ class PlanFile:
 @functools.lru_cache(maxsize=2)
 def _kept_lines(path: Path, mtime_ns: int) -> list[bytes]:
     return path.read_bytes().splitlines()
+
+
+def _write_jobs(path: Path, plan: Plan) -> str:
+    digest = hashlib.sha256()
+    with open(path, "wb") as file:
+        for job in plan:
+            line = json.dumps({name: getattr(job, name) for name in LINE}, ensure_ascii=False).encode() + b"\n"
+            digest.update(line)
+            file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def _header(plan: Plan, jobs_sha256: str, quota: Mapping[str, int] | None, rules: Rules) -> dict:
+    return {
+        "version": VERSION,
+        "dataset": _dataset(plan),
+        "classes": [asdict(info) for info in plan.dataset.classes],
+        "counts": plan.counts(),
+        "quota": dict(quota) if quota else None,
+        "rules": asdict(rules),
+        "jobs": len(plan),
+        "jobs_sha256": jobs_sha256,
+        "sources": {image.path: _source(image, plan) for image in plan.dataset.images},
+    }
 
 
 def _dataset(plan: Plan) -> dict:

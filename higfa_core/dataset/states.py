@@ -82,6 +82,7 @@ class States:
             db.execute("INSERT INTO drivers VALUES (?,?,?,?)", (self.driver, platform.node(), os.getpid(), born))
         self.ingest()
         self.forget_missing()
+        self._judge_by_other_rules()
 
     def close(self) -> None:
         """Give back what this driver holds, and the file."""
@@ -244,11 +245,13 @@ class States:
 
     def apply_rules(self, idx: int) -> None:
         """Bring the verdicts on the class of job ``idx`` in line with the plan's rules."""
-        if self.rules == Rules():
-            return
+        if self.rules != Rules():
+            self._judge(self._all("SELECT class FROM jobs WHERE idx = ?", (idx,))[0][0])
+
+    def _judge(self, label: int) -> None:
         with self._lock:
-            query = "SELECT key, i, accepted, at, scores FROM images WHERE idx IS NOT NULL AND class = "
-            rows = self._all(f"{query} (SELECT class FROM jobs WHERE idx = ?) ORDER BY idx, i", (idx,))
+            query = "SELECT key, i, accepted, at, scores FROM images WHERE idx IS NOT NULL AND class = ?"
+            rows = self._all(f"{query} ORDER BY idx, i", (label,))
             verdicts = self.rules.judge_class([json.loads(row[4]) for row in rows])
             changed = [(row, verdict) for row, verdict in zip(rows, verdicts) if bool(row[2]) != verdict.accepted]
             for (_, _, _, at, _), verdict in changed:
@@ -292,8 +295,9 @@ class States:
             known = db.execute("SELECT value FROM meta WHERE name = 'plan'").fetchone()
             if known == (wanted,):
                 return
-            for table in ("jobs", "images", "classes", "meta"):
+            for table in ("jobs", "images", "classes"):
                 db.execute(f"DELETE FROM {table}")
+            db.execute("DELETE FROM meta WHERE name != 'rules'")
             quota = self.plan.header["quota"] or {}
             part, parts = self.shard
             for label, name in enumerate(self.plan.classes):
@@ -302,6 +306,15 @@ class States:
             insert = "INSERT INTO jobs (idx, key, class, body) VALUES (?,?,?,?)"
             db.executemany(insert, self._jobs())
             db.execute("INSERT INTO meta VALUES ('plan', ?)", (wanted,))
+
+    def _judge_by_other_rules(self) -> None:
+        """Where the plan's rules are not those that judged what is there (a new plan, a filter cut short)."""
+        now, known = json.dumps(self.rules.given()), self._all("SELECT value FROM meta WHERE name = 'rules'")
+        if known and known != [(now,)]:
+            for (label,) in self._all("SELECT DISTINCT class FROM images WHERE idx IS NOT NULL"):
+                self._judge(label)
+        with self._change() as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('rules', ?)", (now,))
 
     def _jobs(self) -> Iterator[tuple]:
         labels = {name: label for label, name in enumerate(self.plan.classes)}

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 from contextlib import closing
@@ -246,3 +247,18 @@ def test_ctrl_c_takes_the_jobs_off_the_server_and_keeps_what_is_made(tmp_path, m
             Run(states, [Client(server.url)], QUICK).go(stop, every=0.01)
         assert states.counts()["leased"] == 0 and not server.pending
     assert run(tmp_path / "planes", [server]).counts["done"] == 40
+
+
+def test_a_plan_with_other_rules_judges_what_is_there_again(tmp_path, make_plan, make_server):
+    folder, server = tmp_path / "planes", make_server()
+    make_plan(folder)
+    run(folder, [server])
+    for rules in (Rules(min_confidence=0.5), Rules(min_confidence=0.9), Rules()):
+        header = json.loads((folder / "plan.json").read_text("utf-8"))
+        header["rules"] = dataclasses.asdict(rules)
+        (folder / "plan.json").write_text(json.dumps(header), "utf-8")
+        run(folder, [server])
+        rows, _ = manifest_rows(folder)
+        assert all(row["accepted"] == (row["scores"]["confidence"] >= rules.min_confidence) for row in rows)
+        assert files(folder) == sorted(row["file"] for row in rows)
+    assert len(server.posted) == 40

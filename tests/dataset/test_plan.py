@@ -10,6 +10,7 @@ from PIL import Image
 from higfa_core.dataset.inputs import load_job, pick_job
 from higfa_core.dataset.layouts import read_dataset
 from higfa_core.dataset.plan import Job, Plan, job_seed
+from higfa_core.dataset.plan_file import write_plan
 from higfa_core.dataset.prompts import Prompts, read_lines
 from higfa_core.dataset.source import ClassInfo, SourceDataset, SourceImage
 
@@ -254,3 +255,11 @@ def test_what_a_job_loads_stays_inside_the_input_folder(birds):
 def test_dataset_names_that_are_refused(tmp_path, dataset):
     with pytest.raises(ValueError, match="relative and without|never be a source"):
         pick_job(tmp_path, dataset, 0)
+
+
+def test_a_source_that_cannot_be_read_leaves_no_half_a_plan(birds, tmp_path):
+    plan = make(birds)
+    (birds / "003.Auk" / "2.png").unlink()
+    with pytest.raises(ValueError, match="Cannot read source file.*2.png"):
+        write_plan(tmp_path / "out", plan, workflow={}, workflow_digest="", dataset_name="x", options={})
+    assert list((tmp_path / "out").iterdir()) == []
