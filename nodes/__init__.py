@@ -1,6 +1,6 @@
 """What a person sees in ComfyUI, one file a family."""
 
-from . import check, classifier, classify, contour, dataset, miniature, plot, sampling, train
+from . import check, classifier, classify, contour, dataset, export, miniature, plot, sampling, train
 
-FAMILIES = (contour, classifier, train, check, classify, sampling, plot, dataset, miniature)
+FAMILIES = (contour, classifier, train, check, classify, sampling, plot, dataset, export, miniature)
 NODES = [node for family in FAMILIES for node in family.NODES]

@@ -1,31 +1,19 @@
-"""Dataset Job and Export Dataset."""
+"""Dataset Job."""
 
-import json
 from pathlib import Path
 
-import comfyui_version
 import folder_paths
 import torch
-from comfy.cli_args import args
-from comfy.model_management import throw_exception_if_processing_interrupted
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
-from ..higfa_core import __version__
 from ..higfa_core.dataset.inputs import load_job, pick_job, pick_planned
 from ..higfa_core.dataset.paths import fingerprint, inside
 from ..higfa_core.dataset.plan import CONTOUR_FROM, Job
 from ..higfa_core.dataset.plan_file import HEADER, JOBS
-from ..higfa_core.dataset.rules import Rules
-from ..higfa_core.dataset.writer import SUFFIXES, Report, export_images, is_complete
 from ..higfa_core.miniature import sources
-from ..higfa_core.workflow import digest
 
 HiGFAJob = io.Custom("HIGFA_JOB")
-HiGFAClassifier = io.Custom("HIGFA_CLASSIFIER")
-HiGFATrace = io.Custom("HIGFA_TRACE")
-HiGFATransform = io.Custom("HIGFA_TRANSFORM")
 MAX_COUNT = 2**31 - 1
-VERSIONS = {"higfa": __version__, "comfyui": comfyui_version.__version__, "torch": torch.__version__}
 
 
 class DatasetJob(io.ComfyNode):
@@ -143,184 +131,8 @@ class DatasetJob(io.ComfyNode):
         return f"{name}:{plan}:{job}:{seen}:{sorted(others.items())}"
 
 
-class ExportDataset(io.ComfyNode):
-    @classmethod
-    def define_schema(cls):
-        return io.Schema(
-            node_id="HiGFA_ExportDataset",
-            display_name="Export Dataset",
-            category="HiGFA",
-            description="Adds images to a labelled dataset (ImageFolder) in ComfyUI's output folder.",
-            search_aliases=[
-                "save dataset",
-                "save image folder",
-                "imagefolder",
-                "manifest",
-                "labelled dataset",
-            ],
-            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
-            is_output_node=True,
-            not_idempotent=True,
-            inputs=[
-                io.Image.Input("images", tooltip="The images to add: all of one class."),
-                HiGFAJob.Input(
-                    "job",
-                    optional=True,
-                    tooltip="From Dataset Job: class, labels, seed, prompt. A job is never added twice.",
-                ),
-                HiGFAClassifier.Input(
-                    "classifier",
-                    optional=True,
-                    tooltip="Judges each image; its probability of the class is recorded and may reject it.",
-                ),
-                HiGFATrace.Input("trace", optional=True, tooltip="Recorded in the manifest, from HiGFA KSampler."),
-                HiGFATransform.Input(
-                    "transform", optional=True, tooltip="Recorded in the manifest, from Transform Contour."
-                ),
-                HiGFAClassifier.Input(
-                    "judge",
-                    optional=True,
-                    tooltip="A second, independent classifier. Its probability is recorded too, and may reject: the "
-                    "guide always likes its own images.",
-                ),
-                io.Image.Input(
-                    "contour",
-                    optional=True,
-                    tooltip="The contour that steered the images, from Transform Contour: how well they follow it is "
-                    "recorded, and may reject.",
-                ),
-                io.Mask.Input(
-                    "mask",
-                    optional=True,
-                    tooltip="The object in the images, from Transform Contour: stored in masks/, and gives the box.",
-                ),
-                io.String.Input(
-                    "class_name",
-                    default="",
-                    tooltip="The class, when no job is connected. It becomes the folder name.",
-                ),
-                io.String.Input(
-                    "dataset_name",
-                    default="higfa",
-                    tooltip="Folder inside ComfyUI's output folder: train/<class>/ for accepted images.",
-                ),
-                io.Float.Input(
-                    "min_confidence",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Images whose class the classifier gives less than this go to rejected/<class>/.",
-                ),
-                io.Combo.Input(
-                    "image_format",
-                    options=list(SUFFIXES),
-                    default="png",
-                    tooltip="png and webp lossless keep every pixel; jpeg and webp are smaller (quality 95).",
-                ),
-                io.Boolean.Input(
-                    "require_top1",
-                    default=False,
-                    advanced=True,
-                    tooltip="Also reject images for which the classifier finds another class more probable.",
-                ),
-                io.Combo.Input(
-                    "if_exists",
-                    options=["keep", "replace"],
-                    default="keep",
-                    advanced=True,
-                    tooltip="When the job has an image already: keep that one, or replace it by this.",
-                ),
-                io.Boolean.Input(
-                    "save_metadata",
-                    default=False,
-                    advanced=True,
-                    tooltip="Put the whole workflow into each PNG. Off: a training set should not carry it.",
-                ),
-                _least("min_margin", 1.0, 0.01, "Least lead of the class over the next, by the classifier."),
-                _least("min_judge_confidence", 1.0, 0.01, "Least probability of the class, by the judge."),
-                _least("min_contour_agreement", 1.0, 0.01, "Least boundary F1 of the contour and the image's edges."),
-                _least("min_sharpness", 1e5, 1.0, "Least variance of the Laplacian; blurred images have few tens."),
-            ],
-            outputs=[
-                io.String.Output("summary", tooltip="What was written, accepted and rejected, and why."),
-                io.Int.Output("accepted", tooltip="How many of these images are in the training set."),
-            ],
-        )
-
-    @classmethod
-    def execute(
-        cls,
-        images,
-        class_name,
-        dataset_name,
-        min_confidence,
-        image_format,
-        require_top1=False,
-        if_exists="keep",
-        save_metadata=False,
-        job=None,
-        classifier=None,
-        judge=None,
-        contour=None,
-        mask=None,
-        trace=None,
-        transform=None,
-        **least,
-    ) -> io.NodeOutput:
-        graph, node = cls.hidden.prompt or {}, str(cls.hidden.unique_id)
-        report = export_images(
-            images,
-            folder_paths.get_output_directory(),
-            dataset_name.strip(),
-            class_name.strip(),
-            job=job,
-            classifier=classifier,
-            judge=judge,
-            contour=contour,
-            mask=mask,
-            rules=Rules(min_confidence, require_top1, **least),
-            transform=transform,
-            guidance=trace.trace.summary() if trace and trace.trace else None,
-            workflow=digest(graph, node) if node in graph else "",
-            versions=VERSIONS,
-            image_format=image_format,
-            metadata=_metadata(cls.hidden) if save_metadata else None,
-            replace=if_exists == "replace",
-            check=throw_exception_if_processing_interrupted,
-        )
-        shown = {"images": _saved(report), "text": (str(report),)}
-        return io.NodeOutput(str(report), report.accepted, ui=shown)
-
-    @classmethod
-    def fingerprint_inputs(cls, dataset_name=None, **others):
-        # Files may have been deleted since: then never equal (NaN), so that Run makes them again.
-        name = (dataset_name or "").strip()
-        if name and not is_complete(folder_paths.get_output_directory(), name):
-            return float("nan")
-        return f"{name} is complete"
-
-
-def _least(name: str, top: float, step: float, tooltip: str) -> io.Float.Input:
-    return io.Float.Input(name, default=0.0, min=0.0, max=top, step=step, optional=True, advanced=True, tooltip=tooltip)
-
-
 def _stamps(files: list[Path]) -> str:
     return str([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()])
 
 
-def _metadata(hidden) -> dict[str, str]:
-    if args.disable_metadata:
-        return {}
-    texts = {"prompt": hidden.prompt, **(hidden.extra_pnginfo or {})}
-    return {name: json.dumps(value) for name, value in texts.items() if value}
-
-
-def _saved(report: Report) -> list[ui.SavedResult]:
-    # The browser joins these with "/" on every system.
-    folder = report.folder.relative_to(folder_paths.get_output_directory()).as_posix()
-    places = [row["file"].rpartition("/") for row in report.rows]
-    return [ui.SavedResult(name, f"{folder}/{path}", io.FolderType.output) for path, _, name in places]
-
-
-NODES = [DatasetJob, ExportDataset]
+NODES = [DatasetJob]

@@ -143,7 +143,8 @@ def test_plain_png_keeps_the_pixels_and_drops_the_text():
 
 
 def test_status_counts_each_class(tmp_path, capsys):
-    from higfa_core.dataset.store import ROW_FIELDS, Manifest
+    from higfa_core.dataset.rows import ROW_FIELDS
+    from higfa_core.dataset.store import Manifest
 
     manifest = Manifest(tmp_path)
     for i, (name, accepted) in enumerate([("Gull", True), ("Gull", False), ("Tern", True)]):

@@ -1,1 +1,1 @@
-"""Datasets: `layouts` (folders people have) -> `plan` (jobs) -> `store` (manifest) -> `export` (files)."""
+"""Datasets: `layouts` (folders people have) -> `plan` (jobs) -> `writer` (images, manifest) -> `formats` (exports)."""

@@ -18,70 +18,13 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from .files import STALE_SECONDS, write_atomic
+from .rows import ACCEPTED, REJECTED, Tail, append_line, encode_row, parse_row
 
 log = logging.getLogger(__name__)
 
 GENERATOR = "HiGFA for ComfyUI"
 FORMAT_VERSION = 1
-ACCEPTED, REJECTED, MASKS = "train", "rejected", "masks"
-ROW_FIELDS = (
-    "key",
-    "index",
-    "batch",
-    "file",
-    "sha256",
-    "bytes",
-    "class_name",
-    "label",
-    "accepted",
-    "reason",
-    "scores",
-    "seed",
-    "prompt",
-    "source",
-    "transform",
-    "created",
-)
 SETTLED_SECONDS = 1.0  # a folder changed less long ago may change again within one tick of its clock
-
-
-class Tail:
-    """Reads the rows that were appended to a manifest since the last look; ``offset`` is where it stands."""
-
-    def __init__(self, path: str | Path, offset: int = 0, inode: int | None = None):
-        self.path, self.offset, self.inode = Path(path), offset, inode
-
-    def restarted(self) -> bool:
-        """Whether the file is another one, or shorter, than at the last look; then it is read from its start."""
-        try:
-            info = self.path.stat()
-        except FileNotFoundError:
-            changed, self.offset, self.inode = self.offset > 0, 0, None
-            return changed
-        changed = info.st_size < self.offset or self.inode not in (None, info.st_ino)
-        self.offset, self.inode = (0 if changed else self.offset), info.st_ino
-        return changed
-
-    def lines(self) -> tuple[list[bytes], bytes]:
-        """New whole lines, and what follows the last newline (it will be seen again). [] when there is no file."""
-        try:
-            with open(self.path, "rb") as file:
-                file.seek(self.offset)
-                *lines, rest = file.read().split(b"\n")
-        except FileNotFoundError:
-            return [], b""
-        self.offset += sum(len(line) + 1 for line in lines)
-        return lines, rest
-
-
-def parse_row(line: bytes) -> dict | None:
-    """The row on a line of a manifest; None for an empty or damaged line."""
-    try:
-        row = json.loads(line)
-        _check_row(row)
-    except ValueError:
-        return None
-    return row
 
 
 class Manifest:
@@ -158,7 +101,7 @@ class Manifest:
         left this image. ``extra``: path -> content of files that belong to it, like its mask.
         """
         row = {**row, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-        line = _encode(row)  # first, so that a bad row leaves no image behind
+        line = encode_row(row)  # first, so that a bad row leaves no image behind
         self.refresh()
         old = self.get(row["key"], row["index"])
         extra = extra or {}
@@ -179,7 +122,7 @@ class Manifest:
 
     def append(self, row: Mapping) -> None:
         """Add one row durably: a single write at the end of the file. ValueError when a field is missing."""
-        self._append(_encode(row))
+        self._append(encode_row(row))
 
     def _append(self, line: bytes) -> None:
         append_line(self.path, line)
@@ -262,24 +205,10 @@ def decide(folder: str | Path, row: Mapping, accepted: bool, reason: str) -> dic
     if moved["file"] != row["file"]:
         # Both paths hold it until the row is there, so that a crash loses nothing.
         write_atomic(folder / moved["file"], (folder / row["file"]).read_bytes())
-    append_line(folder / "manifest.jsonl", _encode(moved))
+    append_line(folder / "manifest.jsonl", encode_row(moved))
     if moved["file"] != row["file"]:
         (folder / row["file"]).unlink(missing_ok=True)
     return moved
-
-
-def append_line(path: Path, line: bytes) -> None:
-    """Add a line durably to a manifest that other processes may be appending to as well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags, 0o666)
-    try:
-        data = (b"\n" if _ends_torn(descriptor) else b"") + line
-        if os.write(descriptor, data) != len(data):
-            raise OSError(f"Disk full while writing {path}: free some space and run again")
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _files(row: Mapping) -> Iterator[tuple[str, int | None]]:
@@ -293,37 +222,6 @@ def _sizes(folder: Path) -> dict[str, int]:
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         return {entry.name: entry.stat().st_size for entry in entries}
     return {}
-
-
-def _ends_torn(descriptor: int) -> bool:
-    if os.fstat(descriptor).st_size == 0:
-        return False
-    os.lseek(descriptor, -1, os.SEEK_END)
-    return os.read(descriptor, 1) != b"\n"
-
-
-def _encode(row: Mapping) -> bytes:
-    _check_row(row)
-    return (json.dumps(row, ensure_ascii=False, allow_nan=False, default=_plain_value) + "\n").encode()
-
-
-def _check_row(row: object) -> None:
-    if not isinstance(row, Mapping):
-        raise ValueError(f"a manifest row must be an object, got {row!r}")
-    if lacking := [name for name in ROW_FIELDS if name not in row]:
-        raise ValueError(f"a manifest row lacks {', '.join(lacking)}")
-    if not isinstance(row["key"], str) or not isinstance(row["index"], int):
-        raise ValueError(f"a manifest row needs a text key and a whole index: {row['key']!r}, {row['index']!r}")
-    path = PurePosixPath(str(row["file"]))
-    if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise ValueError(f"a manifest row points outside its dataset: {row['file']!r}")
-
-
-def _plain_value(value: object) -> object:
-    """Tensors and NumPy values, as transforms may hold them, become numbers and lists."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise ValueError(f"A manifest row cannot hold {value!r} ({type(value).__name__}): give plain values")
 
 
 def _difference(old: list[str] | None, new: tuple[str, ...]) -> str:

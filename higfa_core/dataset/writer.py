@@ -25,9 +25,10 @@ from ..contour.warp import TransformParams, transform_boxes
 from ..workflow import image_key
 from .paths import check_class_names, folder_name, inside, name_flaw
 from .plan import Job, canonical_json
+from .rows import ACCEPTED, MASKS, REJECTED
 from .rules import Rules
 from .scores import Classifier, classifier_scores, picture_scores, to_bytes
-from .store import ACCEPTED, MASKS, REJECTED, Manifest
+from .store import Manifest
 
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "webp lossless": ".webp"}
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from higfa_core.dataset.paths import folder_name
 from higfa_core.dataset.plan import Job
-from higfa_core.dataset.store import ROW_FIELDS, Manifest
+from higfa_core.dataset.rows import ROW_FIELDS
+from higfa_core.dataset.store import Manifest
 from higfa_core.workflow import EXPORT, JOB, digest, find_node, image_key
 
 FAULTS = ("die before", "die after", "drop", "no history", "empty", "twice", "error")

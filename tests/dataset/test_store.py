@@ -8,7 +8,8 @@ import time
 import pytest
 
 from higfa_core.dataset.files import write_atomic
-from higfa_core.dataset.store import ROW_FIELDS, Manifest, decide, parse_row
+from higfa_core.dataset.rows import ROW_FIELDS, parse_row
+from higfa_core.dataset.store import Manifest, decide
 
 
 def row(key="k", index=0, file=None, **values):

@@ -1,0 +1,244 @@
+"""An index over plan and manifest, in SQLite: which jobs there are, which images, how many count as accepted.
+
+The manifest stays the truth about images; the index can be deleted and is built again. On a local disk only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..workflow import image_key
+from .plan_file import PlanFile
+from .rows import Tail, parse_row
+from .rules import Rules
+from .store import decide
+
+STATES = ("planned", "leased", "done", "failed", "spare")
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value);
+CREATE TABLE IF NOT EXISTS classes (class INTEGER PRIMARY KEY, name TEXT, quota INTEGER, accepted INTEGER DEFAULT 0);
+CREATE TABLE IF NOT EXISTS jobs (
+    idx INTEGER PRIMARY KEY, key TEXT UNIQUE, class INTEGER, body TEXT, state TEXT DEFAULT 'planned',
+    attempts INTEGER DEFAULT 0, losses INTEGER DEFAULT 0, reason TEXT DEFAULT '',
+    driver TEXT, server TEXT, prompt_id TEXT, lease_until REAL);
+CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, idx);
+CREATE INDEX IF NOT EXISTS jobs_by_class ON jobs (class, state);
+CREATE TABLE IF NOT EXISTS images (
+    key TEXT, i INTEGER, idx INTEGER, class INTEGER, accepted INTEGER, batch INTEGER, file TEXT, bytes INTEGER,
+    at INTEGER, scores TEXT, PRIMARY KEY (key, i)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS images_by_class ON images (class, idx);
+CREATE TABLE IF NOT EXISTS drivers (driver TEXT PRIMARY KEY, host TEXT, pid INTEGER, born REAL);
+"""
+
+
+class Index:
+    """The jobs of the plan in ``folder`` and their images; ``shard`` (i, n): the i-th of n disjoint parts, from 1.
+
+    May be used from several threads. A new file is filled from the plan and from the manifest.
+    """
+
+    def __init__(self, folder: str | Path, shard: tuple[int, int] = (1, 1)):
+        if not 1 <= shard[0] <= shard[1]:
+            raise ValueError(f"A shard is i/n with 1 <= i <= n, got {shard[0]}/{shard[1]}")
+        self.folder, self.shard = Path(folder), shard
+        self.plan = PlanFile(folder)
+        self.rules = self.plan.rules
+        self.path = self.folder / ("jobs.sqlite" if shard == (1, 1) else "jobs.{}of{}.sqlite".format(*shard))
+        self._lock = threading.RLock()
+        self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")  # a lost last transaction is found again in the manifest
+        self._db.executescript(SCHEMA)
+        self._fill()
+        (batch,) = self._db.execute("SELECT MAX(batch) FROM images").fetchone()
+        self._batch = batch or 0  # images of one job, once known
+        self.ingest()
+        self.forget_missing()
+        self._judge_by_other_rules()
+
+    def counts(self) -> dict[str, int]:
+        """State -> number of jobs."""
+        found = dict(self._all("SELECT state, COUNT(*) FROM jobs GROUP BY state"))
+        return {state: found.get(state, 0) for state in STATES}
+
+    def table(self) -> list[dict]:
+        """For each class with jobs: name, quota, jobs by state, images written and accepted."""
+        names = ", ".join(f"SUM(state = '{state}') AS {state}" for state in STATES)
+        jobs = {row[0]: row[1:] for row in self._all(f"SELECT class, {names} FROM jobs GROUP BY class")}
+        written = dict(self._all("SELECT class, COUNT(*) FROM images GROUP BY class"))
+        found = []
+        for label, name, quota, accepted in self._all(
+            "SELECT class, name, quota, accepted FROM classes ORDER BY class"
+        ):
+            if label in jobs:
+                row = {"name": name, "quota": quota, **dict(zip(STATES, jobs[label]))}
+                found.append(row | {"written": written.get(label, 0), "accepted": accepted})
+        return found
+
+    def failures(self) -> list[tuple[int, str]]:
+        """(index, reason) of the jobs that failed for good."""
+        return self._all("SELECT idx, reason FROM jobs WHERE state = 'failed' ORDER BY idx")
+
+    def disk_estimate(self) -> str:
+        """What the wanted images will need on disk, from those that are there."""
+        size, count = self._all("SELECT COALESCE(SUM(bytes), 0), COUNT(*) FROM images")[0]
+        if not count:
+            return "no image yet: nothing to estimate the disk from"
+        jobs = sum(n for state, n in self.counts().items() if state != "spare")
+        total = size / count * jobs * max(self._batch, 1)
+        return f"{size / count / 1024:.0f} KiB an image, {total / 1024**3:.2f} GiB for {jobs} jobs"
+
+    def is_whole(self, key: str) -> bool:
+        """Whether all images of a job are in the manifest."""
+        rows = self._all("SELECT i, batch FROM images WHERE key = ?", (key,))
+        return bool(rows) and {i for i, _ in rows} >= set(range(rows[0][1]))
+
+    def ingest(self) -> None:
+        """Take in the rows that were appended to the manifest, by whomever."""
+        with self._change() as db:
+            meta = dict(db.execute("SELECT name, value FROM meta WHERE name IN ('offset', 'inode')").fetchall())
+            tail = Tail(self.folder / "manifest.jsonl", meta.get("offset", 0), meta.get("inode"))
+            if tail.restarted():
+                db.execute("DELETE FROM images")
+                db.execute("UPDATE classes SET accepted = 0")
+                db.execute("UPDATE jobs SET state = 'planned' WHERE state = 'done'")
+            at = tail.offset
+            lines, _ = tail.lines()
+            changed = set()
+            for line in lines:
+                if row := parse_row(line):
+                    changed.add(self._take(db, row, at))
+                at += len(line) + 1
+            self._recount(db, changed - {None})
+            for name in ("offset", "inode"):
+                db.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (name, getattr(tail, name)))
+
+    def apply_rules(self, idx: int) -> None:
+        """Bring the verdicts on the class of job ``idx`` in line with the plan's rules."""
+        if self.rules != Rules():
+            self._judge(self._all("SELECT class FROM jobs WHERE idx = ?", (idx,))[0][0])
+
+    def _judge(self, label: int) -> None:
+        with self._lock:
+            query = "SELECT key, i, accepted, at, scores FROM images WHERE class = ?"
+            rows = self._all(f"{query} ORDER BY idx, i", (label,))
+            verdicts = self.rules.judge_class([json.loads(row[4]) for row in rows])
+            changed = [(row, verdict) for row, verdict in zip(rows, verdicts) if bool(row[2]) != verdict.accepted]
+            for (_, _, _, at, _), verdict in changed:
+                row = self._row(at) | {"rules": self.rules.given()}
+                decide(self.folder, row, verdict.accepted, verdict.reason)
+            if changed:
+                self.ingest()
+
+    def forget_missing(self) -> int:
+        """Plan those done jobs again whose files are gone or cut short; returns how many."""
+        sizes: dict[str, dict[str, int]] = {}
+        gone = set()
+        for key, file, size in self._db.execute("SELECT key, file, bytes FROM images"):
+            folder, _, name = file.rpartition("/")
+            if folder not in sizes:
+                sizes[folder] = _sizes(self.folder / folder)
+            if sizes[folder].get(name) != size:
+                gone.add(key)
+        with self._change() as db:
+            for key in gone:
+                (label,) = db.execute("SELECT class FROM jobs WHERE key = ?", (key,)).fetchone()
+                db.execute("DELETE FROM images WHERE key = ?", (key,))
+                db.execute("UPDATE jobs SET state = 'planned' WHERE key = ? AND state = 'done'", (key,))
+                self._recount(db, {label})
+            whole = "SELECT idx FROM images GROUP BY idx HAVING COUNT(*) >= MAX(batch)"
+            db.execute(
+                f"UPDATE jobs SET state = 'done' WHERE state IN ('planned', 'failed', 'spare') AND idx IN ({whole})"
+            )
+        return len(gone)
+
+    def _row(self, at: int) -> dict:
+        with open(self.folder / "manifest.jsonl", "rb") as file:
+            file.seek(at)
+            return json.loads(file.readline())
+
+    def _fill(self) -> None:
+        with self._change() as db:
+            wanted = "".join(str(self.plan.header[name]) for name in ("jobs_sha256", "workflow_digest", "quota"))
+            known = db.execute("SELECT value FROM meta WHERE name = 'plan'").fetchone()
+            if known == (wanted,):
+                return
+            for table in ("jobs", "images", "classes"):
+                db.execute(f"DELETE FROM {table}")
+            db.execute("DELETE FROM meta WHERE name != 'rules'")
+            quota = self.plan.header["quota"] or {}
+            part, parts = self.shard
+            for label, name in enumerate(self.plan.classes):
+                share = None if name not in quota else (quota[name] + parts - part) // parts
+                db.execute("INSERT INTO classes VALUES (?,?,?,0)", (label, name, share))
+            insert = "INSERT INTO jobs (idx, key, class, body) VALUES (?,?,?,?)"
+            db.executemany(insert, self._jobs())
+            db.execute("INSERT INTO meta VALUES ('plan', ?)", (wanted,))
+
+    def _judge_by_other_rules(self) -> None:
+        """Where the plan's rules are not those that judged what is there (a new plan, a filter cut short)."""
+        now, known = json.dumps(self.rules.given()), self._all("SELECT value FROM meta WHERE name = 'rules'")
+        if known and known != [(now,)]:
+            for (label,) in self._all("SELECT DISTINCT class FROM images"):
+                self._judge(label)
+        with self._change() as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('rules', ?)", (now,))
+
+    def _jobs(self) -> Iterator[tuple]:
+        labels = {name: label for label, name in enumerate(self.plan.classes)}
+        digest = self.plan.header["workflow_digest"]
+        part, parts = self.shard
+        for line in self.plan.lines():
+            values = json.loads(line)
+            if parts == 1 or int(values["key"][:16], 16) % parts == part - 1:
+                key = image_key(values["key"], digest)
+                yield values["index"], key, labels[values["class_name"]], line.decode().rstrip("\n")
+
+    def _take(self, db: sqlite3.Connection, row: dict, at: int) -> int | None:
+        found = db.execute("SELECT idx, class FROM jobs WHERE key = ?", (row["key"],)).fetchone()
+        if found is None:  # of another plan, or made on the canvas with other settings
+            return None
+        values = (row["key"], row["index"], *found, int(row["accepted"]), row["batch"], row["file"], row["bytes"], at)
+        scores = json.dumps(row["scores"])
+        db.execute("INSERT OR REPLACE INTO images VALUES (?,?,?,?,?,?,?,?,?,?)", (*values, scores))
+        self._batch = max(self._batch, row["batch"])
+        return found[1]
+
+    def _recount(self, db: sqlite3.Connection, labels: set[int]) -> None:
+        count = "SELECT COUNT(*) FROM images WHERE class = ? AND accepted"
+        for label in labels:
+            (accepted,) = db.execute(count, (label,)).fetchone()
+            db.execute("UPDATE classes SET accepted = ? WHERE class = ?", (accepted, label))
+            (quota,) = db.execute("SELECT quota FROM classes WHERE class = ?", (label,)).fetchone()
+            if quota is not None:
+                states = ("spare", "planned") if accepted >= quota else ("planned", "spare")
+                db.execute("UPDATE jobs SET state = ? WHERE class = ? AND state = ?", (states[0], label, states[1]))
+
+    def _all(self, query: str, values: tuple = ()) -> list[tuple]:
+        with self._lock:
+            return self._db.execute(query, values).fetchall()
+
+    @contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: entry.stat().st_size for entry in entries}
+    except FileNotFoundError:
+        return {}
