@@ -1,6 +1,6 @@
 """What planning, resuming and exporting cost at scale.
 
-    python benchmarks/dataset.py [--jobs 100000] [--images 5000] [--size 512]
+    python run.py exec -- python benchmarks/dataset.py
 
 Three measurements, each in fresh processes: a plan of 100,000 jobs (time, memory); `higfa run` on a store that
 holds 100,000 rows but for 100, until the first job arrives at a server (the server is a stub in this process); and
@@ -36,7 +36,7 @@ WORKFLOW = ROOT / "workflows" / "api" / "miniature_augment.json"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--size", type=int, default=512, help="pixels a side of the exported images")

@@ -359,7 +359,9 @@ def run(demo: Demo, client: Client) -> int:
 
 
 def parse(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=prog, description="Make the demo dataset with a running ComfyUI.")
+    parser = argparse.ArgumentParser(
+        prog=prog or "higfa demo", description="Make the demo dataset with a running ComfyUI."
+    )
     parser.add_argument("--base", type=Path, required=True, help="ComfyUI's base directory (has input/ and output/)")
     parser.add_argument("--output", type=Path, required=True, help="dataset folder, inside BASE/output")
     group = parser.add_mutually_exclusive_group()

@@ -40,14 +40,15 @@ time.sleep(1e9)
 """
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def cluster():
+    before = set(psutil.Process().children(recursive=True))  # servers of other tests
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # Whether Ray ends what an actor started depends on its version: here it does not.
     os.environ["RAY_process_group_cleanup_enabled"] = os.environ["RAY_kill_child_processes_on_worker_exit"] = "0"
     ray.init("local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
-    children = psutil.Process().children(recursive=True)
+    children = [child for child in psutil.Process().children(recursive=True) if child not in before]
     ray.shutdown()
     assert psutil.wait_procs(children, timeout=10)[1] == []
 

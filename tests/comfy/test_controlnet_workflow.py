@@ -138,7 +138,7 @@ def test_the_workflow_runs_on_files_of_sd15s_layout(sd15_server):
     folder = sd15_server.base / "output" / "my_dataset_synthetic"
     (row,) = [json.loads(line) for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
     assert row["guidance"] == summary
-    assert row["class_name"] == CLASSES[0] and 0 < row["confidence"] < 1
+    assert row["class_name"] == CLASSES[0] and 0 < row["scores"]["confidence"] < 1
     assert row["file"].split("/")[:2] == ["train" if row["accepted"] else "rejected", CLASSES[0]]
     with Image.open(folder / row["file"]) as image:
         assert image.size == (64, 64) and image.getextrema() != ((0, 0),) * 3  # NaN would be black

@@ -26,6 +26,12 @@ def png(value):
     return buffer.getvalue()
 
 
+def canvas_inputs(inputs):
+    """Those of Dataset Job that make up a plan on the canvas."""
+    assert inputs["plan"] == ""
+    return {name: value for name, value in inputs.items() if name != "plan"}
+
+
 class FakeClient:
     """Runs a prompt when it is waited for, writing what the nodes would: Export Dataset's row, SaveImage's files."""
 
@@ -44,7 +50,7 @@ class FakeClient:
         if self.interrupt_at == len(self.jobs):
             raise KeyboardInterrupt
         prompt = self.prompts.pop(prompt_id)
-        inputs = nodes["HiGFA_DatasetJob"]
+        inputs = canvas_inputs(nodes["HiGFA_DatasetJob"])
         job, _ = pick_job(self.base / "input", **inputs)
         if "HiGFA_ExportDataset" not in nodes:
             return {"outputs": self.compare(job, prompt)}
@@ -125,7 +131,7 @@ def test_jobs_are_those_that_run_on_the_canvas_takes(base):
     it = make(base)
     it.render_sources()
     workflow = json.loads(demo.WORKFLOW.read_text("utf-8"))
-    inputs = workflow[only(workflow, "HiGFA_DatasetJob")]["inputs"]
+    inputs = canvas_inputs(workflow[only(workflow, "HiGFA_DatasetJob")]["inputs"])
     for job in it.jobs()[::7]:
         assert pick_job(base / "input", **{**inputs, "index": job.index})[0] == job
 
@@ -138,7 +144,7 @@ def test_more_jobs_than_sources_add_replicas_and_keep_the_first_jobs(base):
     assert [job.key for job in many.jobs()[:16]] == [job.key for job in few]
     last = many.jobs()[-1]
     inputs = next(n for n in many.job_graph(last).values() if n["class_type"] == "HiGFA_DatasetJob")["inputs"]
-    assert pick_job(base / "input", **inputs)[0] == last
+    assert pick_job(base / "input", **canvas_inputs(inputs))[0] == last
 
 
 def test_output_outside_comfyuis_output_folder_is_refused(base, capsys):
