@@ -7,9 +7,6 @@ from torch import nn
 from . import architectures, timm_models
 from .preprocess import Preprocess
 
-TIMEOUT = 5  # seconds to wait for the server that has the pretrained weights
-WEIGHTS = "model.safetensors"
-
 
 def build(arch: str, classes: int, pretrained: bool, image_size: int = 0) -> tuple[nn.Module, dict, Preprocess]:
     """(module, its ``model_kwargs``, its preprocessing); ``image_size`` 0 is the architecture's own.
@@ -19,7 +16,9 @@ def build(arch: str, classes: int, pretrained: bool, image_size: int = 0) -> tup
     """
     module, kwargs, preprocess = check(arch, classes, pretrained, image_size)
     if pretrained:
-        file = _cached(arch)  # timm would ask the network even for a file that is there
+        config = timm_models.import_timm().get_pretrained_cfg(arch)
+        # timm would ask the network even for a file that is there
+        file = timm_models.cached_file(config) if config.hf_hub_id else None
         overlay = {"file": file, "custom_load": False} if file else {}
         module = timm_models.import_timm().create_model(
             arch, pretrained=True, num_classes=classes, pretrained_cfg_overlay=overlay, **kwargs
@@ -59,25 +58,13 @@ def _refuse_unreachable(arch: str) -> None:
         tags = timm.list_models(f"{arch.split('.')[0]}.*", pretrained=True)
         hint = f" (there are: {', '.join(tags[:5])})" if tags else ""
         raise ValueError(f"timm has no pretrained weights for {arch}{hint}. Turn pretrained off to train from scratch")
-    repo = timm.get_pretrained_cfg(arch).hf_hub_id
-    if not repo or _cached(arch):
-        return
-    import huggingface_hub as hub
-
-    try:
-        hub.get_hf_file_metadata(hub.hf_hub_url(repo, WEIGHTS), timeout=TIMEOUT)
-    except hub.errors.EntryNotFoundError:
-        return  # reachable; the weights are in another file
-    except Exception as error:  # each version of the library raises another network error
-        raise ValueError(
-            f"The pretrained weights of {arch} cannot be had from huggingface.co/{repo} ({error}). Connect this "
-            "computer once (they are then kept), or turn pretrained off to train from scratch"
-        ) from error
+    config = timm.get_pretrained_cfg(arch)
+    if config.hf_hub_id and not timm_models.cached_file(config):
+        timm_models.check_reachable(config, f"The pretrained weights of {arch}", _remedy)
 
 
-def _cached(arch: str) -> str | None:
-    import huggingface_hub as hub
-
-    repo = timm_models.import_timm().get_pretrained_cfg(arch).hf_hub_id
-    file = hub.try_to_load_from_cache(repo, WEIGHTS) if repo else None
-    return file if isinstance(file, str) else None
+def _remedy(repository: str) -> str:
+    return (
+        f"They are at huggingface.co/{repository}: connect this computer once (they are then kept), "
+        "or turn pretrained off to train from scratch"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from dataclasses import fields
 
 from torch import nn
@@ -121,7 +122,7 @@ def pretrained(name: str) -> tuple[nn.Module, list[str]]:
 def _pretrained_module(name: str, config) -> nn.Module:
     overlay = {}
     if config.hf_hub_id:
-        file = _cached_file(config) or _reachable(name, config)
+        file = cached_file(config) or check_reachable(config, f"'{name}' is not on this computer and", _by_hand)
         overlay = {"file": file, "custom_load": False} if file else {}
     try:
         return import_timm().create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
@@ -129,15 +130,19 @@ def _pretrained_module(name: str, config) -> nn.Module:
         raise ValueError(f"the weights of '{name}' cannot be had ({error}). {_by_hand(config.hf_hub_id)}") from error
 
 
-def _cached_file(config) -> str | None:
+def cached_file(config) -> str | None:
+    """The weights of a timm configuration in the local cache of huggingface_hub, if they are there."""
     import huggingface_hub
 
     file = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
     return file if isinstance(file, str) else None
 
 
-def _reachable(name: str, config) -> None:
-    """Ask once for the file: a download would try for most of a minute before it says that there is no network."""
+def check_reachable(config, what: str, remedy: Callable[[str], str]) -> None:
+    """ValueError within seconds when the weights cannot be had; timm itself would try for most of a minute.
+
+    ``what`` begins the message, ``remedy`` (of the repository) ends it.
+    """
     import huggingface_hub
 
     url = huggingface_hub.hf_hub_url(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
@@ -146,9 +151,7 @@ def _reachable(name: str, config) -> None:
     except huggingface_hub.errors.EntryNotFoundError:
         return  # timm knows other file names
     except Exception as error:  # which one depends on the version of huggingface_hub
-        raise ValueError(
-            f"'{name}' is not on this computer and cannot be downloaded ({error}). {_by_hand(config.hf_hub_id)}"
-        ) from error
+        raise ValueError(f"{what} cannot be downloaded ({error}). {remedy(config.hf_hub_id)}") from error
 
 
 def _by_hand(repository: str | None) -> str:

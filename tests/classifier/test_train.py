@@ -269,7 +269,7 @@ def test_pretrained_weights_out_of_reach(monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", unreachable)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args: None)
-    with pytest.raises(ValueError, match="resnet18 cannot be had from huggingface.co/.*turn pretrained off"):
+    with pytest.raises(ValueError, match="resnet18 cannot be downloaded .*huggingface.co/.*turn pretrained off"):
         backbone.check("resnet18", 3, True)
 
 
