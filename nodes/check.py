@@ -153,7 +153,7 @@ class CheckClassifier(io.ComfyNode):
             labelled = read_labelled(_folder(dataset.strip()), validation_share)
             indices = check_images.class_indices(labelled.class_names, classifier)
             files = check_images.choose(labelled, images_from, per_class, seed)
-            batches, labels = check_images.load_batches(files, image_size), [indices[label] for _, label in files]
+            batches, labels = check_images.load_batches(files, image_size), [indices[item.label] for item in files]
         else:
             batches, labels = _from_batch(images, class_lines(class_names), classifier, image_size)
         result = check(classifier, batches, labels, vae, model, noise)

@@ -14,6 +14,7 @@ from comfy_api.latest import io, ui
 from ..higfa_core.classifier.data import read_labelled
 from ..higfa_core.classifier.images import AUGMENT
 from ..higfa_core.classifier.settings import ARCH, TrainSettings
+from ..higfa_core.classifier.train import training_key
 from ..higfa_core.classifier.train_files import SUFFIX, summary, train_files
 from ..higfa_core.comfy.patchers import attach_patcher
 from ..higfa_core.dataset import paths
@@ -40,7 +41,8 @@ class TrainClassifier(io.ComfyNode):
                     default="",
                     placeholder="folder in ComfyUI/input with one sub-folder a class",
                     tooltip="Folder inside ComfyUI's input folder: <class>/<image>, or train/ and val/ with the "
-                    "classes inside. Without val/ a share of each class is held out. Test images are never used.",
+                    "classes inside. Without val/ a share of each class is held out. Test images are never used. "
+                    "A benchmark as it is unpacked (CUB, Aircraft, Cars, ...) is read as well.",
                 ),
                 io.String.Input(
                     "file_name",
@@ -159,8 +161,8 @@ class TrainClassifier(io.ComfyNode):
                     max=0.9,
                     step=0.05,
                     advanced=True,
-                    tooltip="Share of each class held out, where there is no val folder: to stop, to choose and to "
-                    "calibrate. 0: all images are trained on, and nothing is calibrated.",
+                    tooltip="Share of each class held out, where there is no val folder and no held_out.txt: to stop, "
+                    "to choose and to calibrate. 0: all images are trained on, and nothing is calibrated.",
                 ),
                 io.Int.Input(
                     "patience",
@@ -192,6 +194,13 @@ class TrainClassifier(io.ComfyNode):
                     tooltip="Continue the interrupted run of this file_name, if there is one. It must have the same "
                     "images and settings.",
                 ),
+                io.Boolean.Input(
+                    "keep_split",
+                    default=True,
+                    advanced=True,
+                    tooltip="List the images held out in the dataset's held_out.txt, so that Dataset Job never takes "
+                    "them as sources and the next training holds out the same.",
+                ),
             ],
             outputs=[
                 HiGFAClassifier.Output(display_name="classifier"),
@@ -205,8 +214,12 @@ class TrainClassifier(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, dataset=None, **others):
-        folder = paths.inside(folder_paths.get_input_directory(), dataset.strip()) if (dataset or "").strip() else ""
-        return f"{folder}:{paths.fingerprint(folder) if folder else ''}:{sorted(others.items())}"
+        if not (dataset or "").strip():
+            return str(sorted(others.items()))
+        # The images and their split, not the files: a training may have listed what it held out.
+        labelled = read_labelled(_dataset_folder(dataset), others.get("validation_share") or 0.0)
+        times = [item.path.stat().st_mtime_ns for item in (*labelled.train, *labelled.validation)]
+        return f"{training_key(labelled, TrainSettings())}:{times}:{sorted(others.items())}"
 
     @classmethod
     def execute(
@@ -232,6 +245,7 @@ class TrainClassifier(io.ComfyNode):
         judge_arch: str = "",
         workers: int = 0,
         resume: bool = True,
+        keep_split: bool = True,
     ) -> io.NodeOutput:
         settings = TrainSettings(
             arch=arch.strip(),
@@ -263,6 +277,7 @@ class TrainClassifier(io.ComfyNode):
             judge_arch=judge_arch.strip(),
             overwrite=overwrite,
             resume=resume,
+            keep_split=keep_split,
             progress=bar.update_absolute,
             check=model_management.throw_exception_if_processing_interrupted,
             device=device,

@@ -41,7 +41,7 @@ def run(args) -> check.Check:
         window = args.start_percent, args.end_sigma, args.noise_levels
         noise = Noise(positive, negative, args.cfg, *window, args.seed)
     batches = check_images.load_batches(files, args.size or (64 if args.miniature else 512))
-    labels = [indices[label] for _, label in files]
+    labels = [indices[item.label] for item in files]
     return run_check(attach_patcher(classifier), batches, labels, parts.vae, parts.model, noise)
 
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..dataset.images import load_image
 from .data import Labelled, LabelledSet
 
 PARTS = ("validation", "all")
@@ -25,7 +24,7 @@ def choose(dataset: LabelledSet, part: str, per_class: int, seed: int) -> list[L
         raise ValueError(f"At least 1 image a class is needed, got {per_class}")
     groups = defaultdict(list)
     for item in sorted(dataset.validation + (dataset.train if part == "all" else ())):
-        groups[item[1]].append(item)
+        groups[item.label].append(item)
     # A generator for each class: another class more or less does not change what is drawn of this one.
     draw = {label: random.Random(f"{seed} {dataset.class_names[label]}") for label in groups}
     return [x for label, items in sorted(groups.items()) for x in draw[label].sample(items, min(per_class, len(items)))]
@@ -69,4 +68,4 @@ def load_batches(files: Sequence[Labelled], size: int) -> Iterator[Tensor]:
     """The image files as batches [B, size, size, 3], read one batch at a time."""
     step = batch_size(size)
     for start in range(0, len(files), step):
-        yield torch.cat([square(load_image(path), size) for path, _ in files[start : start + step]])
+        yield torch.cat([square(item.load(), size) for item in files[start : start + step]])

@@ -7,21 +7,44 @@ import os
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from ..dataset import paths
-from ..dataset.layouts import read_dataset
+from torch import Tensor
+
+from ..dataset import held_out, paths
+from ..dataset.images import load_image
+from ..dataset.layouts import read_split
+from ..dataset.rows import Tail, parse_row
 
 VALIDATION = paths.HELD_OUT - {"test"}
-Labelled = tuple[Path, int]
+MANIFEST = "manifest.jsonl"  # of our datasets and exports
+
+
+class Labelled(NamedTuple):
+    """An image file, the index of its class, and how many rows at its lower end are a banner."""
+
+    path: Path
+    label: int
+    crop_bottom: int = 0
+
+    def load(self) -> Tensor:
+        """The image [1, H, W, 3] in 0..1, without the banner. ValueError if unreadable."""
+        return load_image(self.path, self.crop_bottom)
 
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """Image files with the index of their class, for training and held out. Any layout of folders can give one."""
+    """Images for training and held out. Any layout of folders can give one.
+
+    ``to_list``: files below ``root`` that are held out, or copies of one that is, and would be sources all the same
+    because no ``held_out.txt`` names all of them; empty where one does.
+    """
 
     class_names: tuple[str, ...]
     train: tuple[Labelled, ...]
     validation: tuple[Labelled, ...]
+    root: Path = Path()
+    to_list: tuple[Path, ...] = ()
 
     def __post_init__(self):
         paths.check_class_names(self.class_names)
@@ -30,54 +53,71 @@ class LabelledSet:
             raise ValueError(
                 f"A classifier needs at least 2 classes, found {found}. Add a folder of images for another"
             )
-        counts = Counter(label for _, label in self.train)
+        counts = Counter(item.label for item in self.train)
         empty = [name for label, name in enumerate(self.class_names) if not counts[label]]
         if empty:
             raise ValueError(f"No training image of {', '.join(empty[:5])}. Add images, or remove the class")
 
     def counts(self) -> list[int]:
         """Training images of each class."""
-        counts = Counter(label for _, label in self.train)
+        counts = Counter(item.label for item in self.train)
         return [counts[label] for label in range(len(self.class_names))]
+
+    def keep_split(self) -> Path | None:
+        """List the images held out in their folder, so that none becomes a source (see :mod:`..dataset.held_out`).
+
+        Returns the list's file; None when there is nothing to list.
+        """
+        if not self.to_list:
+            return None
+        return held_out.write(self.root, [path.relative_to(self.root).as_posix() for path in self.to_list])
 
 
 def read_labelled(root: str | os.PathLike, validation_share: float = 0.2, seed: int = 0) -> LabelledSet:
     """Read ``root/<class>/...``, or ``root/train`` with ``root/val`` (valid, validation), or the training images of a
     layout that :func:`..dataset.layouts.read_dataset` knows; ``test`` is never read.
 
-    Classes are in the layout's order (sorted names for class folders). Without a validation folder,
-    ``validation_share`` of each class is held out, drawn by ``seed``: at least one image, unless the class has only
-    one. A share of 0 holds out nothing. Of files with the same content only one is used; one that is in the
-    validation folder is not trained on. ValueError for what cannot be trained on.
+    Classes are in the layout's order (sorted names for class folders). Held out are the images of the validation
+    folder and of a ``held_out.txt``; where there is neither, ``validation_share`` of each class, drawn by ``seed``: at
+    least one image, unless the class has only one. A share of 0 holds out nothing. Of files with the same content
+    only one is used; one that is held out is not trained on. ValueError for what cannot be trained on.
     """
-    root = Path(root)
+    root = Path(os.path.abspath(root))
     if not 0 <= validation_share < 1:
         raise ValueError(f"The validation share must be at least 0 and below 1, got {validation_share}")
     _refuse_held_out(root)
-    sources = read_dataset(root)
-    if any(source.crop_bottom for source in sources.images):
-        raise ValueError(
-            f"The images of {root} ({sources.layout}) carry a banner that a classifier would learn. "
-            "Cut it off, for instance with higfa export --format imagefolder --real copy"
-        )
-    names = sources.class_names
-    train = [(root / source.path, source.label) for source in sources.images]
+    sources, listed = read_split(root)
+    names, listed = sources.class_names, {root / path for path in listed}
+    items = [Labelled(root / source.path, source.label, source.crop_bottom) for source in sources.images]
     entries = os.scandir(root) if sources.layout == "image folder" else ()
     folders = sorted(entry.name for entry in entries if entry.is_dir() and entry.name.lower() in VALIDATION)
-    held_out = [item for folder in folders for item in _validation_files(root / folder, names)]
-    unique = _without_copies([*held_out, *train], names)
-    if folders:
-        held = set(held_out)
-        return LabelledSet(names, tuple(x for x in unique if x not in held), tuple(x for x in unique if x in held))
-    return LabelledSet(names, *_split(root, unique, validation_share, seed))
+    validation = [item for folder in folders for item in _validation_files(root / folder, names)]
+    groups = _groups_of_copies([*validation, *items], names)
+    if validation_share and not folders and not listed:
+        _refuse_synthetic(root)
+        held = _draw_share(root, groups, validation_share, seed)
+    else:
+        out = {*validation, *(item for item in items if item.path in listed)}
+        held = {group[0] for group in groups if out.intersection(group)}
+    train, out = (tuple(group[0] for group in groups if (group[0] in held) == side) for side in (False, True))
+    files = {item.path for group in groups if group[0] in held for item in group} - {x.path for x in validation}
+    return LabelledSet(names, train, out, root, () if files == listed else tuple(sorted(files)))
 
 
 def _refuse_held_out(root: Path) -> None:
-    folder = root.absolute()
-    paths.refuse_held_out(folder.name)
-    for parent in folder.parents:  # any folder may be called "test", but one beside "train" is a split
+    paths.refuse_held_out(root.name)
+    for parent in root.parents:  # any folder may be called "test", but one beside "train" is a split
         if (parent.parent / "train").is_dir():
             paths.refuse_held_out(parent.name)
+
+
+def _refuse_synthetic(root: Path) -> None:
+    lines, _ = Tail(root / MANIFEST).lines()
+    if any(map(parse_row, lines)):
+        raise ValueError(
+            f"{root} holds synthetic images ({MANIFEST}), and none may be held out to validate on: add val/<class>/ "
+            "with real ones that are no sources, or set the validation share to 0"
+        )
 
 
 def _validation_files(folder: Path, names: tuple[str, ...]) -> list[Labelled]:
@@ -89,48 +129,47 @@ def _validation_files(folder: Path, names: tuple[str, ...]) -> list[Labelled]:
         raise ValueError(f"Class {unknown[0]!r} is in {folder}, but not in the training images. Correct its name")
     classes = {name: names.index(name) for name in found}
     files = make_dataset(folder, classes, IMG_EXTENSIONS, allow_empty=True) if classes else []
-    files = [(Path(path), label) for path, label in files if not Path(path).name.startswith(".")]
+    files = [Labelled(Path(path), label) for path, label in files if not Path(path).name.startswith(".")]
     if not files:
         raise ValueError(f"No images in {folder}: expected {folder.name}/<class>/<image>. Fill or remove the folder")
     return files
 
 
-def _without_copies(items: list[Labelled], names: tuple[str, ...]) -> list[Labelled]:
-    """The first of each set of equal files. ValueError where equal files have different classes."""
-    sizes = defaultdict(list)
-    for item in items:
-        sizes[item[0].stat().st_size].append(item)
-    kept, clashes = set(), []
-    for group in sizes.values():
-        seen: dict[bytes, Labelled] = {}
-        for path, label in group:
-            # Only files of one size can be equal.
-            content = hashlib.sha256(path.read_bytes()).digest() if len(group) > 1 else b""
-            first = seen.setdefault(content, (path, label))
-            if first[1] != label:
-                clashes.append(f"{first[0]} ({names[first[1]]}) and {path} ({names[label]})")
-        kept.update(seen.values())
+def _groups_of_copies(items: list[Labelled], names: tuple[str, ...]) -> list[list[Labelled]]:
+    """The items, equal files together. ValueError where equal files have different classes."""
+    sizes = [item.path.stat().st_size for item in items]
+    alike = Counter(sizes)
+    groups: dict[object, list[Labelled]] = {}
+    for item, size in zip(items, sizes):
+        # Only files of one size can be equal.
+        content = hashlib.sha256(item.path.read_bytes()).digest() if alike[size] > 1 else size
+        groups.setdefault(content, []).append(item)
+    clashes = [(group[0], other) for group in groups.values() for other in group if other.label != group[0].label]
     if clashes:
+        first, second = clashes[0]
         more = f", and {len(clashes) - 1} more" if len(clashes) > 1 else ""
-        raise ValueError(f"The same image is in two classes: {clashes[0]}{more}. Keep it in the right one")
-    return [item for item in items if item in kept]
+        raise ValueError(
+            f"The same image is in two classes: {first.path} ({names[first.label]}) and {second.path} "
+            f"({names[second.label]}){more}. Keep it in the right one"
+        )
+    return list(groups.values())
 
 
-def _split(root: Path, items: list[Labelled], share: float, seed: int) -> tuple[tuple[Labelled, ...], ...]:
+def _draw_share(root: Path, groups: list[list[Labelled]], share: float, seed: int) -> set[Labelled]:
     classes = defaultdict(list)
-    for item in items:
-        classes[item[1]].append(item)
+    for group in groups:
+        classes[group[0].label].append(group[0])
     held = set()
     for members in classes.values():
-        wanted = min(max(int(len(members) * share + 0.5), 1), len(members) - 1) if share else 0
+        wanted = min(max(int(len(members) * share + 0.5), 1), len(members) - 1)
         # Ordered by a hash of the name, so that adding an image moves few others to the other side.
-        held.update(sorted(members, key=lambda item: _draw(item[0].relative_to(root), seed))[:wanted])
-    if share and not held:
+        held.update(sorted(members, key=lambda item: _draw(item.path.relative_to(root), seed))[:wanted])
+    if not held:
         raise ValueError(
             f"No class in {root} has two different images, so none can be held out to stop and calibrate on. "
             "Add images, or set the validation share to 0 to train a fixed number of steps, uncalibrated"
         )
-    return tuple(x for x in items if x not in held), tuple(x for x in items if x in held)
+    return held
 
 
 def _draw(path: Path, seed: int) -> bytes:

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +14,6 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..dataset.images import load_image
 from . import timm_models
 from .data import Labelled
 from .preprocess import Preprocess
@@ -68,10 +66,10 @@ class Pictures:
     All files are decoded once when this is made, so that a damaged one is found before the training starts.
     """
 
-    def __init__(self, paths: Sequence[Path], side: int, progress: Callable[[int], None], memory: int = MEMORY):
-        self.paths, self.side, self.kept = list(paths), side, {}
+    def __init__(self, items: Sequence[Labelled], side: int, progress: Callable[[int], None], memory: int = MEMORY):
+        self.items, self.side, self.kept = list(items), side, {}
         with ThreadPoolExecutor(THREADS) as pool:
-            for i, pixels in enumerate(_ahead(pool, self._read, self.paths)):
+            for i, pixels in enumerate(_ahead(pool, self._read, self.items)):
                 memory -= pixels.nbytes
                 if memory >= 0:
                     self.kept[i] = pixels
@@ -79,10 +77,10 @@ class Pictures:
 
     def __getitem__(self, index: int) -> Image.Image:
         pixels = self.kept.get(index)
-        return Image.fromarray(self._read(self.paths[index]) if pixels is None else pixels)
+        return Image.fromarray(self._read(self.items[index]) if pixels is None else pixels)
 
-    def _read(self, path: Path) -> np.ndarray:
-        image = Image.fromarray((load_image(path)[0] * 255).round().byte().numpy())
+    def _read(self, item: Labelled) -> np.ndarray:
+        image = Image.fromarray((item.load()[0] * 255).round().byte().numpy())
         scale = self.side / min(image.size)
         if scale < 1:
             size = [max(1, round(length * scale)) for length in image.size]
@@ -154,7 +152,7 @@ class HeldOut:
 
     def __init__(self, items: Sequence[Labelled], preprocess: Preprocess, batch_size: int):
         self.chunks = [items[i : i + batch_size] for i in range(0, len(items), batch_size)]
-        self.labels = torch.tensor([label for _, label in items], dtype=torch.long)
+        self.labels = torch.tensor([item.label for item in items], dtype=torch.long)
         self.preprocess = preprocess
         h, w = preprocess.input_size
         self.fits = len(items) * 3 * h * w * 4 <= MEMORY
@@ -164,7 +162,7 @@ class HeldOut:
         for i, chunk in enumerate(self.chunks):
             batch = self.kept.get(i)
             if batch is None:
-                batch = torch.cat([self.preprocess(load_image(path).movedim(-1, 1)) for path, _ in chunk])
+                batch = torch.cat([self.preprocess(item.load().movedim(-1, 1)) for item in chunk])
             if self.fits:
                 self.kept[i] = batch
             yield batch

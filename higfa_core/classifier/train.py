@@ -112,7 +112,7 @@ def train(
 def training_key(labelled: LabelledSet, settings: TrainSettings) -> str:
     """A value that changes with anything that changes the result."""
     sides = [
-        [(path.as_posix(), path.stat().st_size, label) for path, label in side]
+        [(item.path.as_posix(), item.path.stat().st_size, *item[1:]) for item in side]
         for side in (labelled.train, labelled.validation)
     ]
     text = json.dumps([asdict(settings), labelled.class_names, sides, torch.__version__])
@@ -141,7 +141,7 @@ class _Run:
         self._read_images(2 * max(preprocess.input_size))
 
     def advance(self, should_stop: Callable, workers: int) -> str:
-        s, labels = self.settings, [label for _, label in self.labelled.train]
+        s, labels = self.settings, [item.label for item in self.labelled.train]
         images = Augmented(self.pictures, labels, s, self.classifier.preprocessing)
         stream = Stream(len(images), s.batch_size, s.seed, self.loop.step, s.steps)
         batches = training_batches(images, stream, workers)
@@ -168,7 +168,7 @@ class _Run:
             labels=labels,
             calibration=calibration,
             train_images=len(self.labelled.train),
-            held_out=tuple(path for path, _ in self.labelled.validation),
+            held_out=tuple(item.path for item in self.labelled.validation),
             stopped=stopped,
         )
 
@@ -176,7 +176,7 @@ class _Run:
         """All files once: a damaged one is found before the training starts."""
         train, held_out = self.labelled.train, self.labelled.validation
         total = len(train) + len(held_out)
-        self.pictures = Pictures([path for path, _ in train], side, lambda done: self.progress(done, total))
+        self.pictures = Pictures(train, side, lambda done: self.progress(done, total))
         self.held_out = HeldOut(held_out, self.classifier.preprocessing, self.settings.batch_size)
         done = len(train)
         for batch in self.held_out:

@@ -65,6 +65,7 @@ def _train(args, check) -> list[Trained]:
             judge_arch=args.judge or "",
             overwrite=args.overwrite,
             resume=args.resume,
+            keep_split=args.keep_split,
             progress=progress,
             check=check,
             device=device,
@@ -97,7 +98,14 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--patience", type=int, default=known.patience, help="evaluations (of 40) without improvement (%(default)s)")
     add("--precision", choices=PRECISIONS, default=known.precision)
     add("--seed", type=int, default=0, help="of the training; the images held out are the same for every seed")
-    add("--validation-share", type=float, default=0.2, help="of each class, where there is no val folder (0.2)")
+    add(
+        "--validation-share",
+        type=float,
+        default=0.2,
+        help="of each class, where there is no val folder and no held_out.txt (0.2)",
+    )
+    add("--keep-split", action=argparse.BooleanOptionalAction, default=True, help="list the images held out in "
+        "folder/held_out.txt, so that higfa plan and Dataset Job never take them as sources")  # fmt: skip
     add("--judge", nargs="?", const="", metavar="ARCH", help="also train an independent judge, with this architecture")
     add("--resume", action="store_true", help="continue an interrupted run")
     add("--overwrite", action="store_true", help="replace the files if they exist")

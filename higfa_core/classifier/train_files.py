@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..dataset import held_out
 from . import backbone, train_plots
 from .data import LabelledSet
 from .judge import GUIDE, JUDGE, judge_settings
@@ -41,6 +42,7 @@ def train_files(
     judge_arch: str = "",
     overwrite: bool = False,
     resume: bool = False,
+    keep_split: bool = True,
     progress: Progress | None = None,
     check: Callable[[], None] | None = None,
     device: torch.device | str = "cpu",
@@ -48,16 +50,26 @@ def train_files(
 ) -> list[Trained]:
     """Train and save ``out``, and with ``judge`` ``<stem>.judge.safetensors`` on the same images.
 
+    With ``keep_split``, images held out by share are listed in their folder when a classifier is saved, so that none
+    becomes a source.
     ``check`` is called before each step; to interrupt, it raises. Then the best so far is saved as
     ``<stem>.partial.safetensors``, the run can be continued with ``resume``, and the exception goes on.
     All that can be wrong is looked at before the first image is read. See :func:`train` for the rest.
     """
+
+    def save(result: TrainResult, path: Path, role: str) -> None:
+        _save(result, path, role)
+        if keep_split and (listed := labelled.keep_split()):
+            log.info("listed the images held out in %s: they will be no sources", listed)
+
     plan = [(GUIDE, out, settings)]
     if judge:
         plan.append((JUDGE, _sibling(out, JUDGE), judge_settings(settings, judge_arch)))
     _refuse_names(out, [path for _, path, _ in plan], overwrite, resume)
     for _, _, wanted in plan:
         backbone.check(wanted.arch, len(labelled.class_names), wanted.pretrained, wanted.image_size)
+    if keep_split and labelled.to_list:
+        held_out.refuse_read_only(labelled.root)
     done = []
     for role, path, wanted in plan:
         log.info("training the %s %s: %s", role, path.name, wanted.arch)
@@ -68,11 +80,11 @@ def train_files(
             progress=progress,
             should_stop=check,
             checkpoint=_fresh(checkpoint_of(path), resume),
-            keep=lambda best, role=role, partial=partial: _save(best, partial, f"partial {role}"),
+            keep=lambda best, role=role, partial=partial: save(best, partial, f"partial {role}"),
             device=device,
             workers=workers,
         )
-        _save(result, path, role)
+        save(result, path, role)
         partial.unlink(missing_ok=True)
         done.append(Trained(role, path, result))
     for _, path, _ in plan:

@@ -10,9 +10,14 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 
-def load_image(path: str | Path) -> Tensor:
-    """Image file -> [1, H, W, 3] float32 in 0..1, turned as its EXIF tag says. ValueError if unreadable."""
-    return torch.from_numpy(_pixels(path, "RGB"))[None]
+def load_image(path: str | Path, crop_bottom: int = 0) -> Tensor:
+    """Image file -> [1, H, W, 3] float32 in 0..1, turned as its EXIF tag says, without its lowest ``crop_bottom``
+    rows. ValueError if unreadable, or nothing is left."""
+    pixels = torch.from_numpy(_pixels(path, "RGB"))[None]
+    keep = pixels.shape[1] - crop_bottom
+    if keep < 1:
+        raise ValueError(f"Image {path} is {pixels.shape[1]} pixels high: its {crop_bottom} lowest are a banner")
+    return pixels[:, :keep]
 
 
 def load_mask(path: str | Path, height: int, width: int) -> Tensor:

@@ -51,7 +51,8 @@ def load_job(input_folder: str | Path, job: Job) -> tuple[Job, Tensor, Tensor | 
         root = inside(input_folder, job.dataset)
         source = _read(root, fingerprint(root)).by_path.get(job.contour_source)
         if source is None:
-            raise ValueError(f"No training image {job.contour_source!r} in {root}: was it moved?")
+            where = f"No training image {job.contour_source!r} in {root}"
+            raise ValueError(f"{where}: was it moved, or held out (held_out.txt) since it was planned?")
         inside(root, source.path)
         image, mask = load_source(root, source)
         job = replace(job, mask_file=f"{job.dataset}/{source.mask}" if source.mask else "")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 HELD_OUT = frozenset({"val", "valid", "validation", "test"})
+HELD_OUT_LIST = "held_out.txt"  # see held_out.py
 WINDOWS_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 MAX_NAME_BYTES = 200
 
@@ -87,9 +88,11 @@ def name_flaw(name: str) -> str:
 
 
 def fingerprint(root: str | Path) -> str:
-    """A value that changes when a file below ``root`` is added, removed, renamed or written."""
-    digest = hashlib.sha256()
-    for file in walk(Path(root)):
+    """A value that changes when a file below ``root``, or a list of images held out above it, is added, removed,
+    renamed or written."""
+    digest, root = hashlib.sha256(), Path(root)
+    above = [folder / HELD_OUT_LIST for folder in list(root.absolute().parents)[:2]]
+    for file in (*walk(root), *filter(Path.is_file, above)):
         info = file.stat()
         digest.update(f"{file.as_posix()}\0{info.st_size}\0{info.st_mtime_ns}\0".encode())
     return digest.hexdigest()

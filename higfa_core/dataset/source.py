@@ -103,13 +103,10 @@ def load_source(root: str | Path, image: SourceImage) -> tuple[Tensor, Tensor | 
 
     from .images import load_image, load_mask
 
-    pixels = load_image(Path(root, image.path))
+    pixels = load_image(Path(root, image.path), image.crop_bottom)
     height, width = pixels.shape[1:3]
-    if image.crop_bottom >= height:
-        raise ValueError(f"Image {image.path} is {height} pixels high: its {image.crop_bottom} lowest are a banner")
-    mask = load_mask(Path(root, image.mask), height, width) if image.mask else None
+    mask = load_mask(Path(root, image.mask), height + image.crop_bottom, width) if image.mask else None
     if mask is not None and image.mask_values:
         values = torch.tensor(image.mask_values)
         mask = torch.isin((mask * 255).round().long(), values).float()
-    keep = height - image.crop_bottom
-    return pixels[:, :keep], None if mask is None else mask[:, :keep]
+    return pixels, None if mask is None else mask[:, :height]

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from higfa_core.classifier import FineGrainedClassifier, Preprocess, check, check_images, check_report
 from higfa_core.classifier.check import CHANGE, FINE, REAL, STOP, TINY, UNCLEAR, VAE, Check, Reading
-from higfa_core.classifier.data import LabelledSet, read_labelled
+from higfa_core.classifier.data import Labelled, LabelledSet, read_labelled
 
 
 def reading(stage, right, n, sigma=None, percent=None, first=True):
@@ -227,7 +227,7 @@ def classifier(*names):
 def test_images_are_chosen_per_class_and_by_seed(folder):
     dataset = read_labelled(folder)
     everything = check_images.choose(dataset, "all", 4, 0)
-    assert [label for _, label in everything] == [0] * 4 + [1] * 4
+    assert [label for _, label, _ in everything] == [0] * 4 + [1] * 4
     assert everything == check_images.choose(dataset, "all", 4, 0) != check_images.choose(dataset, "all", 4, 1)
     held_out = check_images.choose(dataset, "validation", 100, 0)
     assert sorted(held_out) == sorted(dataset.validation) and len(held_out) == 4
@@ -235,7 +235,9 @@ def test_images_are_chosen_per_class_and_by_seed(folder):
 
 def test_another_class_does_not_change_what_is_drawn(folder):
     dataset = read_labelled(folder)
-    more = LabelledSet((*dataset.class_names, "Wren"), (*dataset.train, (folder / "wren.png", 2)), dataset.validation)
+    more = LabelledSet(
+        (*dataset.class_names, "Wren"), (*dataset.train, Labelled(folder / "wren.png", 2)), dataset.validation
+    )
     drawn = [check_images.choose(d, "all", 3, 5)[:6] for d in (dataset, more)]
     assert drawn[0] == drawn[1]
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from higfa_core.classifier.data import Labelled
 from higfa_core.classifier.images import AUGMENT, Augmented, HeldOut, Pictures, Stream, seeded, training_batches
 from higfa_core.classifier.preprocess import Preprocess
 from higfa_core.dataset.images import load_image
@@ -25,12 +26,16 @@ def paths(tmp_path):
     return [tmp_path / f"{i}.png" for i in range(6)]
 
 
+def items(paths):
+    return [Labelled(path, i) for i, path in enumerate(paths)]
+
+
 def nothing(done):
     pass
 
 
 def augmented(paths, augment="strong", flip=True):
-    pictures = Pictures(paths, 48, nothing)
+    pictures = Pictures(items(paths), 48, nothing)
     return Augmented(pictures, list(range(len(paths))), SimpleNamespace(augment=augment, flip=flip), SETTINGS)
 
 
@@ -44,7 +49,7 @@ def test_every_kind_of_image_is_read_as_the_dataset_reads_it(tmp_path, mode):
         image = Image.fromarray(gradient()[..., 0].astype(np.uint16) * 200)
     path = tmp_path / ("x.tif" if mode in ("CMYK", "I;16") else "x.png")
     (image if mode == "I;16" else image.convert(mode)).save(path)
-    picture = Pictures([path], 1000, nothing)[0]
+    picture = Pictures(items([path]), 1000, nothing)[0]
     assert picture.mode == "RGB" and picture.size == (40, 30)
     np.testing.assert_array_equal(np.asarray(picture), (load_image(path)[0] * 255).round().numpy())
     assert np.asarray(picture).std() > 20
@@ -55,11 +60,11 @@ def test_a_damaged_image_is_named(paths, damage):
     content = paths[3].read_bytes()
     paths[3].write_bytes(content[: len(content) // 2] if damage is None else damage)
     with pytest.raises(ValueError, match=r"Cannot read image .*3\.png .*replace or remove the file"):
-        Pictures(paths, 48, nothing)
+        Pictures(items(paths), 48, nothing)
 
 
 def test_images_beyond_the_memory_are_read_again(paths):
-    kept, read = Pictures(paths, 48, nothing), Pictures(paths, 48, nothing, memory=2 * gradient().nbytes)
+    kept, read = Pictures(items(paths), 48, nothing), Pictures(items(paths), 48, nothing, memory=2 * gradient().nbytes)
     assert len(kept.kept) == 6 and len(read.kept) == 2
     for i in range(6):
         np.testing.assert_array_equal(np.asarray(kept[i]), np.asarray(read[i]))
@@ -67,7 +72,7 @@ def test_images_beyond_the_memory_are_read_again(paths):
 
 def test_large_images_are_kept_small(tmp_path):
     Image.fromarray(gradient().repeat(8, 0).repeat(8, 1)).save(tmp_path / "x.png")
-    picture = Pictures([tmp_path / "x.png"], 48, nothing)[0]
+    picture = Pictures(items([tmp_path / "x.png"]), 48, nothing)[0]
     assert picture.size == (64, 48)
     small = Image.fromarray(gradient()).resize((64, 48), Image.Resampling.BICUBIC)
     assert np.abs(np.asarray(picture, float) - np.asarray(small, float)).mean() < 3
@@ -75,7 +80,7 @@ def test_large_images_are_kept_small(tmp_path):
 
 def test_progress_counts_every_image(paths):
     seen = []
-    Pictures(paths, 48, seen.append)
+    Pictures(items(paths), 48, seen.append)
     assert seen == [1, 2, 3, 4, 5, 6]
 
 
@@ -155,12 +160,11 @@ def test_batches_do_not_depend_on_the_number_of_workers(paths):
 
 
 def test_held_out_images_are_prepared_as_at_guidance_time(paths, monkeypatch):
-    items = [(path, i) for i, path in enumerate(paths)]
     expected = torch.cat([SETTINGS(load_image(path).movedim(-1, 1)) for path in paths])
-    kept = HeldOut(items, SETTINGS, 4)
+    kept = HeldOut(items(paths), SETTINGS, 4)
     assert [len(batch) for batch in kept] == [4, 2] and kept.labels.tolist() == list(range(6))
     monkeypatch.setattr("higfa_core.classifier.images.MEMORY", 0)
-    read = HeldOut(items, SETTINGS, 4)
+    read = HeldOut(items(paths), SETTINGS, 4)
     for held in (kept, kept, read, read):
         assert torch.equal(torch.cat(list(held)), expected)
     assert len(kept.kept) == 2 and not read.kept

@@ -77,11 +77,11 @@ def test_plain_colours_are_learnt_and_the_history_says_how(result, labelled):
     assert result.classifier.class_names == labelled.class_names == ("green", "red", "тёмный")
     assert [row.step for row in result.history] == list(range(1, 25)) and result.stopped == ""
     assert result.history[-1].train_loss < 0.7 * result.history[0].train_loss
-    assert result.held_out == tuple(path for path, _ in labelled.validation)
+    assert result.held_out == tuple(path for path, *_ in labelled.validation)
 
 
 def test_the_kept_weights_are_those_of_the_best_evaluation(result, labelled):
-    images = [load_image(path).movedim(-1, 1) for path, _ in labelled.validation]
+    images = [load_image(path).movedim(-1, 1) for path, *_ in labelled.validation]
     with torch.no_grad():
         logits = torch.cat([result.classifier.logits(image) for image in images])
     torch.testing.assert_close(logits, result.logits, atol=1e-4, rtol=1e-4)

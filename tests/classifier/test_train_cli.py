@@ -1,4 +1,5 @@
 import hashlib
+import os
 import re
 import shutil
 import signal
@@ -11,6 +12,8 @@ from PIL import Image
 from higfa_core.classifier import FineGrainedClassifier
 from higfa_core.classifier.loop import Loop
 from higfa_core.classifier.train_cli import _interrupt, main
+from higfa_core.dataset.layouts import read_dataset
+from higfa_core.dataset.plan import Plan
 
 FAST = ["--arch", "test_resnet", "--no-pretrained", "--image-size", "32", "--steps", "3", "--batch-size", "4"]
 FAST += ["--device", "cpu"]
@@ -52,6 +55,24 @@ def test_the_same_command_gives_the_same_file(folder, tmp_path, capsys):
         "one.safetensors",
     ]
     assert Image.open(tmp_path / "one.curves.png").size == (1000, 800)
+
+
+def test_what_was_held_out_is_never_planned(folder, tmp_path, capsys):
+    assert call(folder, tmp_path / "x.safetensors", "--no-keep-split") == 0
+    assert not (folder / "held_out.txt").exists() and len(Plan(read_dataset(folder), 5)) == 5 * 10
+    assert call(folder, tmp_path / "y.safetensors") == 0
+    held = (folder / "held_out.txt").read_text("utf-8").splitlines()
+    assert sorted(Path(line).parent.name for line in held) == ["003.Heron", "дрозд"]
+    jobs = Plan(read_dataset(folder), 5, contour_from="other")
+    assert len(jobs) == 5 * 8 and not {x for job in jobs for x in (job.source, job.contour_source)} & set(held)
+    assert file_hash(tmp_path / "x.safetensors") == file_hash(tmp_path / "y.safetensors")
+
+
+def test_a_read_only_folder_is_said_before_the_training(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder)
+    assert call(folder, tmp_path / "x.safetensors") == 1
+    assert "birds is read-only" in capsys.readouterr().err and [p.name for p in tmp_path.iterdir()] == ["birds"]
+    assert call(folder, tmp_path / "x.safetensors", "--no-keep-split") == 0
 
 
 def test_judge_is_one_flag(folder, tmp_path, capsys):
@@ -128,7 +149,7 @@ def test_bad_input_is_one_line_and_no_file(folder, tmp_path, capsys, how, option
     assert call(folder, tmp_path / "x.safetensors", *options) == 1
     error = capsys.readouterr().err
     assert re.search(message, error.splitlines()[-1]) and "Traceback" not in error
-    assert [p.name for p in tmp_path.iterdir()] == ["birds"]
+    assert [p.name for p in tmp_path.iterdir()] == ["birds"] and not (folder / "held_out.txt").exists()
 
 
 def test_an_existing_file_is_kept(folder, tmp_path, capsys):

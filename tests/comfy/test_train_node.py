@@ -57,6 +57,25 @@ def test_trained_classifier_is_saved_listed_and_usable(pack, dataset, models):
     assert loaded.temperature == classifier.temperature
 
 
+def test_what_was_held_out_is_no_job_of_dataset_job(pack, dataset, models):
+    def jobs(folder):
+        pick = pack.nodes["HiGFA_DatasetJob"].execute
+        first = pick(folder, 0, "a {class}", 1, 0, "same").args
+        return first[6], {pick(folder, i, "a {class}", 1, 0, "same").args[5].source for i in range(first[6])}
+
+    listed = dataset / "held_out.txt"
+    listed.unlink(missing_ok=True)
+    fingerprint = pack.nodes["HiGFA_TrainClassifier"].fingerprint_inputs
+    before = fingerprint(dataset="colours", validation_share=0.2)
+    assert jobs("colours")[0] == jobs("colours/train")[0] == 10
+    execute(pack, "splitter")
+    held = set(listed.read_text("utf-8").splitlines())
+    assert len(held) == 2 and fingerprint(dataset="colours", validation_share=0.2) == before
+    for folder, start in (("colours", ""), ("colours/train", "train/")):
+        count, sources = jobs(folder)
+        assert count == 8 == len(sources) and not {start + source for source in sources} & held
+
+
 def test_cancel_keeps_the_best_and_is_no_error_and_the_next_run_continues(pack, dataset, models):
     import comfy.utils
     from comfy import model_management
@@ -106,7 +125,7 @@ def test_datasets_stay_in_the_input_folder(pack, dataset, name, message):
 
 
 def test_an_existing_file_is_not_replaced_unasked(pack, dataset, models):
-    models.mkdir(exist_ok=True)
+    models.mkdir(parents=True, exist_ok=True)
     (models / "mine.safetensors").write_bytes(b"mine")
     with pytest.raises(FileExistsError, match="mine.safetensors exists"):
         execute(pack, "mine")
@@ -121,4 +140,7 @@ def test_it_runs_again_when_the_dataset_changes(pack, dataset):
     Image.new("RGB", (30, 30)).save(path)
     assert fingerprint(dataset="colours", seed=0) != before
     path.unlink()
+    assert fingerprint(dataset="colours", seed=0) == before
+    path.with_name("0.png").touch()
+    assert fingerprint(dataset="colours", seed=0) != before
     assert fingerprint(dataset=None, seed=0)  # linked

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from types import ModuleType
 
+from .. import held_out
 from ..paths import HELD_OUT, refuse_held_out
 from ..source import SourceDataset
 from . import aircraft, cars, cub, dogs, dtd, flowers, hugging_face, image_folder, inaturalist, pets, tables
@@ -33,11 +34,18 @@ MAX_FOLDERS = 20  # a folder with more of them holds classes
 def read_dataset(root: str | Path, layout: str = "auto", **options) -> SourceDataset:
     """The training images of the labelled set in ``root``. ValueError when there is none, or a damaged one.
 
+    Images that a ``held_out.txt`` names (see :mod:`..held_out`) are none of them.
+
     ``root`` may be the set's usual folder, one or two above it, or for sets with a ``data`` folder that one.
     ``layout``: one of ``LAYOUTS``, or auto to recognise it by its files. ``options`` belong to the layout:
     ``level`` and ``split`` (aircraft), ``partition`` (dtd), ``split`` (inaturalist), ``label_column``
     (hugging_face), ``table`` (table).
     """
+    return held_out.without(*read_split(root, layout, **options))
+
+
+def read_split(root: str | Path, layout: str = "auto", **options) -> tuple[SourceDataset, frozenset[str]]:
+    """As :func:`read_dataset`, with the images that a ``held_out.txt`` names, and their paths: for a training."""
     root = Path(os.path.abspath(root))
     check_folder(root)
     if layout not in ("auto", *LAYOUTS):
@@ -54,7 +62,7 @@ def read_dataset(root: str | Path, layout: str = "auto", **options) -> SourceDat
     _check_options(name, module, options)
     dataset = module.read(root, **options) if home is None else module.read(root, home, **options)
     check_files(dataset)
-    return dataset
+    return dataset, held_out.listed(dataset, home)
 
 
 def describe(dataset: SourceDataset) -> str:
