@@ -9,10 +9,12 @@ import comfy.samplers
 import comfy.utils
 import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
+from comfy.patcher_extension import WrappersMP
 
 from ..classifier.check import REAL, TINY, VAE, Check, read
 from ..schedule import window_from_percent
 from .decoder import TinyDecoder, tiny_decoder_path
+from .engine import KEY
 from .predict import predict
 
 NO_MODEL = "the tiny decoder and the noise levels of the guidance; connect model, and a prompt as positive"
@@ -64,9 +66,14 @@ def check(classifier, batches: Iterable[torch.Tensor], labels: list[int], vae, m
         noise: `Noise`; None leaves the noise levels out.
 
     Raises:
-        ValueError: the VAE is not the model's or no image VAE, or the window is empty.
+        ValueError: the VAE is not the model's or no image VAE, the model is guided, or the window is empty.
     """
     _refuse_other_vae(vae, model)
+    if model and model.get_wrappers(WrappersMP.SAMPLER_SAMPLE, KEY):
+        raise ValueError(
+            "The model is guided by a classifier, which would make it agree with itself: connect the model from before "
+            "Guide Model with Classifier"
+        )
     levels = noise_levels(model, noise) if model and noise else []
     run = _Run(classifier, labels, _decoders(vae, model), len(levels))
     latents = run.real(batches, vae)

@@ -89,6 +89,13 @@ def true_probability(world, images, labels):
 # --- what is measured
 
 
+def test_a_guided_model_is_refused(world, birds, pack):
+    class_name = world.classifier.class_names[0]
+    guided = pack.nodes["HiGFA_GuideModel"].execute(world.model, world.vae, world.classifier, class_name)
+    with pytest.raises(ValueError, match="connect the model from before Guide Model"):
+        run(world, model=guided.args[0], positive=world.prompt)
+
+
 def test_decoded_images_are_those_of_the_stock_nodes(world, birds, core_nodes):
     made = measured(world, birds)
     with torch.inference_mode():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
-import secrets
+import platform
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ def export(
     writer = FORMATS[format]
     if hasattr(writer, "check"):
         writer.check(job)
-    stage = out.with_name(f"{out.name}.part-{secrets.token_hex(4)}")
+    stage = out.with_name(f"{_stage_name(out)}{os.getpid()}")
     stage.mkdir(parents=True)
     try:
         size = _write_images(stage, job, writer)
@@ -56,6 +57,7 @@ def export(
         write_croissant(stage, job)
         _sync(stage)
         _swap(stage, out)
+        _sweep(out)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
     made, real = job.counts(True), job.counts(False)
@@ -133,6 +135,20 @@ def _swap(stage: Path, out: Path) -> None:
         raise
     _sync_folder(out.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _stage_name(out: Path) -> str:
+    return f"{out.name}.part-{platform.node()}-"
+
+
+def _sweep(out: Path) -> None:
+    """Remove what exports to the same place left when they were killed on this machine."""
+    import psutil
+
+    for path in out.parent.glob(f"{glob.escape(_stage_name(out))}*"):
+        number = path.name.removeprefix(_stage_name(out)).removesuffix(".old")
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,8 +1,13 @@
 """What is exported and what is refused; whole or not at all; images encoded anew; the data card."""
 
 import json
+import os
+import platform
 import shutil
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -123,6 +128,27 @@ def test_an_export_is_whole_or_not_there(dataset, tmp_path, monkeypatch):
         with pytest.raises(ZeroDivisionError):
             export([dataset], out, "coco", Options(), replace=True)
     assert names(out.parent) == ["out"] and len(manifest(out)) == 10
+
+
+KILLED = """
+import os, sys
+from higfa_core.dataset.formats import export
+export.{step} = lambda *_: os.kill(os.getpid(), 9)
+export.export([sys.argv[1]], sys.argv[2], "imagefolder", export.Options(), replace=True)
+"""
+
+
+@pytest.mark.parametrize("step", ["write_croissant", "_swap"])
+def test_a_killed_export_leaves_the_earlier_one_and_the_next_removes_its_rest(dataset, tmp_path, step):
+    out = tmp_path / "x" / "out[1]"
+    export([dataset], out, "coco", Options())
+    alive = out.with_name(f"{out.name}.part-{platform.node()}-{os.getppid()}")
+    alive.mkdir()
+    command = [sys.executable, "-c", KILLED.format(step=step), str(dataset), str(out)]
+    assert subprocess.run(command, cwd=Path(__file__).parents[3]).returncode == -9
+    assert len(names(out.parent)) == 3 and (out / "annotations.json").is_file()
+    export([dataset], out, "imagefolder", Options(), replace=True)
+    assert names(out.parent) == sorted(["out[1]", alive.name]) and not (out / "annotations.json").exists()
 
 
 def test_places_that_are_refused(dataset, root, tmp_path):
