@@ -147,6 +147,8 @@ class TransformContour(io.ComfyNode):
                     "Share of the object's width and height that may leave the frame. 0 keeps it whole.",
                     advanced=True,
                 ),
+                _pixels("width", "Width of the images to generate, in pixels. 0: the contour's own."),
+                _pixels("height", "Height of the images to generate, in pixels. 0: the contour's own."),
                 io.Mask.Input(
                     "mask",
                     optional=True,
@@ -180,6 +182,8 @@ class TransformContour(io.ComfyNode):
         perspective,
         elastic,
         outside,
+        width=0,
+        height=0,
         mask=None,
     ) -> io.NodeOutput:
         settings = ContourTransform(
@@ -192,10 +196,18 @@ class TransformContour(io.ComfyNode):
             elastic=elastic,
             outside=outside,
         )
+        if bool(width) != bool(height):
+            raise ValueError(f"Give width and height, or neither, got {width} and {height}: those of the latent image.")
+        size = (height, width) if width else None
         cancel = comfy.model_management.throw_exception_if_processing_interrupted
-        images, masks, params = transform_batch(contour, settings, seed, variants, mask, on_image=cancel)
+        images, masks, params = transform_batch(contour, settings, seed, variants, mask, cancel, size)
         preview = ui.PreviewImage(images[:PREVIEWED], cls=cls)
         return io.NodeOutput(images, masks, [p.to_dict() for p in params], ui=preview)
+
+
+def _pixels(name: str, tooltip: str) -> io.Int.Input:
+    tooltip += " Contours of another shape lose their sides in a ControlNet; here the object stays in the frame."
+    return io.Int.Input(name, default=0, min=0, max=16384, step=8, optional=True, tooltip=tooltip)
 
 
 def _ratio(name: str, default: float, largest: float, tooltip: str, advanced: bool = False) -> io.Float.Input:

@@ -14,6 +14,7 @@ from higfa_core.contour import (
     TransformParams,
     apply,
     extract,
+    fit_plane,
     object_outline,
     transform_batch,
     transform_boxes,
@@ -278,6 +279,31 @@ class TestSample:
             assert (cut <= outside * extent + 4).all()  # perspective moves the pixel corners a little further
             clamped += drawn != settings.sample(0, i, 96, 128)
         assert clamped > 20
+
+    @pytest.mark.parametrize("size", [(96, 96), (64, 300), (240, 100), (33, 20)])
+    def test_object_stays_in_a_frame_of_another_shape(self, size):
+        box = (2, 5, 60, 90)  # at the side that filling a square cuts off
+        mask = torch.from_numpy(rectangle(*box))
+        contour = as_image(cv2.Canny((rectangle(*box) * 255).astype(np.uint8), 50, 150) / 255)
+        images, masks, drawn = transform_batch(contour, ContourTransform(), 3, 8, mask, size=size)
+        assert images.shape == (8, *size, 3) and masks.shape == (8, *size)
+        for image, moved, p in zip(images, masks, drawn):
+            assert (p.height, p.width, p.source_size) == (*size, (96, 128))
+            (edges,) = transform_boxes([box], p).numpy()
+            ys, xs = np.nonzero(moved.numpy())
+            assert np.abs(edges - [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]).max() < 2
+            # Nothing of it is cut off, and its proportions stay: area and lengths of a similarity.
+            scale = np.sqrt(abs(np.linalg.det(np.array(p.matrix)[:2, :2])))
+            assert moved.sum() == pytest.approx(58 * 85 * scale**2, rel=0.1)
+            assert image[..., 0].sum() > 0.8 * 2 * (58 + 85) * scale
+            assert TransformParams.from_dict(json.loads(json.dumps(p.to_dict()))) == p
+
+    def test_without_a_warp_a_contour_lies_where_a_controlnet_puts_it(self):
+        soft = torch.from_numpy(np.random.default_rng(0).random((333, 500)).astype(np.float32))
+        soft = torch.from_numpy(cv2.GaussianBlur(soft.numpy(), (0, 0), 9))
+        still, mask = ContourTransform(**STILL), torch.from_numpy(rectangle(240, 150, 260, 180, 333, 500))
+        ours = transform_batch(as_image(soft), still, 0, 1, mask, size=(512, 512))[0][0, ..., 0].numpy()
+        assert np.abs(ours - fit_plane(soft.numpy(), 512, 512))[2:-2, 2:-2].max() < 0.005
 
     def test_unneeded_clamp_changes_nothing(self):
         settings = ContourTransform(translation=0.05)

@@ -6,6 +6,7 @@ Pixel centres sit on whole numbers (OpenCV); boxes are edges (x0, y0, x1, y1) in
 """
 
 from .edges import METHODS, extract
+from .fit import fit_boxes, fit_plane
 from .transform import MAX_VARIANTS, ContourTransform, object_outline, transform_batch
 from .warp import INTERPOLATIONS, TransformParams, apply, transform_boxes, transform_points
 
@@ -17,6 +18,8 @@ __all__ = [
     "TransformParams",
     "apply",
     "extract",
+    "fit_boxes",
+    "fit_plane",
     "object_outline",
     "transform_batch",
     "transform_boxes",

@@ -57,7 +57,13 @@ class ContourTransform:
             raise ValueError(f"scale_min {self.scale_min} is larger than scale_max {self.scale_max}: swap them.")
 
     def sample(
-        self, seed: int, index: int, height: int, width: int, outline: np.ndarray | None = None
+        self,
+        seed: int,
+        index: int,
+        height: int,
+        width: int,
+        outline: np.ndarray | None = None,
+        size: tuple[int, int] | None = None,
     ) -> TransformParams:
         """Draw warp number `index` of `seed` (whole numbers >= 0 of any size): the same answer at every call.
 
@@ -65,9 +71,15 @@ class ContourTransform:
         `outline`: points [N,2] around the object (see `object_outline`). When given, the object stays in the
         frame: the translation is clamped, and an object too large for the frame is shrunk even below
         `scale_min`, until at most the fraction `outside` of its width and of its height is cut off.
+        `size`: (height, width) of the output, by default the same. Before it is warped, the image is fitted to it
+        as a ControlNet would (its centre, filling the frame), only that nothing is cut off for good.
         """
-        if height < 1 or width < 1:
-            raise ValueError(f"Cannot transform an image of {width}x{height} pixels.")
+        if min(height, width, *(size or ())) < 1:
+            raise ValueError(f"Cannot transform {width}x{height} pixels{f' to {size[1]}x{size[0]}' if size else ''}.")
+        source, (height, width) = (height, width), size or (height, width)
+        fitted = _fill(source, (height, width))
+        if outline is not None and len(outline):
+            outline = project(fitted, np.asarray(outline, dtype=np.float64))
         u = uniform(seed, index, 15)
         size = np.array([width, height], dtype=np.float64)
         flipped = bool(u[0] < self.flip)
@@ -82,7 +94,7 @@ class ContourTransform:
         if outline is not None and len(outline):
             shrink, shift = self._keep_inside(matrix, shift, outline, size, elastic * size.min())
             matrix = _rotate_and_scale(size, 0.0, shrink) @ matrix
-        matrix = np.array([[1.0, 0, shift[0]], [0, 1, shift[1]], [0, 0, 1]]) @ matrix
+        matrix = np.array([[1.0, 0, shift[0]], [0, 1, shift[1]], [0, 0, 1]]) @ matrix @ fitted
         return TransformParams(
             matrix=tuple(tuple(row) for row in matrix.tolist()),
             height=height,
@@ -91,6 +103,8 @@ class ContourTransform:
             elastic=float(elastic),
             smoothness=self.smoothness,
             elastic_seed=int(u[14] * 2**32),
+            source_height=source[0],
+            source_width=source[1],
         )
 
     def _keep_inside(self, matrix, shift, outline, size, slack):
@@ -122,9 +136,11 @@ def transform_batch(
     variants: int = 1,
     mask: torch.Tensor | None = None,
     on_image=lambda: None,
+    size: tuple[int, int] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, list[TransformParams]]:
-    """`variants` (1..64) warps of each contour of [B,H,W,C]: images [B*V,H,W,C], masks [B*V,H,W], B*V params.
+    """`variants` (1..64) warps of each contour of [B,h,w,C]: images [B*V,H,W,C], masks [B*V,H,W], B*V params.
 
+    `size` is (H, W), by default (h, w); see `ContourTransform.sample`.
     Source-major: all variants of the first contour come first. A variant depends on (seed, source, number)
     only, not on how many there are. Without a mask, the masks say which pixels come from inside the source.
     `on_image()` is called before each image.
@@ -134,19 +150,29 @@ def transform_batch(
     check_image(contour)
     batch, height, width = contour.shape[:3]
     planes = check_mask(mask, batch, height, width)
-    images = contour.new_empty((batch * variants, *contour.shape[1:]))
-    masks = torch.empty((batch * variants, height, width), device=contour.device)
+    frame = size or (height, width)
+    images = contour.new_empty((batch * variants, *frame, contour.shape[3]))
+    masks = torch.empty((batch * variants, *frame), device=contour.device)
     everywhere, drawn = torch.ones((height, width)), []
     for source in range(batch):
         plane = None if planes is None else planes[source]
         outline = object_outline(contour[source], plane)
         for variant in range(variants):
             on_image()
-            params = settings.sample(seed, source * MAX_VARIANTS + variant, height, width, outline)
+            params = settings.sample(seed, source * MAX_VARIANTS + variant, height, width, outline, size)
             image, moved, _ = apply(contour[source], params, everywhere if plane is None else plane)
             images[len(drawn)], masks[len(drawn)] = image, moved
             drawn.append(params)
     return images, masks, drawn
+
+
+def _fill(size: tuple[int, int], to_size: tuple[int, int]) -> np.ndarray:
+    """The centre of an image of `size` (height, width) at the centre of `to_size`, as large as fills it."""
+    if size == to_size:
+        return np.eye(3)
+    scale = max(new / old for new, old in zip(to_size, size))
+    (y, x), (to_y, to_x) = (((length - 1) / 2 for length in pair) for pair in (size, to_size))
+    return np.array([[scale, 0, to_x - scale * x], [0, scale, to_y - scale * y], [0, 0, 1]])
 
 
 def _rotate_and_scale(size: np.ndarray, angle: float, scale: float) -> np.ndarray:

@@ -19,10 +19,11 @@ INTERPOLATIONS = {"auto": cv2.INTER_LINEAR, "linear": cv2.INTER_LINEAR, "nearest
 
 @dataclass(frozen=True)
 class TransformParams:
-    """One warp of a `height` x `width` image: `matrix` (source to output pixels), then elastic displacement.
+    """One warp to a `height` x `width` image: `matrix` (source to output pixels), then elastic displacement.
 
     `elastic` (largest displacement) and `smoothness` (distance between control points) are fractions of the
-    shorter side. `flipped` says whether left and right are exchanged. Plain data: `to_dict` is JSON-ready.
+    shorter side. `flipped` says whether left and right are exchanged. `source_height`, `source_width`: the size
+    of what is warped, 0 for the same. Plain data: `to_dict` is JSON-ready.
     """
 
     matrix: tuple[tuple[float, float, float], ...]
@@ -32,6 +33,13 @@ class TransformParams:
     elastic: float = 0.0
     smoothness: float = 0.25
     elastic_seed: int = 0
+    source_height: int = 0
+    source_width: int = 0
+
+    @property
+    def source_size(self) -> tuple[int, int]:
+        """(height, width) of what is warped."""
+        return self.source_height or self.height, self.source_width or self.width
 
     def to_dict(self) -> dict:
         """The parameters as JSON types; `from_dict` restores an equal object."""
@@ -133,14 +141,15 @@ def _warper(params: TransformParams):
 
 
 def _warp_all(planes: torch.Tensor, params: TransformParams, warp, flag=cv2.INTER_LINEAR):
-    if planes.ndim not in (3, 4) or tuple(planes.shape[-3:-1]) != (params.height, params.width):
+    height, width = params.source_size
+    if planes.ndim not in (3, 4) or tuple(planes.shape[-3:-1]) != (height, width):
         raise ValueError(
-            f"The transform was drawn for {params.width}x{params.height} pixels, but got shape "
+            f"The transform was drawn for {width}x{height} pixels, but got shape "
             f"{tuple(planes.shape)}: sample it with this image's height and width."
         )
     stack = planes.reshape(-1, *planes.shape[-3:]).numpy()
-    warped = np.stack([warp(np.ascontiguousarray(plane), flag).reshape(plane.shape) for plane in stack])
-    return torch.from_numpy(warped).reshape(planes.shape)
+    warped = np.stack([warp(np.ascontiguousarray(plane), flag) for plane in stack])
+    return torch.from_numpy(warped).reshape(*planes.shape[:-3], params.height, params.width, planes.shape[-1])
 
 
 def _stroke(params: TransformParams) -> tuple[int, float]:
@@ -151,7 +160,7 @@ def _stroke(params: TransformParams) -> tuple[int, float]:
     diagonal lines. Below s = 0.7 such lines would fall between the samples. The constants come from warping
     circles: lines stay closed, 1.4 to 1.9 pixels wide; enlarged ones grow along.
     """
-    w, h = params.width - 1, params.height - 1
+    h, w = (length - 1 for length in params.source_size)
     spots = np.array([[0, 0], [w, 0], [0, h], [w, h], [w / 2, h / 2]], dtype=np.float64)
     at, right, down = (project(np.array(params.matrix), spots + step) for step in ([0, 0], [1, 0], [0, 1]))
     jacobians = np.stack([right - at, down - at], axis=-1)

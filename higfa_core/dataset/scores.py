@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..contour.edges import extract
+from ..contour import extract, fit_plane
 
 TOLERANCE = 0.0075  # of the diagonal, as the Berkeley boundary benchmark (Martin et al. 2004)
 
@@ -58,7 +58,8 @@ def _position(row: np.ndarray, target: int, names: Sequence[str]) -> dict:
 def picture_scores(
     image: Tensor, contour: Tensor | None = None, mask: Tensor | None = None, pixels: np.ndarray | None = None
 ) -> dict:
-    """Scores of one image [H, W, 3] in 0..1; contour [h, w, 3] and mask [h, w] may have another size.
+    """Scores of one image [H, W, 3] in 0..1. Contour [h, w, 3] and mask [h, w] of another size lie in it as
+    :mod:`..contour.fit` says.
 
     ``pixels``: the image as :func:`to_bytes` gives it, where that is at hand.
     """
@@ -103,11 +104,9 @@ def contour_agreement(image: Tensor, contour: Tensor, mask: Tensor | None = None
     there is no contour and no edge.
     """
     height, width = image.shape[:2]
-    wanted = _resized(contour.amax(-1), height, width) > 0.5
-    region = None if mask is None else mask[None]
-    if region is not None and region.shape[1:] != (height, width):
-        region = torch.from_numpy(_resized(mask, height, width))[None]
-    found = extract(image[None], mask=region)[0].amax(-1).numpy() > 0.5
+    wanted = fit_plane(_array(contour.amax(-1)), height, width, lines=True) > 0.5
+    region = None if mask is None else torch.from_numpy(fit_plane(_array(mask), height, width))[None]
+    found = _array(extract(image[None], mask=region)[0].amax(-1)) > 0.5
     reach = max(1.0, TOLERANCE * math.hypot(height, width))
     recall, precision = _covered(wanted, found, reach), _covered(found, wanted, reach)
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
@@ -122,8 +121,5 @@ def _covered(lines: np.ndarray, by: np.ndarray, reach: float) -> float:
     return float((distance[lines] <= reach).mean())
 
 
-def _resized(plane: Tensor, height: int, width: int) -> np.ndarray:
-    pixels = plane.detach().float().cpu().numpy()
-    return (
-        cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA) if pixels.shape != (height, width) else pixels
-    )
+def _array(plane: Tensor) -> np.ndarray:
+    return plane.detach().float().cpu().numpy()

@@ -21,7 +21,7 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from ..contour.warp import TransformParams, transform_boxes
+from ..contour import TransformParams, fit_boxes, fit_plane, transform_boxes
 from ..workflow import image_key
 from .paths import check_class_names, folder_name, inside, name_flaw
 from .plan import Job, canonical_json
@@ -102,7 +102,8 @@ def export_images(
     transforms = _per_image(transform, count, "transforms")
     if job is not None and not job.mask_file:
         mask = None  # Dataset Job gives a blank one then
-    contours, masks = _per_image(contour, count, "contours"), _per_image(mask, count, "masks")
+    contours = _per_image(contour, count, "contours")
+    masks = [_fitted(one, images.shape) for one in _per_image(mask, count, "masks")]
     folder = dataset_folder(output, dataset_name)
     place = folder_name(class_name)
     for kind in (ACCEPTED, REJECTED, MASKS):
@@ -135,7 +136,7 @@ def export_images(
         extra = {}
         if masks[i] is not None:
             row["mask"] = f"{MASKS}/{place}/{key[:16]}-{index}.png"
-            extra[row["mask"]] = _encode_mask(masks[i], images.shape[1:3])
+            extra[row["mask"]] = _encode_mask(masks[i])
         outcomes.append(manifest.write(row, data, replace, stale=(other,), extra=extra))
         rows.append(manifest.get(key, index))
     return Report(folder, class_name, tuple(rows), tuple(outcomes))
@@ -226,32 +227,32 @@ def _per_image(entries: Sequence | Tensor | None, count: int, name: str) -> list
 
 
 def _box(job: Job | None, transform: Mapping | None, mask: Tensor | None, shape: Sequence[int]) -> list | None:
-    """(x, y, width, height) of the object in pixels of the image; None when nothing tells."""
-    height, width = shape[1:3]
+    """(x, y, width, height) of the object in pixels of the image; None when nothing tells, or none of it is left."""
     if job is not None and job.box and job.size:
         x, y, w, h = job.box
-        corners, size = np.array([[x, y, x + w, y + h]]), job.size
+        corners, size = np.array([[x, y, x + w, y + h]]), job.size[::-1]
         if transform:
             params = TransformParams.from_dict(dict(transform))
-            corners *= np.tile([params.width / size[0], params.height / size[1]], 2)
-            corners, size = transform_boxes(corners, params).numpy(), (params.width, params.height)
-        corners = corners[0] * np.tile([width / size[0], height / size[1]], 2)
-    elif mask is not None and (mask > 0.5).any() and not (mask > 0.5).all():
-        ys, xs = (mask > 0.5).nonzero(as_tuple=True)
-        corners = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], dtype=float)
-        corners *= np.tile([width / mask.shape[1], height / mask.shape[0]], 2)
+            corners = fit_boxes(corners, size, params.source_size)
+            corners, size = transform_boxes(corners, params).numpy(), (params.height, params.width)
+        (corners,) = fit_boxes(corners, size, shape[1:3])
+    elif mask is not None and mask.any() and not mask.all():
+        ys, xs = mask.nonzero(as_tuple=True)
+        corners = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
     else:
         return None
     x0, y0, x1, y1 = (round(float(v), 2) for v in corners)
-    return [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)]
+    return [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)] if x1 > x0 and y1 > y0 else None
 
 
-def _encode_mask(mask: Tensor, size: Sequence[int]) -> bytes:
-    picture = Image.fromarray((mask.detach().float().cpu().clamp(0, 1) * 255).round().byte().numpy(), "L")
-    if picture.size != (size[1], size[0]):
-        picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+def _fitted(mask: Tensor | None, shape: Sequence[int]) -> Tensor | None:
+    """The mask [H, W] of an image, true where the object is."""
+    return None if mask is None else torch.from_numpy(fit_plane(mask.detach().float().cpu().numpy(), *shape[1:3]) > 0.5)
+
+
+def _encode_mask(mask: Tensor) -> bytes:
     buffer = io.BytesIO()
-    picture.point(lambda value: 255 if value > 127 else 0).save(buffer, "PNG")
+    Image.fromarray(mask.byte().numpy() * 255, "L").save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -116,6 +117,18 @@ def test_contour_agreement_of_an_image_with_its_own_and_other_contours():
     inside = torch.zeros(128, 128)
     inside[24:88, 24:88] = 1
     assert contour_agreement(second, own, inside) == 1.0
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+def test_contour_agreement_where_the_controlnet_cuts_the_sides_off(scale):
+    drawn = np.zeros((333 * scale, 500 * scale), np.uint8)
+    cv2.ellipse(drawn, (250 * scale, 160 * scale), (90 * scale, 60 * scale), 20, 0, 360, 255, -1)
+    contour = torch.from_numpy(cv2.Canny(drawn, 100, 200) / 255.0)[..., None].repeat(1, 1, 3)
+    side = (500 - 333) * scale // 2
+    centre, stretched = (cv2.resize(part, (512, 512)) for part in (drawn[:, side:-side], drawn))
+    images = [torch.from_numpy(p / 255.0).float()[..., None].repeat(1, 1, 3) for p in (centre, stretched)]
+    agreement = [contour_agreement(image, contour) for image in images]
+    assert agreement[0] > 0.95 and agreement[1] < 0.5
 
 
 def test_scores_of_a_picture_are_plain_numbers():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from higfa_core.contour.transform import ContourTransform
+from higfa_core.contour import ContourTransform, transform_batch
 from higfa_core.dataset.layouts import read_dataset
 from higfa_core.dataset.paths import class_of_folder
 from higfa_core.dataset.plan import Plan
@@ -196,6 +196,41 @@ def test_box_and_mask_follow_the_contour(jobs, output):
     assert stored.shape == (96, 128) and set(np.unique(stored)) == {0, 255}
     assert abs(xs.min() - 56) <= 1 and abs(xs.max() + 1 - 96) <= 1 and abs(ys.min() - 28) <= 1
     assert not (output / "d" / "train" / "masks").exists()
+
+
+def test_box_and_mask_of_a_source_of_another_shape_lie_where_the_controlnet_sees_the_object(jobs, output):
+    """500 x 333 to 512 x 512: the centre, 333 x 333 from x = 84 on (rounded from 83.5), 512/333 as large."""
+    mask = torch.zeros(1, 333, 500)
+    mask[0, 100:233, 184:284] = 1
+    job = boxed(jobs[0], (184.0, 100.0, 100.0, 133.0), (500, 333), "masks/x.png")
+    (row,) = export_images(torch.rand(1, 512, 512, 3), output, "d", job=job, mask=mask).rows
+    assert row["box"] == pytest.approx([154, 154, 154, 205], abs=1.5)
+    ys, xs = np.nonzero(np.array(Image.open(output / "d" / row["mask"])))
+    assert (xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1) == pytest.approx((154, 154, 154, 205), abs=1.5)
+    job = boxed(jobs[1], None, (500, 333), "masks/x.png")
+    (row,) = export_images(torch.rand(1, 512, 512, 3), output, "d", job=job, mask=mask).rows
+    assert row["box"] == pytest.approx([154, 154, 154, 205], abs=1.5)
+
+
+def test_the_part_of_a_box_that_is_cut_off_does_not_count(jobs, output):
+    at_the_side = boxed(jobs[0], (0.0, 100.0, 100.0, 133.0), (500, 333))
+    (row,) = export_images(torch.rand(1, 512, 512, 3), output, "d", job=at_the_side).rows
+    assert row["box"] == pytest.approx([0, 154, 25, 205], abs=1.5)
+    outside = boxed(jobs[1], (0.0, 100.0, 80.0, 133.0), (500, 333))
+    assert export_images(torch.rand(1, 512, 512, 3), output, "d", job=outside).rows[0]["box"] is None
+
+
+def test_box_through_a_transform_to_another_shape(jobs, output):
+    mask = torch.zeros(1, 333, 500)
+    mask[0, 100:233, 0:60] = 1
+    contour = mask[..., None].repeat(1, 1, 1, 3)
+    _, (moved,), (drawn,) = transform_batch(contour, ContourTransform(), 5, 1, mask, size=(512, 512))
+    job = boxed(jobs[0], (0.0, 100.0, 60.0, 133.0), (500, 333), "masks/x.png")
+    pictures = torch.rand(1, 1024, 1024, 3)
+    (row,) = export_images(pictures, output, "d", job=job, mask=moved[None], transform=[drawn.to_dict()]).rows
+    ys, xs = np.nonzero(np.array(Image.open(output / "d" / row["mask"])))
+    assert row["box"] == pytest.approx([xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1], abs=4)
+    assert moved.sum() > 100
 
 
 def test_without_a_source_mask_the_blank_one_is_dropped_and_without_a_box_the_mask_gives_it(jobs, output):
