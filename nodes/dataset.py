@@ -106,12 +106,14 @@ class DatasetJob(io.ComfyNode):
         embedded = Path(folder) / sources.NAME
         if name == sources.NAME and not embedded.exists():
             sources.draw_sources(embedded)
+        layout = {}
         if plan.strip() and not job.strip():
-            chosen, count = pick_planned(folder, inside(folder_paths.get_output_directory(), plan.strip()), index)
+            place = inside(folder_paths.get_output_directory(), plan.strip())
+            chosen, count, layout = pick_planned(folder, place, index)
         else:
             options = {"prompt_template": prompt_template, "replicas": replicas, "plan_seed": plan_seed}
             chosen, count = pick_job(folder, name, index, job, contour_from=contour_from, **options)
-        chosen, image, mask = load_job(folder, chosen)
+        chosen, image, mask = load_job(folder, chosen, **layout)
         mask = torch.ones(1, *image.shape[1:3]) if mask is None else mask
         return io.NodeOutput(image, mask, chosen.class_name, chosen.prompt, chosen.seed, chosen, count)
 

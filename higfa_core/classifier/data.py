@@ -16,7 +16,6 @@ from ..dataset.images import load_image
 from ..dataset.layouts import read_split
 from ..dataset.rows import Tail, parse_row
 
-VALIDATION = paths.HELD_OUT - {"test"}
 MANIFEST = "manifest.jsonl"  # of our datasets and exports
 
 
@@ -74,8 +73,8 @@ class LabelledSet:
 
 
 def read_labelled(root: str | os.PathLike, validation_share: float = 0.2, seed: int = 0) -> LabelledSet:
-    """Read ``root/<class>/...``, or ``root/train`` with ``root/val`` (valid, validation), or the training images of a
-    layout that :func:`..dataset.layouts.read_dataset` knows; ``test`` is never read.
+    """Read ``root/<class>/...``, or ``root/train`` with ``root/val`` (or as :func:`..dataset.paths.split_of` knows
+    them), or the training images of a layout that :func:`..dataset.layouts.read_dataset` knows; ``test`` is never read.
 
     Classes are in the layout's order (sorted names for class folders). Held out are the images of the validation
     folder and of a ``held_out.txt``; where there is neither, ``validation_share`` of each class, drawn by ``seed``: at
@@ -85,12 +84,12 @@ def read_labelled(root: str | os.PathLike, validation_share: float = 0.2, seed: 
     root = Path(os.path.abspath(root))
     if not 0 <= validation_share < 1:
         raise ValueError(f"The validation share must be at least 0 and below 1, got {validation_share}")
-    _refuse_held_out(root)
+    paths.refuse_inside_held_out(root)
     sources, listed = read_split(root)
     names, listed = sources.class_names, {root / path for path in listed}
     items = [Labelled(root / source.path, source.label, source.crop_bottom) for source in sources.images]
-    entries = os.scandir(root) if sources.layout == "image folder" else ()
-    folders = sorted(entry.name for entry in entries if entry.is_dir() and entry.name.lower() in VALIDATION)
+    entries = [entry for entry in os.scandir(root) if entry.is_dir()] if sources.layout == "image folder" else ()
+    folders = sorted(entry.name for entry in entries if paths.split_of(entry.name) == "validation")
     validation = [item for folder in folders for item in _validation_files(root / folder, names)]
     groups = _groups_of_copies([*validation, *items], names)
     if validation_share and not folders and not listed:
@@ -102,13 +101,6 @@ def read_labelled(root: str | os.PathLike, validation_share: float = 0.2, seed: 
     train, out = (tuple(group[0] for group in groups if (group[0] in held) == side) for side in (False, True))
     files = {item.path for group in groups if group[0] in held for item in group} - {x.path for x in validation}
     return LabelledSet(names, train, out, root, () if files == listed else tuple(sorted(files)))
-
-
-def _refuse_held_out(root: Path) -> None:
-    paths.refuse_held_out(root.name)
-    for parent in root.parents:  # any folder may be called "test", but one beside "train" is a split
-        if (parent.parent / "train").is_dir():
-            paths.refuse_held_out(parent.name)
 
 
 def _refuse_synthetic(root: Path) -> None:

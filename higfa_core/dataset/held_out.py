@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from .files import write_atomic
-from .paths import HELD_OUT_LIST
+from .paths import HELD_OUT_LIST, training_folders
 from .source import SourceDataset
 
 NAME = HELD_OUT_LIST
@@ -62,7 +62,7 @@ def refuse_read_only(root: Path) -> None:
 
 
 def _folders(root: Path, home: Path | None) -> list[Path]:
-    below = home or (root / "train" if (root / "train").is_dir() else root)
+    below = home or next(iter(training_folders(root)), root)
     steps = [root.joinpath(*below.relative_to(root).parts[:n]) for n in range(len(below.relative_to(root).parts) + 1)]
     return [folder for folder in (*list(root.parents)[:2], *steps) if (folder / NAME).is_file()]
 

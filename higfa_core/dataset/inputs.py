@@ -31,25 +31,33 @@ def pick_job(input_folder: str | Path, dataset: str, index: int, job: str = "", 
     return plan[index], len(plan)
 
 
-def pick_planned(input_folder: str | Path, plan_folder: str | Path, index: int) -> tuple[Job, int]:
-    """Job ``index`` of the plan that ``higfa plan`` wrote into ``plan_folder``, and how many there are."""
+def pick_planned(input_folder: str | Path, plan_folder: str | Path, index: int) -> tuple[Job, int, dict[str, str]]:
+    """Job ``index`` of the plan that ``higfa plan`` wrote into ``plan_folder``, and how many there are.
+
+    Last come the layout and its options with which the images were read, for :func:`load_job`.
+    """
     plan = PlanFile(plan_folder)
     root = plan.header["dataset"]["root"]
     if not Path(input_folder, plan.header["dataset"]["name"]).is_dir():
         outside = f"The plan's images are in {root}, outside ComfyUI's input folder"
         raise ValueError(f"{outside}: move them there, or use higfa run")
-    return plan.job(index), len(plan)
+    options = plan.header["options"]
+    layout = {"layout": options.get("layout", "auto"), **dict(options.get("layout_option", ()))}
+    return plan.job(index), len(plan), layout
 
 
-def load_job(input_folder: str | Path, job: Job) -> tuple[Job, Tensor, Tensor | None]:
-    """The job with its image's size and mask file, that image [1, H, W, 3] and its mask [1, H, W]."""
+def load_job(input_folder: str | Path, job: Job, **layout: str) -> tuple[Job, Tensor, Tensor | None]:
+    """The job with its image's size and mask file, that image [1, H, W, 3] and its mask [1, H, W].
+
+    ``layout``: how to read the dataset, as :func:`.layouts.read_dataset` is told it.
+    """
     if job.image_file:
         image = load_image(inside(input_folder, job.image_file))
         height, width = image.shape[1:3]
         mask = load_mask(inside(input_folder, job.mask_file), height, width) if job.mask_file else None
     else:
         root = inside(input_folder, job.dataset)
-        source = _read(root, fingerprint(root)).by_path.get(job.contour_source)
+        source = _read(root, fingerprint(root), **layout).by_path.get(job.contour_source)
         if source is None:
             where = f"No training image {job.contour_source!r} in {root}"
             raise ValueError(f"{where}: was it moved, or held out (held_out.txt) since it was planned?")
@@ -73,5 +81,5 @@ def _kept_plan(root, name, version, prompt_template, replicas=1, plan_seed=0, co
 
 
 @functools.lru_cache(maxsize=4)
-def _read(root: Path, version: str) -> SourceDataset:
-    return read_dataset(root)
+def _read(root: Path, version: str, **layout: str) -> SourceDataset:
+    return read_dataset(root, **layout)

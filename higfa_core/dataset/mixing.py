@@ -50,8 +50,6 @@ class MixedDataset(Dataset):
         """
         mix = Path(mix)
         about = json.loads(mix.read_text("utf-8"))
-        if root is None and about["root"] is None:
-            raise ValueError(f"{mix} does not know where the real images are: give root")
         here, base = mix.parent, mix.parent / about["root"] if root is None else Path(root)
         pairs = {str(base / path): [str(here / other) for other in found] for path, found in about["pairs"].items()}
         real = [(str(base / path), label) for path, label in about["labels"].items()]

@@ -9,7 +9,12 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-HELD_OUT = frozenset({"val", "valid", "validation", "test"})
+# As Hugging Face's datasets calls them, too; training_set and the like see split_of.
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
 HELD_OUT_LIST = "held_out.txt"  # see held_out.py
 WINDOWS_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 MAX_NAME_BYTES = 200
@@ -29,13 +34,39 @@ def inside(root: str | Path, relative: str) -> Path:
     return Path(root, relative)
 
 
+def split_of(name: str) -> str:
+    """Which split a folder of that name is: train, validation, test, or "" for none. ``Training``, ``test_set``."""
+    return SPLITS.get(re.sub("[ _-]?set$", "", name.strip().lower()), "")
+
+
+def is_held_out(name: str) -> bool:
+    """Whether a folder of that name is a validation or test split."""
+    return split_of(name) in ("validation", "test")
+
+
+def training_folders(root: Path) -> list[Path]:
+    """The folders in ``root`` that are training splits."""
+    try:
+        return sorted(Path(entry) for entry in os.scandir(root) if split_of(entry.name) == "train" and entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
+
+
 def refuse_held_out(*parts: str) -> None:
     """ValueError when a path part names a validation or test split."""
     for part in parts:
-        if part.lower() in HELD_OUT:
+        if is_held_out(part):
             raise ValueError(
                 f"Folder {part!r} is a validation or test split and can never be a source: choose the training images"
             )
+
+
+def refuse_inside_held_out(root: Path) -> None:
+    """ValueError when ``root``, an absolute path, is a validation or test split, or a folder inside one."""
+    refuse_held_out(root.name)
+    for parent in root.parents:  # any folder may be called "test", but one beside "train" is a split
+        if is_held_out(parent.name) and training_folders(parent.parent):
+            refuse_held_out(parent.name)
 
 
 def folder_name(class_name: str) -> str:
@@ -49,7 +80,7 @@ def folder_name(class_name: str) -> str:
     if name[-1:] in (".", " "):
         name = name[:-1] + _encoded(name[-1])
     # Folders that readers of image folders take for something else than a class are encoded, too.
-    if name.split(".")[0].rstrip().lower() in WINDOWS_NAMES or name.lower() in HELD_OUT | {"train", "masks"}:
+    if name.split(".")[0].rstrip().lower() in WINDOWS_NAMES or split_of(name) or name.lower() == "masks":
         name = _encoded(name[0]) + name[1:]
     if flaw := name_flaw(name):
         raise ValueError(f"Class {class_name!r} {flaw} and cannot be a folder name: rename the class")

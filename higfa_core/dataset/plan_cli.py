@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         counts = {k: v * args.max_tries for k, v in wanted.items()} if quota else wanted
         plan = Plan(dataset, counts, _prompts(args, widgets), _or(args.plan_seed, widgets["plan_seed"]),
                     args.contour_from or widgets["contour_from"], name)  # fmt: skip
+        rules = _rules(args, graph)
         print(_summary(plan, quota))
         clients = _clients(args)
         if args.dry_run:
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             dataset_name=args.dataset_name or args.folder.absolute().name,
             options={k: v for k, v in vars(args).items() if k in OPTIONS and v is not None},
             quota=quota,
-            rules=_rules(args, graph),
+            rules=rules,
             licences={"sources": args.source_license or dataset.licence, "checkpoint": args.checkpoint_license},
             replace=args.replace,
         )
@@ -97,13 +99,17 @@ def _prompts(args: argparse.Namespace, widgets: Mapping) -> Prompts:
 def _list(text: str | None) -> tuple[str, ...]:
     if not text:
         return ()
-    return read_lines(text) if Path(text).is_file() else tuple(part.strip() for part in text.split(",") if part.strip())
+    # Not Path.is_file, which before Python 3.12 raises for a list that is too long for a file name.
+    return read_lines(text) if os.path.isfile(text) else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _rules(args: argparse.Namespace, graph: Mapping) -> Rules:
-    widgets = graph[find_node(graph, EXPORT)]["inputs"]
-    rules = {k: widgets[k] for k in ("min_confidence", "require_top1") if k in widgets and not is_link(widgets[k])}
-    return Rules(**rules | given_rules(args))
+    widgets, given = graph[find_node(graph, EXPORT)]["inputs"], given_rules(args)
+    rules = {field.name: widgets[field.name] for field in fields(Rules) if field.name in widgets} | given
+    if linked := [name for name, value in rules.items() if is_link(value)]:
+        option = f"--{linked[0].replace('_', '-')}"
+        raise ValueError(f"Export Dataset gets {linked[0]} from another node, so it is not known here: add {option}")
+    return Rules(**rules)
 
 
 def _summary(plan: Plan, quota: Mapping[str, int] | None) -> str:

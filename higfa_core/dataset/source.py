@@ -49,7 +49,8 @@ class SourceDataset:
     """The training part of a labelled image set. Validation and test images are counted and never listed.
 
     ``layout``: which one was recognised, ``evidence``: by what. ``classes`` are in label order. ``licence`` is
-    empty when the layout does not tell. ``held_out``: how many images belong to other splits.
+    empty when the layout does not tell. ``held_out``: how many images belong to other splits. ``numbers``: of the
+    classes, where the layout labels images with whole numbers; the labels are others when these are not 0, 1, 2 ...
     """
 
     root: Path
@@ -59,6 +60,7 @@ class SourceDataset:
     images: tuple[SourceImage, ...]
     held_out: int = 0
     licence: str = ""
+    numbers: tuple[int, ...] = ()
 
     def __post_init__(self):
         check_class_names(self.class_names)

@@ -49,7 +49,7 @@ def test_classes_and_files_are_those_of_torchvisions_image_folder(tmp_path):
     assert found.counts() == [1, 1, 1, 2, 2]
 
 
-@pytest.mark.parametrize("name", ["val", "valid", "validation", "Val"])
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "Val", "Validation", "val_set", "dev"])
 def test_every_name_of_a_validation_folder_is_known(tmp_path, name):
     tree(tmp_path, {"a": 3, "b": 3})
     tree(tmp_path / name, {"a": 1, "b": 2}, first=50)
@@ -90,6 +90,17 @@ def test_one_more_image_moves_at_most_one_to_the_other_side(tmp_path):
 def test_a_share_of_zero_holds_out_nothing(tmp_path):
     found = read_labelled(tree(tmp_path, {"a": 3, "b": 1}), 0)
     assert len(found.train) == 4 and found.validation == ()
+
+
+def test_splits_by_other_names(tmp_path):
+    for first, split in enumerate(("Training", "Validation", "Testing")):
+        tree(tmp_path / split, {"a": 3, "b": 3}, first=10 * first)
+    shutil.copy(tmp_path / "Training/a/1.png", tmp_path / "Validation/a/copy.png")
+    found = read_labelled(tmp_path)
+    assert by_class(found.train) == {0: 2, 1: 3} and by_class(found.validation) == {0: 4, 1: 3}
+    file = read_labelled(tmp_path / "Training", 0.5).keep_split()
+    listed = {file.parent / line for line in file.read_text().splitlines()}
+    assert listed and not listed & sources(tmp_path) and not listed & {x.path for x in read_labelled(tmp_path).train}
 
 
 # copies

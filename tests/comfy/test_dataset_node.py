@@ -1,17 +1,26 @@
 """Dataset Job on a fresh ComfyUI: the embedded default needs no file of the user's."""
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
+from PIL import Image
+
+from higfa_core.dataset import plan_cli
+
+from ..dataset.layouts.miniatures import aircraft, dtd
+
+WORKFLOW = Path(__file__).parents[2] / "workflows" / "api" / "miniature_augment.json"
 
 
-def execute(pack, dataset, index=0):
+def execute(pack, dataset, index=0, plan=""):
     with torch.inference_mode():
-        return pack.nodes["HiGFA_DatasetJob"].execute(dataset, index, "a photo of a {class}", 1, 0, "same").args
+        values = (dataset, index, "a photo of a {class}", 1, 0, "same", "", plan)
+        return pack.nodes["HiGFA_DatasetJob"].execute(*values).args
 
 
 def test_embedded_dataset_is_drawn_on_first_use_and_then_left_alone(pack):
-    from pathlib import Path
-
     import folder_paths
 
     from higfa_core.miniature import birds
@@ -26,3 +35,21 @@ def test_embedded_dataset_is_drawn_on_first_use_and_then_left_alone(pack):
     deleted = folder / "train" / name / "000.png"
     deleted.unlink()
     assert execute(pack, "higfa_demo")[-1] == 127 and not deleted.exists()
+
+
+@pytest.mark.parametrize(
+    ("build", "option", "jobs"), [(aircraft, "split=trainval", 6), (dtd, "partition=2", 4)], ids=["aircraft", "dtd"]
+)
+def test_a_plan_is_read_with_the_options_that_it_was_made_with(pack, build, option, jobs):
+    import folder_paths
+
+    folder, name = Path(folder_paths.get_input_directory()), f"set {build.__name__}"
+    root = build(folder / name)
+    out = Path(folder_paths.get_output_directory(), name)
+    words = ["--workflow", str(WORKFLOW), "--source", str(root), "--input-dir", str(folder), "--layout-option", option]
+    assert plan_cli.main([str(out), *words]) == 0
+    for index in range(jobs):
+        image, _, _, _, _, job, count = execute(pack, "ignored", index, name)
+        pixels = np.asarray(Image.open(root / job.source).convert("RGB"))[:48]  # below is the banner
+        np.testing.assert_array_equal((image[0] * 255).round().numpy(), pixels)
+        assert (count, job.index) == (jobs, index)

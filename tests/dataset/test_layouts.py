@@ -57,12 +57,64 @@ def test_only_train_is_used(tmp_path):
     assert [s.path for s in sources(tmp_path)] == ["train/a/1.png"]
 
 
-@pytest.mark.parametrize("split", ["val", "valid", "validation", "test", "Test"])
+@pytest.mark.parametrize("split", ["val", "valid", "validation", "test", "Test", "Testing", "dev", "eval", "val_set"])
 def test_held_out_splits_are_never_sources(tmp_path, split):
     tree(tmp_path, "a/1.png", f"{split}/a/2.png")
     assert [s.path for s in sources(tmp_path)] == ["a/1.png"]
     with pytest.raises(ValueError, match=f"'{split}'.*never be a source"):
         sources(tmp_path / split)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"), [("Training", "Testing"), ("Train", "Test"), ("training_set", "test_set"), ("TRAIN", "eval")]
+)
+def test_splits_by_any_usual_name(tmp_path, train, test):
+    tree(
+        tmp_path,
+        *(f"{split}/{name}/1.png" for split in (train, test) for name in ("cat", "dog")),
+        f"{train}/val/a/1.png",
+    )
+    picture(tmp_path / train / "masks" / "cat" / "1.png")
+    found = read_dataset(tmp_path)
+    assert [(s.path, s.class_name, s.mask) for s in found.images] == [
+        (f"{train}/cat/1.png", "cat", f"{train}/masks/cat/1.png"),
+        (f"{train}/dog/1.png", "dog", None),
+    ]
+    assert found.held_out == 2
+    with pytest.raises(ValueError, match=f"'{test}'.*never be a source"):
+        sources(tmp_path / test / "cat")
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        ("archive/train/a/1.png archive/test/a/1.png archive/README.png", "test is a split, .* give ROOT.archive as"),
+        ("bottle/Training/good/1.png can/Training/good/1.png", "give ROOT.bottle as"),
+        ("a/1.png a/x/val_set/2.png b/1.png", "give ROOT.a.x as"),
+        ("train/train/a/1.png train/train/b/1.png", "give ROOT.train as"),
+        ("archive/a/1.png archive/b/1.png", "archive holds no image, but folders.* give ROOT.archive as"),
+        ("x/y/a/1.png x/y/b/s/1.png masks/1.png", "give ROOT.x.y as"),
+        (
+            "seg_pred/seg_pred/1.png seg_test/seg_test/a/1.png seg_test/seg_test/b/1.png "
+            "seg_train/seg_train/a/1.png seg_train/seg_train/b/1.png",
+            r"seg_test and .*seg_train hold no images.*\(a, b\): .*give the one with the training images",
+        ),
+        ("Train/a/1.png training/a/1.png", "has Train and training: give the right one"),
+    ],
+)
+def test_folders_of_splits_or_classes_are_no_classes(tmp_path, paths, message):
+    tree(tmp_path, *paths.split())
+    with pytest.raises(ValueError, match=message.replace("ROOT", str(tmp_path))):
+        sources(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "paths",
+    ["a/x/1.png a/y/2.png b/x/1.png b/z/2.png", "a/1.png a/x/2.png a/y/3.png b/x/1.png b/y/1.png", "a/1.png a/x/2.png"],
+)
+def test_a_class_may_have_folders(tmp_path, paths):
+    tree(tmp_path, *paths.split())
+    assert [(s.path, s.class_name) for s in sources(tmp_path)] == [(path, path[0]) for path in paths.split()]
 
 
 def test_hidden_files_are_ignored_and_an_empty_class_is_named(tmp_path):

@@ -65,6 +65,10 @@ FOLDERS = {
     "val": "%76al",
     "Test": "%54est",
     "tests": "tests",
+    "Training": "%54raining",
+    "test_set": "%74est_set",
+    "dev": "%64ev",
+    "sunset": "sunset",
     ".x": "%2Ex",
     "..": "%2E%2E",
     " ": "%20",
@@ -107,8 +111,8 @@ def test_class_names_that_share_a_folder_elsewhere(pair):
         check_class_names(pair)
 
 
-@pytest.mark.parametrize("part", ["val", "valid", "validation", "test", "TEST"])
+@pytest.mark.parametrize("part", ["val", "valid", "validation", "dev", "test", "TEST", "Testing", "eval", "Test-Set"])
 def test_held_out_parts(part):
-    refuse_held_out("train", "contest", "values")
+    refuse_held_out("train", "Training set", "contest", "values", "set", "")
     with pytest.raises(ValueError, match=f"'{part}' is a validation or test split"):
         refuse_held_out("a", part)

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 from .. import held_out
-from ..paths import HELD_OUT, refuse_held_out
+from ..paths import is_held_out, refuse_inside_held_out, training_folders
 from ..source import SourceDataset
 from . import aircraft, cars, cub, dogs, dtd, flowers, hugging_face, image_folder, inaturalist, pets, tables
 from .lists import check_files, check_folder, sub_folders
@@ -26,7 +26,7 @@ NATIVE = {
 }
 GENERIC = {"hugging_face": hugging_face, "table": tables, "image_folder": image_folder}
 LAYOUTS = (*NATIVE, *GENERIC)
-EVALUATION = {"2021_valid", "cars_test"}  # folders of images for tests, by other names than paths.HELD_OUT
+EVALUATION = {"2021_valid", "cars_test"}  # folders of images for tests, by other names than paths.SPLITS
 DEPTH = 2  # fgvc-aircraft-2013b/data, CUB/CUB_200_2011
 MAX_FOLDERS = 20  # a folder with more of them holds classes
 
@@ -80,6 +80,8 @@ def describe(dataset: SourceDataset) -> str:
         f"masks: {masks or 'none'}, boxes: {boxes or 'none'}",
         f"licence: {dataset.licence or 'not stated, look it up before publishing'}",
     ]
+    if moved := [f"{number} -> {label}" for label, number in enumerate(dataset.numbers) if number != label]:
+        lines.insert(3, f"labels were renumbered: {', '.join(moved[:3])}{' ...' if len(moved) > 3 else ''}")
     if empty := [name for name, count in counts.items() if not count]:
         lines.insert(3, f"classes without a training image: {len(empty)} ({', '.join(empty[:3])})")
     return "\n".join(lines)
@@ -109,7 +111,7 @@ def _recognise(folder: Path, modules: dict[str, ModuleType]) -> str:
 
 
 def _children(folder: Path) -> list[Path]:
-    names = [name for name in sub_folders(folder) if name.lower() not in HELD_OUT]
+    names = [name for name in sub_folders(folder) if not is_held_out(name)]
     return [folder / name for name in names] if len(names) <= MAX_FOLDERS else []
 
 
@@ -120,15 +122,12 @@ def _generic(root: Path) -> str:
 def _refuse_split(root: Path) -> None:
     if root.name.lower() in EVALUATION:
         raise ValueError(f"Folder {root.name!r} is a validation or test split and can never be a source")
-    refuse_held_out(root.name)
-    for parent in root.parents:  # any folder may be called "test", but one beside "train" is a split
-        if (parent.parent / "train").is_dir():
-            refuse_held_out(parent.name)
+    refuse_inside_held_out(root)
 
 
 def _refuse_native(root: Path) -> None:
     """A set's folder of all images, taken as class folders without the lists beside it, has the test images too."""
-    below = [] if (root / "train").is_dir() else [folder for _, folder in _search(root, NATIVE, DEPTH)]
+    below = [] if training_folders(root) else [folder for _, folder in _search(root, NATIVE, DEPTH)]
     for folder in dict.fromkeys([*below, *root.parents[:3], *root.resolve().parents[:3]]):
         if name := _recognise(folder, NATIVE):
             raise ValueError(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from ..paths import split_of
 from ..source import SourceDataset
 from .lists import number_classes, prefix, sub_folders
-from .rows import HELD_OUT_WORDS, SUFFIXES, TRAIN_WORDS, Row, read_rows, to_dataset
+from .rows import SUFFIXES, Row, read_rows, to_dataset
 
 TITLE = "Hugging Face imagefolder"
 EXPECTED = "metadata.jsonl, metadata.csv or metadata.parquet with file_name and a label"
@@ -34,28 +35,29 @@ def read(root: Path, *, label_column: str = "") -> SourceDataset:
     evidence = ", ".join(file.relative_to(root).as_posix() for file in files)
     names = _class_label_names(card, label_column)
     evidence += ", class names from README.md" if names else ""
-    if not names and not label_column and (names := _spoken_numbers(listed.values())):
-        label_column = "text_label"
+    numbers = []
+    if not names and not label_column and (spoken := _spoken_numbers(listed.values())):
+        names, numbers, label_column = list(number_classes(spoken, TITLE)), sorted({n for n, _ in spoken}), "text_label"
     columns = set().union(*(row for rows in listed.values() for row in rows))  # test rows may have no label
     label_column = _label_column(root, columns, label_column)
     rows = [row for file in files for row in _rows(root, file, listed[file], columns, label_column)]
     licence = card.get("license") or ""
     licence = ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence)
-    return to_dataset(root, TITLE, evidence, rows, names, licence)
+    return to_dataset(root, TITLE, evidence, rows, names, numbers, licence)
 
 
 def _metadata_files(root: Path) -> list[Path]:
     folders = [root]
     for base in (root, root / "data"):
-        folders += [base / name for name in sub_folders(base) if name.lower() in TRAIN_WORDS | HELD_OUT_WORDS]
+        folders += [base / name for name in sub_folders(base) if split_of(name)]
     places = [*folders, root / "data"]
     return [file for folder in places for file in (folder / f"metadata{s}" for s in SUFFIXES) if file.is_file()]
 
 
-def _spoken_numbers(tables: Iterable[list[dict]]) -> list[str]:
-    """The names in order of the numbers, from rows such as {"label": 3, "text_label": "gull"}."""
+def _spoken_numbers(tables: Iterable[list[dict]]) -> list[tuple[int, str]]:
+    """Number and name of every row such as {"label": 3, "text_label": "gull"}."""
     spoken = [row for rows in tables for row in rows if row.get("text_label") and str(row.get("label")).isdecimal()]
-    return list(number_classes(((int(row["label"]), str(row["text_label"])) for row in spoken), TITLE))
+    return [(int(row["label"]), str(row["text_label"])) for row in spoken]
 
 
 def _rows(root: Path, file: Path, listed: list[dict], columns: set[str], label_column: str) -> list[Row]:

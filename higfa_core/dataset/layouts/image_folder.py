@@ -1,17 +1,19 @@
 """Class-per-folder image trees (torchvision's ImageFolder).
 
-``root/<class>/...`` or ``root/train/<class>/...``; with ``train/`` only that part is used. Masks are optional PNG
-files with the same relative path in ``root/masks/``.
+``root/<class>/...`` or ``root/train/<class>/...``; with ``train/`` (or ``Training/``, ``training_set/`` ...) only that
+part is used. A class may have sub-folders, but folders of splits or classes are no class. Masks are optional PNG files
+with the same relative path in ``root/masks/``.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from ..paths import HELD_OUT
+from ..paths import is_held_out, split_of, training_folders
 from ..source import ClassInfo, SourceDataset, SourceImage, prompt_name
-from .lists import check_folder
+from .lists import check_folder, prefix
 
 TITLE = "image folder"
 MASKS = "masks"
@@ -22,19 +24,17 @@ IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tif
 def read(root: Path) -> SourceDataset:
     """All training images below ``root``, sorted by class name, then path. ValueError for an unusable tree."""
     check_folder(root)
-    base = root / "train" if (root / "train").is_dir() else root
-    names = _class_names(base, root)
+    base = _base(root)
+    found = {name: image_paths(root, base / name) for name in _class_names(base, root)}
+    _check_classes(root, base, found)
     has_masks = (root / MASKS).is_dir() or (base / MASKS).is_dir()
     images = []
-    for label, name in enumerate(names):
-        paths = image_paths(root, base / name)
-        if not paths:
-            raise ValueError(f"Class folder {base / name} holds no image: add images or remove the folder")
+    for label, (name, paths) in enumerate(found.items()):
         masks = (find_mask(root, path) if has_masks else None for path in paths)
         images += [SourceImage(path, name, label, mask) for path, mask in zip(paths, masks)]
-    evidence = f"{len(names)} class folders in {'train/' if base != root else 'it'}"
-    classes = tuple(ClassInfo(name, prompt_name(name)) for name in names)
-    held_out = sum(len(image_paths(root, root / e.name)) for e in os.scandir(root) if e.name.lower() in HELD_OUT)
+    evidence = f"{len(found)} class folders in {f'{base.name}/' if base != root else 'it'}"
+    classes = tuple(ClassInfo(name, prompt_name(name)) for name in found)
+    held_out = sum(len(image_paths(root, root / e.name)) for e in os.scandir(root) if is_held_out(e.name))
     return SourceDataset(root, TITLE, evidence, classes, tuple(images), held_out)
 
 
@@ -42,9 +42,9 @@ def find_mask(root: str | Path, path: str) -> str | None:
     """The mask file of the image ``path`` (both relative to ``root``), or None."""
     png = PurePosixPath(path).with_suffix(".png").as_posix()
     places = [f"{MASKS}/{png}"]
-    if png.startswith("train/"):
-        rest = png.removeprefix("train/")
-        places += [f"{MASKS}/{rest}", f"train/{MASKS}/{rest}"]
+    first, _, rest = png.partition("/")
+    if split_of(first) == "train":
+        places += [f"{MASKS}/{rest}", f"{first}/{MASKS}/{rest}"]
     return next((place for place in places if Path(root, place).is_file()), None)
 
 
@@ -58,10 +58,46 @@ def image_paths(root: Path, folder: Path) -> list[str]:
     return sorted(found)
 
 
+def _base(root: Path) -> Path:
+    if len(found := training_folders(root)) > 1:
+        raise ValueError(f"{root} has {' and '.join(folder.name for folder in found)}: give the right one")
+    return found[0] if found else root
+
+
 def _class_names(base: Path, root: Path) -> list[str]:
     folders = [entry for entry in os.scandir(base) if entry.is_dir() and not entry.name.startswith(".")]
-    reserved = HELD_OUT | {MASKS}
-    names = sorted(entry.name for entry in folders if entry.name.lower() not in reserved)
+    names = sorted(e.name for e in folders if not is_held_out(e.name) and e.name.lower() != MASKS)
     if not names:
         raise ValueError(f"No class folders in {base}: expected {root.name}/<class>/<image>")
     return names
+
+
+def _check_classes(root: Path, base: Path, found: Mapping[str, list[str]]) -> None:
+    """ValueError for a class folder without images, and for folders that hold splits or classes."""
+    start, owners = prefix(root, base), {}
+    for name, paths in found.items():
+        if not paths:
+            raise ValueError(f"Class folder {base / name} holds no image: add images or remove the folder")
+        folders = sorted({path.removeprefix(start).rpartition("/")[0] for path in paths})
+        for parts in (folder.split("/") for folder in folders):
+            if split := next(filter(split_of, parts), ""):
+                above = Path(base, *parts[: parts.index(split)])
+                raise ValueError(
+                    f"{above / split} is a split, no part of a class: give {above} as the dataset, or rename the folder"
+                )
+        if name in folders:
+            continue
+        inner = {part for folder in folders for part in folder.split("/")[1:]}
+        if len(found) == 1 and len(folders) > 1:
+            where = base / os.path.commonpath(folders)
+            raise ValueError(
+                f"{base / name} holds no image, but folders: if they are the classes, give {where} as the dataset. "
+                "If they are parts of one class, move their images up"
+            )
+        if len(shared := sorted(inner & owners.keys())) > 1:
+            raise ValueError(
+                f"{base / owners[shared[0]]} and {base / name} hold no images, but folders of the same names "
+                f"({', '.join(shared[:3])}): if they are the classes, give the one with the training images as the "
+                "dataset. If they are parts of the classes, move their images up"
+            )
+        owners |= dict.fromkeys(inner, name)

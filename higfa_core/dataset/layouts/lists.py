@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from ..paths import HELD_OUT, inside
+from ..paths import inside, is_held_out
 from ..source import Box, ClassInfo, SourceDataset, SourceImage
 
 
@@ -110,7 +110,7 @@ def sub_folders(folder: Path) -> list[str]:
 
 def held_out_folders(folder: Path) -> list[Path]:
     """The folders in ``folder`` that are validation or test splits."""
-    return [folder / name for name in sub_folders(folder) if name.lower() in HELD_OUT]
+    return [folder / name for name in sub_folders(folder) if is_held_out(name)]
 
 
 def training_set(
@@ -121,6 +121,7 @@ def training_set(
     images: Sequence[SourceImage],
     held_out: Iterable[str] = (),
     licence: str = "",
+    numbers: Sequence[int] = (),
 ) -> SourceDataset:
     """The images in order of label and path. ValueError when one of them is in ``held_out``, or there is none."""
     held_out = set(held_out)
@@ -132,7 +133,7 @@ def training_set(
             f"remove one of the entries ({len(both)} such images)"
         )
     ordered = tuple(sorted(images, key=lambda image: (image.label, image.path)))
-    return SourceDataset(root, layout, evidence, tuple(classes), ordered, len(held_out), licence)
+    return SourceDataset(root, layout, evidence, tuple(classes), ordered, len(held_out), licence, tuple(numbers))
 
 
 def check_files(dataset: SourceDataset) -> None:

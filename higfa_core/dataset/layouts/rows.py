@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..paths import HELD_OUT
+from ..paths import is_held_out, split_of
 from ..source import Box, ClassInfo, SourceDataset, SourceImage, prompt_name
 from .lists import normal, training_set
 
-TRAIN_WORDS = frozenset({"train", "training"})
-HELD_OUT_WORDS = HELD_OUT | {"dev", "testing", "eval", "evaluation"}  # as Hugging Face's datasets calls them too
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
@@ -38,57 +37,78 @@ def read_rows(path: Path) -> list[dict]:
 
 
 def to_dataset(
-    root: Path, layout: str, evidence: str, rows: Sequence[Row], names: Sequence[str] = (), licence: str = ""
+    root: Path,
+    layout: str,
+    evidence: str,
+    rows: Sequence[Row],
+    names: Sequence[str] = (),
+    numbers: Sequence[int] = (),
+    licence: str = "",
 ) -> SourceDataset:
-    """The training rows as a dataset. ``names``: what whole numbers as labels stand for; without them, themselves."""
+    """The training rows as a dataset.
+
+    ``names``: the classes in label order, where something lists them; ``numbers``: their numbers there. Without
+    names the classes are the labels of all rows, held out or not, so that a class keeps its number in every split.
+    """
     splits = {bool(row.split): row for row in rows}
     if len(splits) == 2:
         raise ValueError(f"{splits[False].where}: the split is empty and in other rows not: write train, val or test")
     train, held_out = [], []
     for row in rows:
-        train.append(row) if is_training(row) else held_out.append(normal(row.path))
+        (train if is_training(row) else held_out).append(row)
     if not train and rows:
         splits = ", ".join(sorted({str(row.split) for row in rows if row.split})) or "their folders"
         raise ValueError(f"{layout} in {root}: none of {len(rows)} rows is a training image (split: {splits})")
-    labels, spoken = _labels(train, names)
+    for row in train:
+        if not _is_label(row.label):
+            raise ValueError(f"{row.where}: {row.label!r} is no label: give a name or a whole number")
+    found = {row.label: row for row in train}
+    spoken = {label: _named(row, names) if names else str(label) for label, row in found.items()}
+    if not names:
+        names, numbers = _classes(set(spoken.values()), held_out)
+    labels = {name: label for label, name in enumerate(names)}
     images = []
     for row in train:
         name, mask = spoken[row.label], normal(row.mask) if row.mask else None
         images.append(SourceImage(normal(row.path), name, labels[name], mask, box=_box(row)))
     classes = [ClassInfo(name, prompt_name(name)) for name in labels]
-    return training_set(root, layout, evidence, classes, images, held_out, licence)
+    others = [normal(row.path) for row in held_out]
+    return training_set(root, layout, evidence, classes, images, others, licence, numbers)
 
 
 def is_training(row: Row) -> bool:
     """Whether the row is a training image by its split and its folders. ValueError when these contradict."""
-    folders = [part.lower() for part in row.path.split("/")[:-1]]
-    named = next((part for part in folders if part in TRAIN_WORDS | HELD_OUT_WORDS), "")
-    listed = str(row.split).strip().lower()
-    if listed in TRAIN_WORDS and named in HELD_OUT_WORDS:
+    named = next(filter(split_of, row.path.split("/")[:-1]), "")
+    listed = str(row.split).strip()
+    if split_of(listed) == "train" and is_held_out(named):
         raise ValueError(f"{row.where}: {row.path!r} is in a {named} folder and listed as {row.split}: correct one")
-    return (not listed or listed in TRAIN_WORDS) and named not in HELD_OUT_WORDS
+    return (not listed or split_of(listed) == "train") and not is_held_out(named)
 
 
-def _labels(rows: Sequence[Row], names: Sequence[str]) -> tuple[dict[str, int], dict[object, str]]:
-    for row in rows:
-        if isinstance(row.label, bool) or not isinstance(row.label, (int, str)) or row.label == "":
-            raise ValueError(f"{row.where}: {row.label!r} is no label: give a name or a whole number")
-    found = {row.label: row.where for row in rows}
-    if names:
-        spoken = {label: _named(label, names, where) for label, where in found.items()}
-        return {name: label for label, name in enumerate(names)}, spoken
-    spoken = {label: str(label) for label in found}
-    numbers = all(name.isdecimal() for name in spoken.values())  # 2 before 10, as their numbers say
-    ordered = sorted(set(spoken.values()), key=lambda name: (int(name) if numbers else 0, name))
-    return {name: label for label, name in enumerate(ordered)}, spoken
+def _is_label(label: object) -> bool:
+    if isinstance(label, bool) or not isinstance(label, (int, str)):
+        return False
+    return not re.fullmatch(r"|-\d+|-?\d+\.\d*", str(label))  # -1: what `datasets` calls no label
 
 
-def _named(label: object, names: Sequence[str], where: str) -> str:
-    if label in names:
-        return str(label)
-    if str(label).isdecimal() and int(label) < len(names):
-        return names[int(label)]
-    raise ValueError(f"{where}: {label!r} is none of the {len(names)} classes that are named ({', '.join(names[:5])})")
+def _classes(names: set[str], held_out: Sequence[Row]) -> tuple[list[str], list[int]]:
+    """All classes in order and, where they are whole numbers, these: 2 before 10."""
+    others = {str(row.label): row.where for row in held_out if _is_label(row.label)}
+    if not all(map(str.isdecimal, names)):
+        return sorted(names | others.keys()), []
+    if odd := next((name for name in others if not name.isdecimal()), ""):
+        raise ValueError(f"{others[odd]}: {odd!r} is no whole number as the other labels are: correct or empty it")
+    ordered = sorted(names | others.keys(), key=lambda name: (int(name), name))
+    return ordered, [int(name) for name in ordered]
+
+
+def _named(row: Row, names: Sequence[str]) -> str:
+    if row.label in names:
+        return str(row.label)
+    if str(row.label).isdecimal() and int(row.label) < len(names):
+        return names[int(row.label)]
+    known = f"{len(names)} classes that are named ({', '.join(names[:5])})"
+    raise ValueError(f"{row.where}: {row.label!r} is none of the {known}")
 
 
 def _box(row: Row) -> Box | None:

@@ -82,20 +82,33 @@ def test_lists(dataset, root, rows, tmp_path, real):
     assert [int(row["Number"]) for row in table] == list(range(10))
     for row in table:
         about = by_hash[f"data/{row['Path']}"]
-        assert row["First Directory"] == row["Second Directory"] == about["class_name"]
+        assert row["First Directory"] == row["Second Directory"] == about["class_name"].replace("/", " ")
         assert (out / "data" / row["Path"]).is_file() and float(row["Strength"]) == 1
 
 
-def test_lists_of_a_dataset_without_plan(dataset, root, rows, tmp_path):
+def test_lists_of_a_dataset_without_plan(dataset, root, sources, rows, tmp_path):
     (dataset / "plan.json").unlink()
-    export([dataset], tmp_path / "out", "lists", Options())
-    with pytest.raises(ValueError, match="give root"):
-        MixedDataset.from_lists(tmp_path / "out" / "mix.json")
+    with pytest.raises(ValueError, match="name their folder with --source"):
+        export([dataset], tmp_path / "out", "lists", Options())
+    with pytest.raises(ValueError, match="has other classes"):
+        export([dataset], tmp_path / "out", "lists", Options(source=root))
+    metadata = [json.dumps({"file_name": source.path, "label": source.label}) for source in sources]
+    (root / "metadata.jsonl").write_text("\n".join(metadata))
+    names = [source.class_name for source in sources[::2]] + ["Empty"]
+    info = {"features": [{"name": "label", "dtype": {"class_label": {"names": names}}}]}
+    (root / "README.md").write_text(f"---\n{json.dumps({'dataset_info': info})}\n---\n")
+    (root / "held_out.txt").write_text(rows[0]["source"])
+    with pytest.raises(ValueError, match=f"{rows[0]['source']}, which is no training image in .*held out"):
+        export([dataset], tmp_path / "out", "lists", Options(source=root))
+    (root / "held_out.txt").unlink()
+    export([dataset], tmp_path / "out", "lists", Options(source=root, per_class=1))
     with pytest.raises(ValueError, match="is missing: give root"):
         MixedDataset.from_lists(tmp_path / "out" / "mix.json", tmp_path)
     mixed = MixedDataset.from_lists(tmp_path / "out" / "mix.json", root, probability=0, seed=3)
     assert (mixed.probability, mixed.seed) == (0, 3)
-    assert {path: label for path, label in mixed.samples} == {str(root / row["source"]): row["label"] for row in rows}
+    assert dict(mixed.samples) == {str(root / source.path): source.label for source in sources}
+    assert len(mixed.samples) == 6 and len(mixed.pairs) == 3
+    assert mixed.samples == MixedDataset.from_lists(tmp_path / "out" / "mix.json").samples
 
 
 def test_saspa_knows_images_by_bare_names():

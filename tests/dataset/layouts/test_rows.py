@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from higfa_core.dataset.layouts import read_dataset
+from higfa_core.dataset.layouts import describe, read_dataset
 
 from .miniatures import draw, write
 
@@ -70,6 +70,54 @@ def test_numbers_are_labels_even_if_names_sort_otherwise(tmp_path):
     assert listed(read_dataset(tmp_path)) == [("1.png", "zebra", 0), ("2.png", "ant", 1)]
 
 
+def renumbered(dataset):
+    return [line for line in describe(dataset).splitlines() if "renumbered" in line]
+
+
+@pytest.mark.parametrize(
+    ("labels", "splits", "names", "note"),
+    [
+        ("0 2 1", "train train test", "0 1 2", ""),
+        ("0 2 10 1", "train train val test", "0 1 2 10", "10 -> 3"),
+        ("1 2 3", "train train train", "1 2 3", "1 -> 0, 2 -> 1, 3 -> 2"),
+        ("4 5 6 7", "train train train train", "4 5 6 7", "4 -> 0, 5 -> 1, 6 -> 2 ..."),
+        ("owl auk tern", "train train test", "auk owl tern", ""),
+        ("owl tern auk", "train train Dev", "auk owl tern", ""),
+        ("0 1 -1", "train train test", "0 1", ""),
+    ],
+)
+def test_a_class_keeps_its_number_in_every_split(labels, splits, names, note, tmp_path):
+    rows = [
+        {"path": f"{n}.png", "label": x, "split": s} for n, (x, s) in enumerate(zip(labels.split(), splits.split()))
+    ]
+    metadata(images(tmp_path, *(row["path"] for row in rows)) / "t.csv", rows)
+    dataset, names = read_dataset(tmp_path), names.split()
+    assert dataset.class_names == tuple(names)
+    train = [row for row in rows if row["split"] == "train"]
+    assert sorted(listed(dataset)) == [(row["path"], row["label"], names.index(row["label"])) for row in train]
+    assert renumbered(dataset) == ([f"labels were renumbered: {note}"] if note else [])
+
+
+@pytest.mark.parametrize(
+    ("numbers", "note"), [((3, 17, 2), ["labels were renumbered: 2 -> 0, 3 -> 1, 17 -> 2"]), ((1, 2, 0), [])]
+)
+def test_numbers_that_have_names_are_kept_or_renumbered(numbers, note, tmp_path):
+    rows = [{"label": label, "text_label": name} for label, name in zip(numbers, ("gull", "tern", "auk"))]
+    files = ["train/1.png", "train/2.png", "test/3.png"]
+    metadata(images(tmp_path, *files) / "metadata.jsonl", [{"file_name": f, **row} for f, row in zip(files, rows)])
+    dataset = read_dataset(tmp_path)
+    assert listed(dataset) == [("train/1.png", "gull", 1), ("train/2.png", "tern", 2)]
+    assert dataset.class_names == ("auk", "gull", "tern") and renumbered(dataset) == note
+    assert "classes without a training image: 1 (auk)" in describe(dataset)
+
+
+def test_labels_that_would_undo_the_numbers(tmp_path):
+    rows = [{"path": "1.png", "label": 1, "split": "train"}, {"path": "2.png", "label": "?", "split": "test"}]
+    metadata(images(tmp_path, "1.png", "2.png") / "t.csv", rows)
+    with pytest.raises(ValueError, match=r"row 3: '\?' is no whole number as the other labels are"):
+        read_dataset(tmp_path)
+
+
 def test_agreement_with_datasets(miniature_layout, tmp_path):
     datasets = pytest.importorskip("datasets")
     root = miniature_layout("hugging_face", tmp_path)
@@ -124,6 +172,8 @@ def test_two_kinds_of_metadata(tmp_path):
         ({"file_name": "1.png", "label": None}, "row 2: None is no label"),
         ({"file_name": "1.png", "label": True}, "row 2: True is no label"),
         ({"file_name": "1.png", "label": 1.5}, "row 2: 1.5 is no label"),
+        ({"file_name": "1.png", "label": "1.0"}, "row 2: '1.0' is no label"),
+        ({"file_name": "1.png", "label": -1}, "row 2: -1 is no label"),
         ({"file_name": "1.png", "label": ["a"]}, "is no label"),
         ({"file_name": "1.png", "label": ""}, "is no label"),
         ({"file_name": "1.png", "label": "a", "bbox": [1, 2, 3]}, "box .* must be x, y, width and height"),
