@@ -81,8 +81,8 @@ class TrainClassifier(io.ComfyNode):
                     min=0,
                     max=2**31 - 1,
                     control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="The same seed, images and settings give the same file. The images held out are the same "
-                    "for every seed.",
+                    tooltip="The same seed, images, settings and machine give the same file (on a GPU: see the help). "
+                    "The images held out are the same for every seed.",
                 ),
                 io.Boolean.Input(
                     "judge",

@@ -15,8 +15,13 @@ def main(arguments: list[str], prog: str = "higfa check-classifier") -> int:
     args = _parser(prog).parse_args(arguments)
     try:
         result = run(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(error, file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if "out of memory" not in str(error):  # CUDA and MPS share no class for it
+            raise
+        print(f"Lower --size: {error}", file=sys.stderr)
         return 1
     print(check_report.table(result), check.verdict(result), sep="\n\n")
     if args.plot:

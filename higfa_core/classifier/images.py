@@ -68,12 +68,11 @@ class Pictures:
 
     def __init__(self, items: Sequence[Labelled], side: int, progress: Callable[[int], None], memory: int = MEMORY):
         self.items, self.side, self.kept = list(items), side, {}
-        with ThreadPoolExecutor(THREADS) as pool:
-            for i, pixels in enumerate(_ahead(pool, self._read, self.items)):
-                memory -= pixels.nbytes
-                if memory >= 0:
-                    self.kept[i] = pixels
-                progress(i + 1)
+        for i, pixels in enumerate(_ahead(self._read, self.items)):
+            memory -= pixels.nbytes
+            if memory >= 0:
+                self.kept[i] = pixels
+            progress(i + 1)
 
     def __getitem__(self, index: int) -> Image.Image:
         pixels = self.kept.get(index)
@@ -148,32 +147,40 @@ def training_batches(dataset: Augmented, stream: Stream, workers: int) -> DataLo
 
 
 class HeldOut:
-    """Validation images, preprocessed as at guidance time, in batches [B, 3, h, w]; in memory if they fit."""
+    """Validation images, preprocessed as at guidance time, in batches [B, 3, h, w]; in memory as far as ``memory``
+    bytes reach."""
 
-    def __init__(self, items: Sequence[Labelled], preprocess: Preprocess, batch_size: int):
+    def __init__(self, items: Sequence[Labelled], preprocess: Preprocess, batch_size: int, memory: int = MEMORY):
         self.chunks = [items[i : i + batch_size] for i in range(0, len(items), batch_size)]
         self.labels = torch.tensor([item.label for item in items], dtype=torch.long)
-        self.preprocess = preprocess
-        h, w = preprocess.input_size
-        self.fits = len(items) * 3 * h * w * 4 <= MEMORY
+        self.preprocess, self.memory = preprocess, memory
         self.kept: dict[int, Tensor] = {}
 
     def __iter__(self) -> Iterator[Tensor]:
+        missing = [item for i, chunk in enumerate(self.chunks) if i not in self.kept for item in chunk]
+        images = _ahead(self._read, missing)
         for i, chunk in enumerate(self.chunks):
             batch = self.kept.get(i)
             if batch is None:
-                batch = torch.cat([self.preprocess(item.load().movedim(-1, 1)) for item in chunk])
-            if self.fits:
-                self.kept[i] = batch
+                batch = torch.cat([next(images) for _ in chunk])
+                if batch.nbytes <= self.memory:
+                    self.kept[i] = batch
+                    self.memory -= batch.nbytes
             yield batch
 
+    def _read(self, item: Labelled) -> Tensor:
+        return self.preprocess(item.load().movedim(-1, 1))
 
-def _ahead(pool: ThreadPoolExecutor, function, items: list) -> Iterator:
-    """``pool.map`` that works only a few items ahead, so that what was read does not pile up."""
-    waiting = []
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > 2 * THREADS:
-            yield waiting.pop(0).result()
-    for future in waiting:
-        yield future.result()
+
+def _ahead(function, items: list) -> Iterator:
+    """``map`` in threads, only a few items ahead, so that what was read does not pile up."""
+    pool, waiting = ThreadPoolExecutor(THREADS), []
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * THREADS:
+                yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)

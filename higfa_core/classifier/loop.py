@@ -62,7 +62,7 @@ class Loop:
         from timm.utils import ModelEmaV3
 
         s = self.settings = settings
-        self.device = device
+        self.device, self.half = device, _half(s.precision, device)
         self.module = module.to(device, memory_format=torch.channels_last)
         # The warm-up keeps the average as young as the run: it spans 100 steps at step 1,000.
         self.average = ModelEmaV3(self.module, use_warmup=True)
@@ -80,20 +80,20 @@ class Loop:
         self.history: list[Evaluation] = []
         self.best: Best | None = None
 
-    def advance(self, batches: Iterable, held_out: HeldOut, progress, should_stop: Callable, save: Callable) -> str:
+    def advance(self, batches: Iterable, held_out: HeldOut, progress, check: Callable, save: Callable) -> str:
         """Train until the last step; returns why it ended before, else ""."""
         steps, saved = self.settings.steps, time.monotonic()
-        every = max(1, steps // EVALUATIONS)
         batches = iter(batches)
-        while self.step < steps:
+        while True:
+            if self._evaluation_is_due():
+                self._evaluate(held_out, progress, check)
+            if self.step == steps:
+                return ""
             if self._lost_patience():
                 return f"no improvement in {self.settings.patience} evaluations"
-            if should_stop():
-                return "stopped on request"
+            check()
             self.resting = False
             self._step(*next(batches))
-            if self.step % every == 0 or self.step == steps:
-                self._evaluate(held_out)
             self.resting = True
             if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
                 save()
@@ -154,7 +154,7 @@ class Loop:
         with seeded(mixed_seed(s.seed, 1, self.step), self.device):
             if self.mixup:
                 images, labels = self.mixup(images, labels)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=_half(s.precision, self.device)):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
                 logits = self.module(images)
             smoothing = 0.0 if self.mixup else s.label_smoothing
             loss = F.cross_entropy(logits.float() + self.log_share, labels, label_smoothing=smoothing)
@@ -166,33 +166,46 @@ class Loop:
         self.average.update(self.module, self.step)
         self.losses.append(loss.detach())
 
+    def _evaluation_is_due(self) -> bool:
+        steps, last = self.settings.steps, self.history[-1].step if self.history else 0
+        return self.step > last and (self.step % max(1, steps // EVALUATIONS) == 0 or self.step == steps)
+
     @torch.no_grad()
-    def _evaluate(self, held_out: HeldOut) -> None:
+    def _evaluate(self, held_out: HeldOut, progress, check: Callable) -> None:
+        self.resting = False
         train_loss = float(torch.stack(self.losses).mean())
         if not math.isfinite(train_loss):
             raise ValueError(
                 f"The loss is not finite after step {self.step}: lower the learning rate "
                 f"({self.settings.learning_rate:g}), or use precision float32"
             )
-        self.losses = []
         row = Evaluation(self.step, self.settings.learning_rate * self.rate(), train_loss, math.nan, math.nan)
         if len(held_out.labels):
-            row = self._held_out_row(row, held_out)
+            row = self._rated(row, self._held_out_logits(held_out, progress, check), held_out.labels)
+        self.losses = []
         self.history.append(row)
+        self.resting = True
         text = f"step {row.step} of {self.settings.steps}: training loss {row.train_loss:.3f}"
         if len(held_out.labels):
             text += f", validation loss {row.loss:.3f}, accuracy {row.accuracy:.1%}"
         log.info(text)
 
-    def _held_out_row(self, row: Evaluation, held_out: HeldOut) -> Evaluation:
+    def _held_out_logits(self, held_out: HeldOut, progress, check: Callable) -> Tensor:
         logits = []
+        self.resting = True  # nothing has changed yet: an evaluation that is broken off here is made again
         for images in held_out:
+            if logits:
+                progress(self.step, self.settings.steps)
+                check()
             images = images.to(self.device, memory_format=torch.channels_last)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=_half(self.settings.precision, self.device)):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
                 logits.append(self.average.module(images).float().cpu())
-        logits = torch.cat(logits)
-        accuracy = float((logits.argmax(1) == held_out.labels).double().mean())
-        row = replace(row, loss=calibrate(logits, held_out.labels).nll_after, accuracy=accuracy)
+        self.resting = False
+        return torch.cat(logits)
+
+    def _rated(self, row: Evaluation, logits: Tensor, labels: Tensor) -> Evaluation:
+        accuracy = float((logits.argmax(1) == labels).double().mean())
+        row = replace(row, loss=calibrate(logits, labels).nll_after, accuracy=accuracy)
         if not self.best or row.loss < min(past.loss for past in self.history):
             weights = {k: v.detach().cpu().clone() for k, v in self.average.module.state_dict().items()}
             self.best = Best(row.step, weights, logits)
@@ -205,5 +218,8 @@ class Loop:
 
 def _half(precision: str, device: torch.device) -> bool:
     if precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+        if device.type != "cuda":
+            return False
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     return precision == "bfloat16"

@@ -18,7 +18,7 @@ class TrainSettings:
     A value of 0 for ``image_size`` (pixels) is the architecture's own, for ``steps`` and ``learning_rate`` what
     :meth:`resolved` derives. ``mixup`` and ``cutmix`` are timm's alphas, 0 is off: they blend images, and with them
     the marks. ``patience`` is the number of evaluations (of about 40) without improvement after which the run stops.
-    ``precision`` "auto" is bfloat16 on a GPU that has it.
+    ``precision`` "auto" is bfloat16 on a GPU that has it (NVIDIA's from 2020 on), else float32.
     """
 
     arch: str = ARCH

@@ -11,12 +11,13 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from . import backbone
 from .calibrate import Calibration, calibrate
@@ -75,7 +76,7 @@ def train(
     labelled: LabelledSet,
     settings: TrainSettings,
     progress: Progress | None = None,
-    should_stop: Callable[[], object] | None = None,
+    check: Callable[[], None] | None = None,
     checkpoint: str | os.PathLike | None = None,
     keep: Callable[[TrainResult], None] | None = None,
     device: torch.device | str = "cpu",
@@ -84,21 +85,24 @@ def train(
     """Train, keep the best weights, calibrate them.
 
     The same images, settings and machine give the same weights, whatever ``workers`` (processes that prepare images)
-    and however often the run was interrupted and resumed. ValueError for what cannot be trained, before it starts.
+    and however often the run was interrupted and resumed. On a GPU this holds as far as PyTorch has deterministic
+    kernels. ValueError for what cannot be trained, before it starts.
 
     Args:
         progress: ``progress(done, total)`` for each image read, then for each step.
-        should_stop: asked before each step; when it returns true, the best so far is the result.
+        check: called for each image read, before each step and between the batches of an evaluation; to interrupt,
+            it raises.
         checkpoint: file to resume from if it exists, written once in a while and at the end, never deleted.
             ValueError when it is of other images or settings.
-        keep: called with the best so far before an exception (of a callback, say) is raised on.
+        keep: called with the best so far before an exception (of ``check``, say) is raised on.
         device: where to train. The classifier ends on the CPU.
     """
-    with torch.inference_mode(False), torch.enable_grad(), _deterministic():
-        run = _Run(labelled, settings, progress or _nothing, torch.device(device))
+    device = torch.device(device)
+    with torch.inference_mode(False), torch.enable_grad(), _deterministic(device):
+        run = _Run(labelled, settings, progress or _nothing, check or _nothing, device)
         run.prepare(None if checkpoint is None else Path(checkpoint))
         try:
-            stopped = run.advance(should_stop or _nothing, workers)
+            stopped = run.advance(workers)
         except BaseException:  # a cancelled run as well; it goes on below
             if run.loop.resting:
                 run.save()
@@ -122,8 +126,15 @@ def training_key(labelled: LabelledSet, settings: TrainSettings) -> str:
 class _Run:
     """What one call of :func:`train` holds together."""
 
-    def __init__(self, labelled: LabelledSet, settings: TrainSettings, progress: Progress, device: torch.device):
-        self.labelled, self.progress, self.device = labelled, progress, device
+    def __init__(
+        self,
+        labelled: LabelledSet,
+        settings: TrainSettings,
+        progress: Progress,
+        check: Callable[[], None],
+        device: torch.device,
+    ):
+        self.labelled, self.progress, self.check, self.device = labelled, progress, check, device
         self.settings = settings.resolved(len(labelled.train))
         self.key = training_key(labelled, self.settings)
 
@@ -140,12 +151,12 @@ class _Run:
             log.info("resumed after step %d of %d", self.loop.step, s.steps)
         self._read_images(2 * max(preprocess.input_size))
 
-    def advance(self, should_stop: Callable, workers: int) -> str:
+    def advance(self, workers: int) -> str:
         s, labels = self.settings, [item.label for item in self.labelled.train]
         images = Augmented(self.pictures, labels, s, self.classifier.preprocessing)
         stream = Stream(len(images), s.batch_size, s.seed, self.loop.step, s.steps)
         batches = training_batches(images, stream, workers)
-        return self.loop.advance(batches, self.held_out, self.progress, should_stop, self.save)
+        return self.loop.advance(batches, self.held_out, self.progress, self.check, self.save)
 
     def save(self) -> None:
         if self.checkpoint:
@@ -176,24 +187,32 @@ class _Run:
         """All files once: a damaged one is found before the training starts."""
         train, held_out = self.labelled.train, self.labelled.validation
         total = len(train) + len(held_out)
-        self.pictures = Pictures(train, side, lambda done: self.progress(done, total))
+
+        def seen(done: int) -> None:
+            self.progress(done, total)
+            self.check()
+
+        self.pictures = Pictures(train, side, seen)
         self.held_out = HeldOut(held_out, self.classifier.preprocessing, self.settings.batch_size)
         done = len(train)
         for batch in self.held_out:
             done += len(batch)
-            self.progress(done, total)
+            seen(done)
         log.info("read %d images", total)
 
 
 @contextmanager
-def _deterministic():
+def _deterministic(device: torch.device):
     """Deterministic kernels where there are any."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
+    # The gradient of CUDA's fused attention is deterministic only without warn_only, which refuses too much else.
+    attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cuda" else nullcontext()
     try:
-        yield
+        with attention:
+            yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.benchmark = benchmark

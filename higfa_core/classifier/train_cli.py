@@ -29,8 +29,13 @@ def main(arguments: list[str], prog: str = "higfa train-classifier") -> int:
     try:
         with _interrupt() as check:
             trained = _train(args, check)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(error, file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if "out of memory" not in str(error):  # CUDA and MPS share no class for it
+            raise
+        print(f"Lower --batch-size or --image-size: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         kept = f"; it continues with --resume ({checkpoint_of(args.out)})" if checkpoint_of(args.out).exists() else ""
@@ -48,8 +53,8 @@ def _train(args, check) -> list[Trained]:
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     settings = TrainSettings(**{field.name: getattr(args, field.name) for field in fields(TrainSettings)})
+    device = _device(args.device)
     labelled = read_labelled(args.folder, args.validation_share)
-    device = torch.device(args.device or _best_device())
     workers = args.workers if args.workers is not None else _workers(device)
     with tqdm(disable=None, leave=False) as bar, logging_redirect_tqdm():  # no bar where stderr is no terminal
 
@@ -78,7 +83,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Train an image classifier with timm, and calibrate it. 0 means: chosen for you.",
-        epilog="Ctrl-C stops after the current step, keeps the best so far, and --resume continues.",
+        epilog="Ctrl-C stops after the current step or image, keeps the best so far, and --resume continues.",
     )
     add = parser.add_argument
     add("folder", type=Path, help="folder/<class>/<image>, or folder/train and folder/val; test is never read")
@@ -117,8 +122,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
 @contextmanager
 def _interrupt():
-    """A callback that raises KeyboardInterrupt between two steps after the first Ctrl-C (or SIGTERM, as batch systems
-    send before their time limit); the second one stops at once."""
+    """A callback that raises KeyboardInterrupt after the first Ctrl-C (or SIGTERM, as batch systems send before their
+    time limit); the second one stops at once."""
     asked = threading.Event()
 
     def ask(number, frame):
@@ -136,6 +141,16 @@ def _interrupt():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _device(name: str) -> torch.device:
+    name = name or _best_device()
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError) as error:  # torch: AssertionError for a GPU it was not built for
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"Cannot train on device {name!r} ({reason}). Choose another, such as cpu") from error
+    return torch.device(name)
 
 
 def _best_device() -> str:

@@ -52,7 +52,7 @@ def train_files(
 
     With ``keep_split``, images held out by share are listed in their folder when a classifier is saved, so that none
     becomes a source.
-    ``check`` is called before each step; to interrupt, it raises. Then the best so far is saved as
+    To interrupt, ``check`` raises. Once all images are read, the best so far is then saved as
     ``<stem>.partial.safetensors``, the run can be continued with ``resume``, and the exception goes on.
     All that can be wrong is looked at before the first image is read. See :func:`train` for the rest.
     """
@@ -78,7 +78,7 @@ def train_files(
             labelled,
             wanted,
             progress=progress,
-            should_stop=check,
+            check=check,
             checkpoint=_fresh(checkpoint_of(path), resume),
             keep=lambda best, role=role, partial=partial: save(best, partial, f"partial {role}"),
             device=device,

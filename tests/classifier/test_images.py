@@ -159,12 +159,13 @@ def test_batches_do_not_depend_on_the_number_of_workers(paths):
 # held out
 
 
-def test_held_out_images_are_prepared_as_at_guidance_time(paths, monkeypatch):
+def test_held_out_images_are_prepared_as_at_guidance_time(paths):
     expected = torch.cat([SETTINGS(load_image(path).movedim(-1, 1)) for path in paths])
     kept = HeldOut(items(paths), SETTINGS, 4)
     assert [len(batch) for batch in kept] == [4, 2] and kept.labels.tolist() == list(range(6))
-    monkeypatch.setattr("higfa_core.classifier.images.MEMORY", 0)
-    read = HeldOut(items(paths), SETTINGS, 4)
-    for held in (kept, kept, read, read):
+    half, read = (HeldOut(items(paths), SETTINGS, 4, memory) for memory in (4 * expected[0].nbytes, 0))
+    for held in (kept, kept, half, half, read, read):
         assert torch.equal(torch.cat(list(held)), expected)
-    assert len(kept.kept) == 2 and not read.kept
+    assert (list(kept.kept), list(half.kept), list(read.kept)) == ([0, 1], [0], [])
+    list(zip(range(1), kept, half, read))  # left early
+    assert all(torch.equal(torch.cat(list(held)), expected) for held in (kept, half, read))

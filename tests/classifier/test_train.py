@@ -1,5 +1,6 @@
 import hashlib
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,9 +15,9 @@ from higfa_core.classifier import FineGrainedClassifier, backbone
 from higfa_core.classifier.calibrate import fit_temperature
 from higfa_core.classifier.data import LabelledSet, read_labelled
 from higfa_core.classifier.judge import judge_settings, names_of
-from higfa_core.classifier.loop import Loop
+from higfa_core.classifier.loop import Loop, _half
 from higfa_core.classifier.settings import TrainSettings
-from higfa_core.classifier.train import train
+from higfa_core.classifier.train import _deterministic, train
 from higfa_core.classifier.train_files import checkpoint_of, summary, train_files
 from higfa_core.dataset.images import load_image
 
@@ -55,18 +56,18 @@ class Interrupt(BaseException):
     """As ComfyUI's interrupt or Ctrl-C: no Exception."""
 
 
-def after(steps, action):
-    """A callback that acts when it is asked for the (steps + 1)th time."""
+READ = 16  # calls while images are read: one for each to train on, one for the batch held out
+
+
+def interrupt(after):
+    """A callback that interrupts when it is asked for the (after + 1)th time."""
     asked = iter(range(10**6))
 
-    def callback():
-        return action() if next(asked) >= steps else None
+    def check():
+        if next(asked) >= after:
+            raise Interrupt
 
-    return callback
-
-
-def interrupt():
-    raise Interrupt
+    return check
 
 
 # what it learns
@@ -134,9 +135,18 @@ def test_options_train_too(labelled, change):
     assert not same(weights(got), weights(train(labelled, replace(FAST, steps=3))))
 
 
-def test_too_high_a_learning_rate_is_named(labelled):
+def test_too_high_a_learning_rate_is_named_and_nothing_to_resume_is_left(labelled, tmp_path):
     with pytest.raises(ValueError, match="loss is not finite after step .*lower the learning rate"):
-        train(labelled, replace(FAST, learning_rate=1e30))
+        train(labelled, replace(FAST, learning_rate=1e30), checkpoint=tmp_path / "run.training")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_is_not_emulated(monkeypatch, native):
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    monkeypatch.setattr("torch.cuda.device", lambda device: nullcontext())
+    assert _half("auto", torch.device("cuda")) == native and not _half("auto", torch.device("cpu"))
+    assert _half("bfloat16", torch.device("cuda")) and not _half("float32", torch.device("cuda"))
 
 
 def test_it_trains_inside_inference_mode(labelled):
@@ -156,6 +166,26 @@ def test_the_seed_decides(labelled, result):
     assert not same(weights(train(labelled, replace(FAST, seed=1))), weights(result))
 
 
+def test_attention_on_a_gpu_takes_its_deterministic_kernel():
+    def fused():
+        return torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled()
+
+    before = fused()
+    with _deterministic(torch.device("cuda")):
+        assert fused() == (False, False)
+    with _deterministic(torch.device("cpu")):
+        assert fused() == before
+    assert fused() == before == (True, True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("arch", ["vit_tiny_patch16_224", "convnext_atto", "resnet18"])
+def test_the_seed_decides_on_a_gpu(labelled, arch):
+    settings = replace(FAST, arch=arch, image_size=224, steps=8)
+    one, two = (train(labelled, settings, device="cuda") for _ in range(2))
+    assert same(weights(one), weights(two)) and one.history == two.history
+
+
 def test_the_callers_state_is_left_alone(labelled):
     torch.manual_seed(3)
     expected = torch.rand(1)
@@ -171,14 +201,37 @@ def test_an_interrupted_run_continues_exactly(tmp_path, labelled, change):
     whole = train(labelled, settings)
     checkpoint, kept = tmp_path / "run.training", []
     with pytest.raises(Interrupt):
-        train(labelled, settings, should_stop=after(3, interrupt), checkpoint=checkpoint, keep=kept.append)
+        train(labelled, settings, check=interrupt(READ + 3), checkpoint=checkpoint, keep=kept.append)
     assert kept[0].history == whole.history[:3] and kept[0].stopped == "interrupted"
-    stopped = train(labelled, settings, should_stop=after(2, lambda: True), checkpoint=checkpoint)
-    assert stopped.stopped == "stopped on request" and stopped.history == whole.history[:5]
+    with pytest.raises(Interrupt):
+        train(labelled, settings, check=interrupt(READ + 2), checkpoint=checkpoint, keep=kept.append)
+    assert kept[1].history == whole.history[:5]
     resumed = train(labelled, settings, checkpoint=checkpoint)
     assert same(weights(resumed), weights(whole)) and resumed.history == whole.history
-    finished = train(labelled, settings, should_stop=after(0, interrupt), checkpoint=checkpoint)
+    finished = train(labelled, settings, check=interrupt(READ), checkpoint=checkpoint)
     assert same(weights(finished), weights(whole))
+
+
+def test_an_evaluation_that_is_broken_off_is_made_again(tmp_path, labelled):
+    settings, checkpoint, kept = replace(FAST, steps=4, batch_size=2), tmp_path / "run.training", []
+    whole = train(labelled, settings)
+    for calls in (READ + 1 + 3, READ + 1):  # between the two batches held out: after step 2, and when that is resumed
+        with pytest.raises(Interrupt):
+            train(labelled, settings, check=interrupt(calls), checkpoint=checkpoint, keep=kept.append)
+    assert [one.history for one in kept] == [whole.history[:1]] * 2
+    resumed = train(labelled, settings, checkpoint=checkpoint)
+    assert same(weights(resumed), weights(whole)) and resumed.history == whole.history
+
+
+def test_reading_is_interrupted_too(tmp_path, labelled):
+    seen, kept = [], []
+
+    def progress(*at):
+        seen.append(at)
+
+    with pytest.raises(Interrupt):
+        train(labelled, FAST, progress, interrupt(4), tmp_path / "run.training", kept.append)
+    assert seen == [(i, 18) for i in range(1, 6)] and not kept and not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, labelled):
@@ -324,12 +377,12 @@ def test_an_interrupted_pair_keeps_the_best_and_is_finished_by_resume(tmp_path, 
     whole, out = tmp_path / "whole.safetensors", tmp_path / "out.safetensors"
     train_files(labelled, short, whole, **options)
     with pytest.raises(Interrupt):
-        train_files(labelled, short, out, check=after(2, interrupt), **options)
+        train_files(labelled, short, out, check=interrupt(READ + 2), **options)
     partial = tmp_path / "out.partial.safetensors"
     assert not out.exists() and metadata(partial)["role"] == "partial guide" and checkpoint_of(out).is_file()
     assert FineGrainedClassifier.load(partial).class_names == labelled.class_names
     with pytest.raises(Interrupt):  # one step ends the guide, two of the judge
-        train_files(labelled, short, out, check=after(3, interrupt), resume=True, **options)
+        train_files(labelled, short, out, check=interrupt(READ + 1 + READ + 2), resume=True, **options)
     assert out.exists() and not partial.exists() and (tmp_path / "out.judge.partial.safetensors").is_file()
     train_files(labelled, short, out, resume=True, **options)
     for one, other in ((out, whole), (tmp_path / "out.judge.safetensors", tmp_path / "whole.judge.safetensors")):
@@ -339,7 +392,7 @@ def test_an_interrupted_pair_keeps_the_best_and_is_finished_by_resume(tmp_path, 
 
 def test_an_interrupt_before_the_first_step_leaves_no_classifier(tmp_path, labelled):
     with pytest.raises(Interrupt):
-        train_files(labelled, FAST, tmp_path / "x.safetensors", check=interrupt)
+        train_files(labelled, FAST, tmp_path / "x.safetensors", check=interrupt(READ))
     assert [p.name for p in tmp_path.iterdir()] == ["x.training"]
 
 

@@ -4,12 +4,14 @@ import re
 import shutil
 import signal
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from higfa_core.classifier import FineGrainedClassifier
+from higfa_core.classifier import FineGrainedClassifier, check_cli
 from higfa_core.classifier.loop import Loop
 from higfa_core.classifier.train_cli import _interrupt, main
 from higfa_core.dataset.layouts import read_dataset
@@ -142,6 +144,8 @@ def ruin(folder: Path, how: str) -> None:
         ("", ["--validation-share", "1.5"], "validation share must be .*got 1.5"),
         ("", ["--judge", "test_resnet"], "judge needs another architecture"),
         ("", ["--seed", "-1"], "seed must be 0 or more"),
+        ("one class", ["--device", "foo"], "Cannot train on device 'foo' .*Choose another, such as cpu"),
+        ("one class", ["--device", "meta"], "Cannot train on device 'meta'"),
     ],
 )
 def test_bad_input_is_one_line_and_no_file(folder, tmp_path, capsys, how, options, message):
@@ -150,6 +154,30 @@ def test_bad_input_is_one_line_and_no_file(folder, tmp_path, capsys, how, option
     error = capsys.readouterr().err
     assert re.search(message, error.splitlines()[-1]) and "Traceback" not in error
     assert [p.name for p in tmp_path.iterdir()] == ["birds"] and not (folder / "held_out.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ImportError("Classifiers need timm: pip install 'timm>=1.0'"), "pip install 'timm>=1.0'"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory."), "Lower --batch-size or --image-size: CUDA out of memory."),
+        (RuntimeError("MPS backend out of memory"), "Lower --batch-size or --image-size"),
+    ],
+)
+def test_what_is_missing_on_this_machine_is_one_line(folder, tmp_path, capsys, monkeypatch, error, message):
+    monkeypatch.setattr(Loop, "_step", Mock(side_effect=error))
+    assert call(folder, tmp_path / "x.safetensors") == 1
+    assert message in capsys.readouterr().err and [p.name for p in tmp_path.iterdir()] == ["birds"]
+
+
+def test_the_check_says_so_too(tmp_path, capsys, monkeypatch):
+    for error, message in (
+        (ImportError("pip install timm"), "pip install timm\n"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory."), "Lower --size: CUDA out of memory.\n"),
+    ):
+        monkeypatch.setattr(check_cli, "run", Mock(side_effect=error))
+        assert check_cli.main(["x.safetensors", "birds", "--miniature"]) == 1
+        assert capsys.readouterr().err == message
 
 
 def test_an_existing_file_is_kept(folder, tmp_path, capsys):
