@@ -89,7 +89,7 @@ class DatasetJob(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output("image", tooltip="The real image whose contour to use."),
-                io.Mask.Output("mask", tooltip="1 = the object. All 1 when the dataset has no mask."),
+                io.Mask.Output("mask", tooltip="1 = the object: its mask, else its box. All 1 without either."),
                 io.String.Output("class_name", tooltip="The exact folder name."),
                 io.String.Output("prompt", tooltip="The prompt of this job."),
                 io.Int.Output("seed", tooltip="The job's own seed: connect it to the sampler."),

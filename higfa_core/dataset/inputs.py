@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from .images import load_image, load_mask
@@ -14,7 +16,7 @@ from .paths import fingerprint, inside, refuse_held_out
 from .plan import Job, Plan
 from .plan_file import PlanFile
 from .prompts import Prompts
-from .source import SourceDataset, load_source
+from .source import Box, SourceDataset, load_source
 
 
 def pick_job(input_folder: str | Path, dataset: str, index: int, job: str = "", **options) -> tuple[Job, int]:
@@ -47,14 +49,14 @@ def pick_planned(input_folder: str | Path, plan_folder: str | Path, index: int) 
 
 
 def load_job(input_folder: str | Path, job: Job, **layout: str) -> tuple[Job, Tensor, Tensor | None]:
-    """The job with its image's size and mask file, that image [1, H, W, 3] and its mask [1, H, W].
+    """The job with its image's size and mask file, that image [1, H, W, 3] and the object [1, H, W]: its mask, else
+    its box; None where the dataset has neither.
 
     ``layout``: how to read the dataset, as :func:`.layouts.read_dataset` is told it.
     """
     if job.image_file:
         image = load_image(inside(input_folder, job.image_file))
-        height, width = image.shape[1:3]
-        mask = load_mask(inside(input_folder, job.mask_file), height, width) if job.mask_file else None
+        mask = load_mask(inside(input_folder, job.mask_file), *image.shape[1:3]) if job.mask_file else None
     else:
         root = inside(input_folder, job.dataset)
         source = _read(root, fingerprint(root), **layout).by_path.get(job.contour_source)
@@ -64,7 +66,17 @@ def load_job(input_folder: str | Path, job: Job, **layout: str) -> tuple[Job, Te
         inside(root, source.path)
         image, mask = load_source(root, source)
         job = replace(job, mask_file=f"{job.dataset}/{source.mask}" if source.mask else "")
-    return replace(job, size=(image.shape[2], image.shape[1])), image, mask
+    height, width = image.shape[1:3]
+    if mask is None and job.box:
+        mask = _box_mask(job.box, height, width)
+    return replace(job, size=(width, height)), image, mask
+
+
+def _box_mask(box: Box, height: int, width: int) -> Tensor:
+    x, y, w, h = box
+    mask = torch.zeros(1, height, width)
+    mask[:, max(0, math.floor(y)) : math.ceil(y + h), max(0, math.floor(x)) : math.ceil(x + w)] = 1
+    return mask
 
 
 def _plan(input_folder, dataset, prompt_template="a photo of a {class}", **options) -> Plan:

@@ -162,7 +162,7 @@ class Plan(Sequence[Job]):
             source_sha256=self.sha256(source.path),
             contour_sha256=self.sha256(contour.path),
             mask_sha256=self.sha256(contour.mask) if contour.mask else None,
-            treatment=[contour.crop_bottom, *contour.mask_values],
+            treatment=[contour.crop_bottom, *contour.mask_values, *((contour.box or ()) if not contour.mask else ())],
             class_name=class_name,
             prompt=prompt,
             seed=seed,

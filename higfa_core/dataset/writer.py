@@ -88,7 +88,8 @@ def export_images(
 
     The class comes from ``job`` or, without one, from ``class_name``; without a job an image is known by its
     content and the dataset has no fixed labels. ``contour`` [1 or B, h, w, 3] and ``mask`` [1 or B, h, w] belong
-    to the images; the mask is stored, and gives the box where the job has none. ``transform`` holds one entry, or
+    to the images; agreement is measured inside the mask. A mask from a file is stored, and gives the box where the
+    job has none. ``transform`` holds one entry, or
     one an image; it, ``guidance`` and ``versions`` (plain values) go into the rows, ``metadata`` into PNG text
     chunks. ``workflow``: the :func:`..workflow.digest` of what made the images. ``check`` is called before each
     file and may raise to stop. All input is checked before the first write (ValueError).
@@ -99,17 +100,16 @@ def export_images(
     check_class_names(job.classes if job else (class_name,))
     check_images(images, f"job {job.index} ({class_name})" if job else f"class {class_name!r}")
     count = len(images)
-    transforms = _per_image(transform, count, "transforms")
-    if job is not None and not job.mask_file:
-        mask = None  # Dataset Job gives a blank one then
-    contours = _per_image(contour, count, "contours")
-    masks = [_fitted(one, images.shape) for one in _per_image(mask, count, "masks")]
+    transforms, contours = _per_image(transform, count, "transforms"), _per_image(contour, count, "contours")
+    objects = [_fitted(one, images.shape) for one in _per_image(mask, count, "masks")]
+    # Without a mask file Dataset Job gives the box, or all: no mask to train on.
+    masks = objects if job is None or job.mask_file else [None] * count
     folder = dataset_folder(output, dataset_name)
     place = folder_name(class_name)
     for kind in (ACCEPTED, REJECTED, MASKS):
         inside(output, f"{dataset_name}/{kind}/{place}")
     pixels = [to_bytes(image) for image in images]
-    scores = [picture_scores(*parts) for parts in zip(images, contours, masks, pixels, strict=True)]
+    scores = [picture_scores(*parts) for parts in zip(images, contours, objects, pixels, strict=True)]
     for prefix, network in (("", classifier), ("judge_", judge)):
         if network is not None:
             for row, found in zip(scores, classifier_scores(images, class_name, network, prefix), strict=True):

@@ -251,6 +251,22 @@ def test_what_a_job_loads_stays_inside_the_input_folder(birds):
         load_job(birds.parent, dataclasses.replace(job, contour_source="../secret.png"))
 
 
+def test_without_a_mask_the_box_says_where_the_object_is(birds):
+    plain = read_dataset(birds)
+
+    def plan(box):
+        images = (dataclasses.replace(plain.images[0], box=box), *plain.images[1:])
+        return Plan(dataclasses.replace(plain, images=images))
+
+    jobs = [plan(box)[0] for box in (None, (1.5, 2.0, 3.0, 4.0), (1.5, 2.0, 3.0, 4.5))]
+    assert len({job.key for job in jobs}) == 3 and plan(None)[1].key == plan((0, 0, 1, 1))[1].key
+    for job in (jobs[1], dataclasses.replace(jobs[1], image_file="birds/" + jobs[1].source)):
+        loaded, _, mask = load_job(birds.parent, job)
+        ys, xs = mask[0].nonzero(as_tuple=True)
+        assert mask.shape == (1, 8, 8) and (xs.min(), xs.max() + 1, ys.min(), ys.max() + 1) == (1, 5, 2, 6)
+        assert mask.sum() == 16 and loaded.mask_file == ""
+
+
 @pytest.mark.parametrize("dataset", ["../birds", "/tmp", "", "cub/val"])
 def test_dataset_names_that_are_refused(tmp_path, dataset):
     with pytest.raises(ValueError, match="relative and without|never be a source"):

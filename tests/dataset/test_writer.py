@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from higfa_core.contour import ContourTransform, transform_batch
+from higfa_core.contour import ContourTransform, extract, transform_batch
 from higfa_core.dataset.layouts import read_dataset
 from higfa_core.dataset.paths import class_of_folder
 from higfa_core.dataset.plan import Plan
@@ -243,6 +243,21 @@ def test_without_a_source_mask_the_blank_one_is_dropped_and_without_a_box_the_ma
     assert row["box"] == [3, 2, 6, 3] and (output / "d" / row["mask"]).is_file()
     (output / "d" / row["mask"]).unlink()
     assert not is_complete(output, "d")
+
+
+def test_agreement_is_measured_inside_a_mask_that_is_only_a_box(jobs, output):
+    picture = torch.zeros(1, 64, 64, 3)
+    picture[:, 20:44, 20:44] = 1
+    contour = extract(picture)
+    picture[:, 4:10, 4:60] = 1  # a background that nobody asked for
+    box = torch.zeros(1, 64, 64)
+    box[:, 15:50, 15:50] = 1
+    scores = []
+    for job, mask in zip(jobs, (None, box)):
+        (row,) = export_images(picture, output, "d", job=job, contour=contour, mask=mask).rows
+        scores.append(row["scores"]["contour_agreement"])
+        assert row["mask"] is None and row["box"] is None
+    assert scores[0] < 0.9 and scores[1] == 1.0
 
 
 def test_the_workflow_enters_the_key(jobs, output):
