@@ -102,14 +102,15 @@ class Client:
         query = urllib.parse.urlencode({"filename": filename, "subfolder": subfolder, "type": type})
         return self._request(f"/view?{query}")
 
-    def read_output(self, filename: str, subfolder: str, start: int = 0) -> bytes | None:
-        """A file of the output folder from byte ``start`` on; b"" when it ends there, None when it is not there."""
+    def read_output(self, filename: str, subfolder: str, start: int = 0, most: int | None = None) -> bytes | None:
+        """``most`` bytes (None: all) of a file of the output folder from ``start`` on; None when it is not there."""
         query = urllib.parse.urlencode({"filename": filename, "subfolder": subfolder, "type": "output"})
-        headers = {"Range": f"bytes={start}-"} if start else {}
+        end = None if most is None else start + most
+        headers = {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end else {}
         status, data = self._answer(f"/view?{query}", None, headers, allowed=(404, 416))
         if status == 404:
             return None
-        return b"" if status == 416 else data if status == 206 or not start else data[start:]
+        return b"" if status == 416 else data if status == 206 else data[start:end]
 
     def upload(self, name: str, content: bytes, subfolder: str) -> str:
         """Put a file into the input folder; returns its path there (another name when the name was taken)."""

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ..dataset.states import States
 from .client import Client, ServerError
-from .runner import Options, Run
+from .options import Options
+from .runner import Run
 from .view import View, progress, spoken_time
 
 
@@ -34,19 +35,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_plan(states: States, clients: Sequence[Client], options: Options) -> int:
     """Run and report; 0 when everything that was wanted is there (or the limit of this run reached)."""
-    before, started = sum(row["written"] for row in states.table()), time.monotonic()
+    (done_before, _, _, written_before), started = progress(states.table()), time.monotonic()
     run = Run(states, clients, options)
     with View() as view:
         run.go(view)
     table = states.table()
     done, goal, accepted, written = progress(table)
-    made, seconds = written - before, time.monotonic() - started
+    made, seconds = written - written_before, time.monotonic() - started
     print(f"{states.folder}: {done} of {goal}, {accepted} of {written} images accepted")
     if made:
-        left = f", {spoken_time((goal - done) * seconds / made)} for the rest at this pace" if goal > done else ""
+        left = ""
+        if goal > done > done_before:
+            left = f", {spoken_time((goal - done) * seconds / (done - done_before))} for the rest at this pace"
         print(f"{made} images in {spoken_time(seconds)}{left}")
     if short := [row["name"] for row in table if (row["quota"] or 0) > row["accepted"] and not row["planned"]]:
-        print(f"{len(short)} classes stay below their quota, all tries used: {', '.join(short[:5])}", file=sys.stderr)
+        tries = "all tries used"
+        if states.shard.parts > 1:
+            tries = "all tries of this shard used; higfa run without --shard goes on with the others'"
+        print(f"{len(short)} classes stay below their quota, {tries}: {', '.join(short[:5])}", file=sys.stderr)
     for idx, reason in states.failures()[:5]:
         print(f"job {idx} failed: {reason}", file=sys.stderr)
     if failed := states.counts()["failed"]:
@@ -82,6 +88,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--give-up", type=float, default=600, metavar="S", help="seconds until silence of all ends the run"
     )
     parser.add_argument(
+        "--job-timeout",
+        type=float,
+        default=Options.job_timeout,
+        metavar="S",
+        help="seconds until a server that neither begins nor ends a job loses its jobs; the one that runs is stopped "
+        "and counts as failed (default: %(default)g; 0: no limit)",
+    )
+    parser.add_argument(
         "--free-every", type=int, default=0, metavar="N", help="have servers free memory after N jobs each"
     )
     parser.add_argument(
@@ -94,7 +108,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _options(args: argparse.Namespace) -> Options:
-    names = ("attempts", "limit", "poll", "patience", "give_up", "free_every")
+    names = ("attempts", "limit", "poll", "patience", "give_up", "job_timeout", "free_every")
     return Options(**{name: getattr(args, name) for name in names})
 
 

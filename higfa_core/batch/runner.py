@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 from ..dataset.states import LEASE_SECONDS, Lease, States
 from .client import Client
-from .worker import Options, Worker
+from .options import Options
+from .worker import Worker
 
 
 class Run:
@@ -75,6 +76,6 @@ class Run:
         alive = [worker for worker in self.workers if worker.is_alive()]
         silent = [worker for worker in alive if worker.silent_for() > self.options.give_up]
         unfit = [worker for worker in alive if worker.unfit]
-        if alive and len(silent) + len(unfit) >= len(alive):
+        if alive and len(silent) + len(unfit) >= len(alive) and not self.finished:
             self.problem = "; ".join(f"{w.client.url}: {w.unfit or w.note}" for w in alive)
             self.stopping.set()

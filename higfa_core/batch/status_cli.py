@@ -42,6 +42,8 @@ def _planned(folder: Path) -> int:
         print(
             f"{done} of {goal} {'accepted images' if states.plan.header['quota'] else 'jobs'}; {states.disk_estimate()}"
         )
+        if others := states.others():
+            print(f"{others} more accepted images are not of this plan: higfa export leaves them out")
         for idx, reason in states.failures()[:5]:
             print(f"job {idx} failed: {reason}")
     return 0

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-from ..dataset.states import Lease, States
+from ..dataset.states import Lease
 from ..dataset.uploads import UPLOADS, upload_files
 from ..workflow import fill_in
 from .client import Client, PromptRejected, ServerError
 from .collector import Collector
+from .options import Foreman
 
 IN_FLIGHT = 2  # one runs, one waits: a server that dies loses little, a fast one never idles
 LOSSES = 10  # a prompt may be lost through no fault of its own, as the one that waits when the other kills the server
@@ -31,44 +30,11 @@ NODE_RULES = (
     "min_sharpness",
 )
 BAD_STREAK = 5  # different jobs in a row that fail: it is the server
+HUNG = "a prompt runs on although it was interrupted: restart this server"
 
 
 class Unreadable(ValueError):
     """The source image of a job."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to run. Times in seconds; ``attempts``: of each job; ``limit``: jobs to send at most in this run.
-
-    ``patience``: how long a silent server keeps its jobs, ``give_up``: how long all may be silent. ``free_every``:
-    jobs after which a server is asked to give memory back (0: never).
-    """
-
-    attempts: int = 3
-    limit: int | None = None
-    poll: float = 0.25
-    patience: float = 30.0
-    give_up: float = 600.0
-    rest: float = 300.0
-    free_every: int = 0
-
-    def __post_init__(self):
-        if self.attempts < 1 or (self.limit is not None and self.limit < 1):
-            raise ValueError(f"attempts and limit must be at least 1, got {self.attempts} and {self.limit}")
-
-
-class Foreman(Protocol):
-    """What a worker needs of :class:`.runner.Run`."""
-
-    states: States
-    options: Options
-    stopping: threading.Event
-    finished: bool
-
-    def next_job(self, server: str) -> Lease | None: ...
-
-    def give_back(self) -> None: ...
 
 
 class Worker(threading.Thread):
@@ -82,7 +48,11 @@ class Worker(threading.Thread):
         self.done = self.errors = 0
         self.note, self.unfit = "", ""
         self.crash: BaseException | None = None
-        self._alone, self._answered = alone, time.monotonic()
+        self._alone, self._silent = alone, False
+        self._answered = self._since = time.monotonic()
+        self._seen: dict[str, str] = {}  # prompt id -> state, since when it is so
+        self._stuck: set[str] = set()  # prompts that were cancelled and run on
+        self._remark = ""
         self._bad: set[int] = set()
         self._uploaded: dict[str, list[str]] = {}
         self._rest_until = 0.0
@@ -108,15 +78,56 @@ class Worker(threading.Thread):
         """One look at the server; returns whether something happened."""
         try:
             happened = self._adopt() | self._fill() | self._poll()
-            if self.note and not happened:
+            if self._silent and not happened:
                 self.client.system_stats()
-            self._answered, self.note = time.monotonic(), ""
+            self._hear()
+            self._check_time()
         except ServerError as error:
-            self.note, happened = str(error), False
+            self.note, self._silent, happened = str(error), True, False
             self._uploaded.clear()  # it may come back with an empty input folder
             if self.silent_for() > self.options.patience:
                 self._drop_flights()
         return happened
+
+    def _hear(self) -> None:
+        now = time.monotonic()
+        if self._silent:  # a server that does not answer is not one that hangs
+            self._since += now - max(self._since, self._answered)
+        self._answered, self._silent, self.note = now, False, self._remark
+
+    def _check_time(self) -> None:
+        if self._stuck:
+            self._stuck = {prompt_id for prompt_id in self._stuck if self.client.status(prompt_id) == "running"}
+            if not self._stuck:
+                self._remark, self.unfit = "", "" if self.unfit == HUNG else self.unfit
+        late = 0 < self.options.job_timeout < time.monotonic() - self._since
+        if late and (self.flights or self._stuck):
+            self._time_out()
+
+    def _time_out(self) -> None:
+        """For too long nothing has happened to our prompts: the server hangs, or works for others."""
+        running = [lease for lease in self.flights.values() if self._seen.get(lease.prompt_id) == "running"]
+        reason = f"no image after {self.options.job_timeout:g} s (--job-timeout)"
+        if self._stuck:
+            self.unfit = self.unfit or HUNG
+        if running or self._stuck or not self._alone:
+            self._clear_away(running, reason)
+        self._remark = reason if running or self._stuck else f"our prompts only wait there: {reason}"
+        self._since = time.monotonic()
+
+    def _clear_away(self, running: list[Lease], reason: str) -> None:
+        """Stop what runs, which is an error of the job, and give back what waits."""
+        self._cancel()
+        if running:
+            self._stuck.update(lease.prompt_id for lease in self.flights.values())
+        for lease in running:
+            if self.collector.collect(lease.key):  # it hangs after the image
+                self._finish(lease)
+            else:
+                self._error(lease, reason)
+        self._drop_flights()
+        if not self._alone:  # others get the jobs first
+            self._rest_until = time.monotonic() + self.options.rest
 
     def _adopt(self) -> bool:
         leases = self.states.adopt(self.client.url)
@@ -125,8 +136,8 @@ class Worker(threading.Thread):
 
     def _fill(self) -> bool:
         happened = False
-        while len(self.flights) < IN_FLIGHT and not self.unfit and time.monotonic() >= self._rest_until:
-            if self.note:
+        while len(self.flights) < IN_FLIGHT and self._takes_jobs():
+            if self._silent:
                 self.client.system_stats()  # raises while the server is silent: it gets no job
             lease = self.run_.next_job(self.client.url)
             if lease is None:
@@ -134,6 +145,9 @@ class Worker(threading.Thread):
             happened = True
             self._send(lease)
         return happened
+
+    def _takes_jobs(self) -> bool:
+        return not self.unfit and not self._stuck and time.monotonic() >= self._rest_until
 
     def _send(self, lease: Lease) -> None:
         try:
@@ -176,10 +190,11 @@ class Worker(threading.Thread):
         return fill_in(plan.header["workflow"], job, plan.header["dataset_name"], widgets)
 
     def _poll(self) -> bool:
-        happened = False
+        happened, seen = False, {}
         for lease in list(self.flights.values()):
             state = self.client.status(lease.prompt_id)
             if state in ("waiting", "running"):
+                seen[lease.prompt_id] = state
                 continue
             happened = True
             if self.collector.collect(lease.key):
@@ -193,12 +208,15 @@ class Worker(threading.Thread):
             else:
                 self.client.free()  # a cached result without its files must not be handed out again
                 self._error(lease, "the server says it is done, but there is no image in its dataset")
+        if seen != self._seen:
+            self._seen, self._since = seen, time.monotonic()
         return happened
 
     def _finish(self, lease: Lease) -> None:
         self._forget(lease)
+        self.collector.forget(lease.key)
         self._bad.clear()
-        self._rest_until = 0.0
+        self._rest_until, self._remark = 0.0, ""
         self.states.apply_rules(lease.idx)
         self.states.done(lease.idx)
         self.done += 1
@@ -221,20 +239,21 @@ class Worker(threading.Thread):
 
     def _forget(self, lease: Lease) -> None:
         self.flights.pop(lease.idx, None)
-        self.collector.forget(lease.key)
 
     def _drop_flights(self) -> None:
-        for idx in list(self.flights):
-            del self.flights[idx]
-            self.states.release(idx)
+        for lease in list(self.flights.values()):
+            self._forget(lease)
+            self.states.release(lease.idx)
             self.run_.give_back()
+
+    def _cancel(self) -> None:
+        if self.flights:
+            self.client.cancel(lease.prompt_id for lease in self.flights.values())
 
     def _leave(self) -> None:
         """Stopped from outside: take our prompts off the server, and give the jobs back."""
-        if not self.flights:
-            return
         try:
-            self.client.cancel(lease.prompt_id for lease in self.flights.values())
+            self._cancel()
         except ServerError as error:
             self.note = str(error)
         self._drop_flights()

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from .paths import check_class_names, inside
-from .plan_file import PlanFile
+from .plan_file import PlanFile, planned_keys
 from .source import SourceImage
 from .store import Manifest
 
@@ -36,6 +36,7 @@ class Collection:
     """Accepted images in plan order, of all ``classes`` (in label order).
 
     ``rejected``: class name -> reason -> number. ``plans``: each folder's ``plan.json``, where it has one.
+    ``others``: how many accepted images were left out because they are not of the plan in their folder.
     """
 
     folders: tuple[Path, ...]
@@ -43,6 +44,7 @@ class Collection:
     items: tuple[Item, ...]
     rejected: Mapping[str, Counter]
     plans: tuple[dict, ...] = ()
+    others: int = 0
 
     @property
     def plan(self) -> dict:
@@ -83,8 +85,11 @@ class Collection:
         return taken
 
 
-def read_collection(folders: Sequence[str | Path]) -> Collection:
-    """Read finished datasets of the same classes. ValueError when they differ, or an accepted image is not intact."""
+def read_collection(folders: Sequence[str | Path], all_images: bool = False) -> Collection:
+    """Read finished datasets of the same classes. ValueError when they differ, or an accepted image is not intact.
+
+    From a folder with a plan come only images of that plan, not of one that it replaced, unless ``all_images``.
+    """
     if not folders:
         raise ValueError("No dataset given: name a folder that Export Dataset or higfa run made")
     folders = [Path(folder) for folder in folders]
@@ -92,9 +97,14 @@ def read_collection(folders: Sequence[str | Path]) -> Collection:
     classes = _classes(manifests)
     rows: dict[tuple[str, int], tuple[Path, dict]] = {}
     labels = {name: label for label, name in enumerate(classes)}
+    others = 0
     for manifest in manifests:
+        keys = None if all_images else planned_keys(manifest.folder)
         for row in manifest.rows():
-            _add(rows, manifest.folder, row, labels)
+            if keys is None or row["key"] in keys:
+                _add(rows, manifest.folder, row, labels)
+            else:
+                others += row["accepted"]
     rejected = defaultdict(Counter)
     accepted = []
     for folder, row in rows.values():
@@ -103,9 +113,10 @@ def read_collection(folders: Sequence[str | Path]) -> Collection:
         else:
             rejected[row["class_name"]][row["reason"]] += 1
     if not accepted:
-        raise ValueError(f"No accepted image in {', '.join(map(str, folders))}: there is nothing to export")
+        left_out = f" but {others} of other plans (--all-images takes them)" if others else ""
+        raise ValueError(f"No accepted image in {', '.join(map(str, folders))}{left_out}: there is nothing to export")
     plans = [plan for folder in folders if (plan := _read_plan(folder / "plan.json", classes))]
-    return Collection(tuple(folders), classes, tuple(sorted(accepted, key=_order)), rejected, tuple(plans))
+    return Collection(tuple(folders), classes, tuple(sorted(accepted, key=_order)), rejected, tuple(plans), others)
 
 
 def _open(folder: Path) -> Manifest:

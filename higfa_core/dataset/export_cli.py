@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "higfa export") -> int:
             real=args.real == "copy",
             source=args.source,
             per_class=args.per_class,
+            all_images=args.all_images,
             probability=args.probability,
             shard_size=args.shard_size,
             contact_sheets=args.contact_sheets,
@@ -44,6 +45,8 @@ def summary(done: Exported, format: str) -> str:
     lines = [f"{name:<{width}}  {made:>9}  {real:>6}" for name, made, real in rows]
     if empty := [name for name, (made, _) in done.counts.items() if not made]:
         lines.append(f"no accepted image: {', '.join(empty)}")
+    if done.others:
+        lines.append(f"{done.others} accepted images are not of this plan and left out: --all-images takes them")
     sheets = f", {done.sheets} contact sheets" if done.sheets else ""
     size = f"{sum(total)} images of {len(done.counts)} classes, {done.bytes / 1e6:.1f} MB"
     return "\n".join([*lines, f"{done.out} ({format}): {size}{sheets}"])
@@ -64,6 +67,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
                         help="keep: the files as they are (default); others are encoded anew, without text chunks "
                         "and marked as generated (XMP)")  # fmt: skip
     images.add_argument("--per-class", type=int, metavar="N", help="only the first N accepted of each class")
+    images.add_argument("--all-images", action="store_true",
+                        help="also those of plans that the present one replaced (default: its own)")  # fmt: skip
     images.add_argument("--real", choices=("none", "copy"), default="none",
                         help="copy: the real training images too, marked synthetic: false")  # fmt: skip
     images.add_argument("--source", type=Path, metavar="FOLDER",

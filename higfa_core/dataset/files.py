@@ -1,12 +1,16 @@
-"""Files that are whole or not there, also after a crash."""
+"""Files that are whole or not there, also after a crash; and one at a time."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 STALE_SECONDS = 3600  # a temporary file of that age belongs to a process that died
+LOCK, LOCK_SECONDS = "lock.sqlite", 86400.0
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
@@ -24,6 +28,14 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     finally:
         part.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Only one thread of one process of this machine at a time; waits for the others. Ends with its process."""
+    with closing(sqlite3.connect(folder / LOCK, timeout=LOCK_SECONDS, isolation_level=None)) as lock:
+        lock.execute("BEGIN EXCLUSIVE")
+        yield
 
 
 def _sync_folder(folder: Path) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
-from .files import write_atomic
+from .files import alone, write_atomic
 from .plan_cli import add_rule_arguments, given_rules
-from .plan_file import HEADER
+from .plan_file import HEADER, planned_keys
 from .rules import Rules
 from .store import Manifest, decide
 
@@ -34,36 +36,51 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def refilter(folder: Path, changes: dict, fresh: bool = False, dry_run: bool = False) -> str:
-    """Judge every image again, move those whose verdict changed, return a report. ValueError without the scores."""
+    """Judge every image again, move those whose verdict changed, return a report. ValueError without the scores.
+
+    Where there is a plan, its images only. A run that is at work waits, and then goes on by these rules.
+    """
     manifest = Manifest(folder)
     if not len(manifest):
         raise ValueError(f"No images in {folder}: give the folder that has manifest.jsonl")
-    if missing := manifest.missing():
+    with nullcontext() if dry_run else alone(folder):
+        manifest.refresh()
+        keys = planned_keys(folder)
+        rules = Rules(**({} if fresh else _present_rules(manifest)) | changes)
+        changed, restated, reasons = _judge(manifest, keys, rules)
+        if not dry_run:
+            _record_rules(folder, rules)
+            for row, verdict in changed + restated:
+                decide(folder, row | {"rules": rules.given()}, verdict.accepted, verdict.reason)
+    asked = ", ".join(f"{name} {value:g}" for name, value in rules.given().items()) or "none"
+    gained = sum(verdict.accepted for _, verdict in changed)
+    lines = [f"rules: {asked}", *(f"  {count:6} {reason}" for reason, count in reasons.most_common())]
+    if others := len(manifest) - sum(reasons.values()):
+        lines.append(f"  {others:6} are not of this plan and stay as they are")
+    verb = "would change" if dry_run else "changed"
+    return "\n".join([*lines, f"{len(changed)} {verb}: {gained} accepted now, {len(changed) - gained} rejected now"])
+
+
+def _judge(manifest: Manifest, keys: set[str] | None, rules: Rules) -> tuple[list, list, Counter]:
+    """(row, verdict) of those whose verdict is another one, or has another reason; and how often each reason is."""
+    if missing := [row for row in manifest.missing() if keys is None or row["key"] in keys]:
         raise ValueError(
             f"{len(missing)} files are missing, the first is {missing[0]['file']}: higfa run makes them again"
         )
-    rules = Rules(**({} if fresh else _present_rules(manifest)) | changes)
     classes = defaultdict(list)
     for row in manifest.rows():
-        classes[row["class_name"]].append(row)
+        if keys is None or row["key"] in keys:
+            classes[row["class_name"]].append(row)
     changed, restated, reasons = [], [], Counter()
     for rows in classes.values():
         rows.sort(key=lambda row: (row.get("plan_index") is None, row.get("plan_index"), row["key"], row["index"]))
         for row, verdict in zip(rows, rules.judge_class([row["scores"] for row in rows])):
-            reasons["accepted" if verdict.accepted else verdict.reason.split(" is ")[0].rstrip("0123456789. ")] += 1
+            reasons["accepted" if verdict.accepted else re.sub(r" \S+ is below .*", "", verdict.reason)] += 1
             if verdict.accepted != row["accepted"]:
                 changed.append((row, verdict))
             elif not verdict.accepted and verdict.reason != row["reason"]:
                 restated.append((row, verdict))
-    if not dry_run:
-        _record_rules(folder, rules)
-        for row, verdict in changed + restated:
-            decide(folder, row | {"rules": rules.given()}, verdict.accepted, verdict.reason)
-    asked = ", ".join(f"{name} {value:g}" for name, value in rules.given().items()) or "none"
-    gained = sum(verdict.accepted for _, verdict in changed)
-    lines = [f"rules: {asked}", *(f"  {count:6} {reason}" for reason, count in reasons.most_common())]
-    verb = "would change" if dry_run else "changed"
-    return "\n".join([*lines, f"{len(changed)} {verb}: {gained} accepted now, {len(changed) - gained} rejected now"])
+    return changed, restated, reasons
 
 
 def _present_rules(manifest: Manifest) -> dict:

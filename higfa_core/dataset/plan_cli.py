@@ -130,8 +130,8 @@ def _clients(args: argparse.Namespace) -> list:
 def _pilot(args: argparse.Namespace, clients: list) -> int:
     from contextlib import closing
 
+    from ..batch.options import Options
     from ..batch.run_cli import run_plan
-    from ..batch.runner import Options
     from .states import States
 
     with closing(States(args.folder)) as states:

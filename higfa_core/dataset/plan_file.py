@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from ..workflow import image_key
 from .files import write_atomic
 from .plan import Job, Plan
 from .rules import Rules
@@ -91,6 +92,11 @@ class PlanFile:
         if digest.hexdigest() != self.header["jobs_sha256"]:
             raise ValueError(f"{self.folder / JOBS} was changed after planning: make the plan again")
 
+    def image_keys(self) -> set[str]:
+        """The keys of the images that this plan makes."""
+        digest = self.header["workflow_digest"]
+        return {image_key(json.loads(line)["key"], digest) for line in self.lines()}
+
     def job(self, index: int) -> Job:
         """Job number ``index``."""
         path = self.folder / JOBS
@@ -118,6 +124,12 @@ class PlanFile:
             tuple(about["box"]) if about["box"] else None,
             about["crop_bottom"],
         )
+
+
+def planned_keys(folder: str | Path) -> set[str] | None:
+    """The keys of the images of the plan in ``folder``; None where there is no plan, as on the canvas."""
+    there = all((Path(folder) / name).is_file() for name in (HEADER, JOBS))
+    return PlanFile(folder).image_keys() if there else None
 
 
 @functools.lru_cache(maxsize=2)
@@ -170,5 +182,5 @@ def _refuse_another(folder: Path, header: dict, replace: bool) -> None:
     if changed:
         raise ValueError(
             f"{folder} holds another plan (other {', '.join(changed)}): choose another folder, or add --replace; "
-            "images of jobs that are in both plans stay"
+            "images of jobs that are in both plans stay, exports leave the others out"
         )

@@ -31,7 +31,7 @@ ROW_FIELDS = (
 class Tail:
     """Reads the rows that were appended to a manifest since the last look; ``offset`` is where it stands."""
 
-    def __init__(self, path: str | Path, offset: int = 0, inode: int | None = None):
+    def __init__(self, path: str | Path, offset: int = 0, inode: str | None = None):
         self.path, self.offset, self.inode = Path(path), offset, inode
 
     def restarted(self) -> bool:
@@ -41,8 +41,9 @@ class Tail:
         except FileNotFoundError:
             changed, self.offset, self.inode = self.offset > 0, 0, None
             return changed
-        changed = info.st_size < self.offset or self.inode not in (None, info.st_ino)
-        self.offset, self.inode = (0 if changed else self.offset), info.st_ino
+        inode = str(info.st_ino)  # text: some file systems use more than the 63 bits that SQLite stores
+        changed = info.st_size < self.offset or self.inode not in (None, inode)
+        self.offset, self.inode = (0 if changed else self.offset), inode
         return changed
 
     def lines(self) -> tuple[list[bytes], bytes]:
@@ -68,7 +69,7 @@ def parse_row(line: bytes) -> dict | None:
 
 
 def append_line(path: Path, line: bytes) -> None:
-    """Add a line durably to a manifest that other processes may be appending to as well."""
+    """Add a line durably to a manifest that other processes of this machine may be appending to as well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags, 0o666)

@@ -86,7 +86,10 @@ class Rules:
         for i in np.flatnonzero(passed):
             earlier = np.flatnonzero(passed[:i])
             differ = np.bitwise_xor(hashes[earlier], hashes[i])
-            bits = np.unpackbits(differ.view(np.uint8)).reshape(-1, 64).sum(1)
+            if hasattr(np, "bitwise_count"):  # since NumPy 2; over twenty times as quick
+                bits = np.bitwise_count(differ)
+            else:
+                bits = np.unpackbits(differ.view(np.uint8)).reshape(-1, 64).sum(1)
             if len(bits) and bits.min() <= self.max_duplicate_bits:
                 verdicts[i] = Verdict(False, f"near-duplicate: {bits.min()} of 64 bits from an earlier image")
         return verdicts

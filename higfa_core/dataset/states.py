@@ -1,7 +1,7 @@
 """Where every job of a plan stands: planned -> leased -> done | failed, or spare (not needed).
 
 A lease belongs to a driver (a running ``higfa run``) and ends when the driver no longer renews it, so any number of
-drivers may work on one file.
+drivers of one machine may work on one file.
 """
 
 from __future__ import annotations

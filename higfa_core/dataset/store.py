@@ -1,8 +1,8 @@
 """The state of a synthetic dataset on disk: images, ``manifest.jsonl`` (the only truth) and ``dataset.json``.
 
 Image first, manifest row second, each made durable before the next: a row without its file is made again, a
-file without a row is overwritten. Several processes may append to one manifest on a local POSIX file system
-(on Windows and on network shares: one process a dataset).
+file without a row is overwritten. Several processes of one machine may append to one manifest on its own disk
+(on Windows and on network shares, where appending is not atomic: one process a dataset).
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class Manifest:
             changed = path.stat().st_mtime_ns if path.is_dir() else 0
             if self._complete.get(folder) == (changed, len(members)):
                 continue
-            sizes = _sizes(path)
-            gone = [key for key, (name, size) in members.items() if sizes.get(name, -1) != (size or sizes.get(name))]
+            there = sizes(path)
+            gone = [key for key, (name, size) in members.items() if there.get(name, -1) != (size or there.get(name))]
             if not gone and time.time() - changed / 1e9 > SETTLED_SECONDS:
                 self._complete[folder] = (changed, len(members))
             found += [self._rows[key] for key in gone]
@@ -218,7 +218,8 @@ def _files(row: Mapping) -> Iterator[tuple[str, int | None]]:
             yield row["mask"], None
 
 
-def _sizes(folder: Path) -> dict[str, int]:
+def sizes(folder: Path) -> dict[str, int]:
+    """Name -> bytes of the files in a folder; {} when there is none."""
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         return {entry.name: entry.stat().st_size for entry in entries}
     return {}

@@ -1,11 +1,14 @@
 """A small labelled set, a plan over it, and fake servers to run it on."""
 
 import json
+import threading
+import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from higfa_core.batch import worker
 from higfa_core.dataset.layouts import read_dataset
 from higfa_core.dataset.plan import Plan
 from higfa_core.dataset.plan_file import write_plan
@@ -57,6 +60,34 @@ def make_server(tmp_path):
     yield make
     for server in servers:
         server.close()
+
+
+class Clock:
+    """``time`` as the workers see it: while their server hangs, 1000 s pass from look to look."""
+
+    def __init__(self):
+        self.ahead, self._flies = {}, {}
+
+    def fly(self, server, when=lambda server: server.hung):
+        self.ahead[f"higfa {server.url}"], self._flies[f"higfa {server.url}"] = 0.0, lambda: when(server)
+
+    def monotonic(self):
+        name = threading.current_thread().name
+        if name in self.ahead and self._flies[name]():
+            self.ahead[name] += 1000.0
+        return time.monotonic() + self.ahead.get(name, 0.0)
+
+    def skip(self, seconds):
+        for name in self.ahead:
+            self.ahead[name] += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Hours of the servers that it is told to fly for take no time."""
+    clock = Clock()
+    monkeypatch.setattr(worker, "time", clock)
+    return clock
 
 
 def manifest_rows(folder):

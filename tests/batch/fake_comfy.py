@@ -35,28 +35,37 @@ def tiny_png(key):
     return buffer.getvalue()
 
 
-def image_row(graph, accepted=lambda key: True):
-    """The manifest row and the content that the graph's job has, whoever makes it."""
+def image_row(graph, accepted=lambda key: True, index=0, batch=1):
+    """The manifest row and the content that an image of the graph's job has, whoever makes it."""
     job = Job.from_json(graph[find_node(graph, JOB)]["inputs"]["job"])
     key = image_key(job.key, digest(graph, find_node(graph, EXPORT)))
     good = accepted(key)
-    row = dict.fromkeys(ROW_FIELDS) | {"key": key, "index": 0, "batch": 1, "class_name": job.class_name}
-    row |= {"file": f"{'train' if good else 'rejected'}/{folder_name(job.class_name)}/{key[:16]}-0.png"}
+    row = dict.fromkeys(ROW_FIELDS) | {"key": key, "index": index, "batch": batch, "class_name": job.class_name}
+    row |= {"file": f"{'train' if good else 'rejected'}/{folder_name(job.class_name)}/{key[:16]}-{index}.png"}
     row |= {"label": job.label, "accepted": good, "reason": "", "prompt": job.prompt, "source": job.source}
     row |= {"scores": {"confidence": draw(key), "phash": key[:16]}, "seed": job.seed, "mask": None, "box": None}
-    return row | {"width": 8, "height": 8, "plan_index": job.index, "created": str(time.time())}, tiny_png(key)
+    row |= {"width": 8, "height": 8, "plan_index": job.index, "created": str(time.time())}
+    return row, tiny_png(key + "'" * index)
 
 
 class FakeComfy:
-    """``faults``: what may go wrong, at the first ``times`` attempts of a job, with probability ``share``."""
+    """``faults``: what may go wrong, at the first ``times`` attempts of a job, with probability ``share``.
 
-    def __init__(self, output, seconds=0.005, faults=(), share=0.2, times=1, accepted=lambda key: True, seed=0):
+    A prompt with the fault "hangs" writes ``before`` of its ``batch`` images and runs on until it is interrupted, or
+    for ever if the server is ``deaf``.
+    """
+
+    def __init__(
+        self, output, seconds=0.005, faults=(), share=0.2, times=1, accepted=lambda key: True, seed=0, batch=1
+    ):
         self.output, self.seconds, self.accepted = Path(output), seconds, accepted
         self.faults, self.share, self.times, self.seed = faults, share, times, seed
         self.lock = threading.RLock()
         self.pending, self.running, self.history = [], None, {}
         self.tried, self.seen_faults, self.posted, self.deepest = {}, set(), [], 0
         self.uploads, self.silent_until, self.always = {}, 0.0, None
+        self.batch, self.hung, self.deaf, self.before = batch, False, False, 0
+        self.interrupted, self.looks = [], 0
         self.instance, self.stopped = uuid.uuid4().hex, False
         self.httpd = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.httpd.daemon_threads = True
@@ -72,15 +81,16 @@ class FakeComfy:
     def die(self, silence=0.15):
         """As a crash and a restart: queue and history are gone, a new instance answers after a while."""
         with self.lock:
-            self.pending, self.running, self.history = [], None, {}
+            self.pending, self.running, self.history, self.hung = [], None, {}, False
             self.instance, self.silent_until = uuid.uuid4().hex, time.monotonic() + silence
 
     def _work(self):
         while not self.stopped:
             with self.lock:
                 instance = self.instance
-                self.running = self.pending.pop(0) if self.pending else None
-                item = self.running
+                if not self.hung:
+                    self.running = self.pending.pop(0) if self.pending else None
+                item = None if self.hung else self.running
             if item is None:
                 time.sleep(0.001)
                 continue
@@ -89,7 +99,29 @@ class FakeComfy:
                 if self.instance != instance or self.running is None:
                     continue
                 self._end(*item)
-                self.running = None
+                self.running = self.running if self.hung else None
+
+    def hang(self, prompt_id="a stranger's", graph=None):
+        """Have a prompt run for ever."""
+        with self.lock:
+            self.running, self.hung = (prompt_id, graph), True
+
+    def interrupt(self, prompt_id):
+        """What is sent to a prompt that does not hang comes too late."""
+        self.interrupted.append(prompt_id)
+        if self.hung and not self.deaf and self.running[0] == prompt_id:
+            messages = [["execution_interrupted", {"node_id": "3", "node_type": "KSampler"}]]
+            self.history[prompt_id] = {"outputs": {}, "status": {"status_str": "error", "messages": messages}}
+            self.running, self.hung = None, False
+
+    def come_round(self):
+        """What hangs ends well after all, or is not ours."""
+        with self.lock:
+            prompt_id, graph = self.running
+            if graph:
+                self._write(graph, self.batch)
+                self.history[prompt_id] = {"outputs": {}, "status": {"status_str": "success"}}
+            self.running, self.hung = None, False
 
     def _fault(self, key):
         self.tried[key] = self.tried.get(key, 0) + 1
@@ -100,19 +132,19 @@ class FakeComfy:
         return None
 
     def _end(self, prompt_id, graph):
-        row, content = image_row(graph, self.accepted)
-        fault = self._fault(row["key"])
+        fault = self._fault(image_row(graph)[0]["key"])
         self.seen_faults.add(fault)
+        if fault == "hangs":
+            self._write(graph, self.before)
+            return self.hang(prompt_id, graph)
         if fault == "die before":
             return self.die()
         if fault == "drop":
             return None
         if fault not in ("empty", "error"):
-            name = graph[find_node(graph, EXPORT)]["inputs"]["dataset_name"]
-            manifest = Manifest(self.output / name)
-            manifest.write(row, content)
+            self._write(graph, self.batch)
             if fault == "twice":
-                manifest.write(row, content)
+                self._write(graph, self.batch)
         if fault == "die after":
             return self.die()
         status = {"status_str": "error", "messages": [["execution_error", {"node_id": "3", "node_type": "KSampler",
@@ -123,6 +155,11 @@ class FakeComfy:
                 "status": status if fault == "error" else {"status_str": "success"},
             }
         return None
+
+    def _write(self, graph, count):
+        manifest = Manifest(self.output / graph[find_node(graph, EXPORT)]["inputs"]["dataset_name"])
+        for index in range(count):
+            manifest.write(*image_row(graph, self.accepted, index, self.batch))
 
 
 def _handler(fake):
@@ -136,6 +173,7 @@ def _handler(fake):
             query = {k: v[0] for k, v in urllib.parse.parse_qs(where.query).items()}
             with fake.lock:
                 if where.path == "/queue":
+                    fake.looks += 1
                     running = [fake.running] if fake.running else []
                     self.answer({"queue_running": [[0, *item] for item in running],
                                  "queue_pending": [[0, *item] for item in fake.pending]})  # fmt: skip
@@ -164,7 +202,10 @@ def _handler(fake):
                 elif self.path == "/queue":
                     fake.pending = [item for item in fake.pending if item[0] not in values["delete"]]
                     self.answer({})
-                elif self.path in ("/interrupt", "/free"):
+                elif self.path == "/interrupt":
+                    fake.interrupt(values["prompt_id"])
+                    self.answer({})
+                elif self.path == "/free":
                     self.answer({})
 
         def silent(self):

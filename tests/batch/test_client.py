@@ -1,12 +1,21 @@
 import json
+import re
 import threading
 import uuid
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from higfa_core.batch import collector
 from higfa_core.batch.client import Client, PromptFailed, PromptRejected, ServerError
+from higfa_core.batch.collector import Collector
+from higfa_core.batch.options import Options
 from higfa_core.batch.queue import run_jobs
+from higfa_core.batch.runner import Run
+from higfa_core.dataset.states import States
+
+from .conftest import manifest_rows
 
 ERROR = {
     "status_str": "error",
@@ -59,7 +68,13 @@ class FakeComfy:
         status = {"status_str": "success", "messages": []} if fate == "ok" else ERROR
         self.results[prompt_id] = {"status": status, "outputs": {"9": {"images": [{"filename": fate}]}}}
 
-    def get(self, path):
+    def part(self, data, ranges):
+        if not ranges or not self.knows_ranges:
+            return 200, data
+        start, end = re.fullmatch(r"bytes=(\d+)-(\d*)", ranges).groups()
+        return (206, data[int(start) : int(end) + 1 if end else None]) if int(start) < len(data) else (416, b"")
+
+    def get(self, path, ranges):
         if path.startswith("/history/"):
             prompt_id = path.rpartition("/")[2]
             return 200, {prompt_id: self.results[prompt_id]} if prompt_id in self.results else {}
@@ -72,10 +87,10 @@ class FakeComfy:
         if path == "/system_stats":
             return 200, {"system": {"comfyui_version": "0.30.0"}}
         if path == "/view?filename=a+b.png&subfolder=x&type=output":
-            return 200, b"bytes"
+            return self.part(b"bytes", ranges)
         return 404, {}
 
-    autorun = True
+    autorun = knows_ranges = True
 
 
 @pytest.fixture
@@ -92,7 +107,7 @@ def comfy():
 
         def do_GET(self):
             with fake.lock:
-                self.answer(*fake.get(self.path))
+                self.answer(*fake.get(self.path, self.headers["Range"]))
 
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -186,6 +201,71 @@ def test_other_requests(comfy):
     assert comfy.interrupted == [None, "id"]
     with pytest.raises(ServerError, match="object_info/X answered 404"):
         client.object_info("X")
+
+
+@pytest.mark.parametrize("knows_ranges", [True, False])
+def test_parts_of_a_file(comfy, knows_ranges):
+    comfy.knows_ranges, client = knows_ranges, Client(comfy.url)
+    parts = [client.read_output("a b.png", "x", *part) for part in ((), (2,), (0, 3), (1, 2), (3, 9), (5, 4))]
+    assert parts == [b"bytes", b"tes", b"byt", b"yt", b"es", b""]
+    assert client.read_output("absent.png", "x") is None
+
+
+class Served:
+    """A server's manifest, in ``folder`` if that is given; ``starts``: where it was read from."""
+
+    def __init__(self, data, folder=None):
+        self.data, self.folder, self.starts = data, folder, []
+
+    def read_output(self, name, subfolder, start=0, most=None):
+        if name != "manifest.jsonl":
+            return b"" if self.folder and (self.folder / name).is_file() else None
+        self.starts.append(start)
+        return self.data[start : start + most]
+
+
+@pytest.mark.parametrize("block", [collector.BLOCK, 5000])
+def test_of_a_servers_manifest_only_the_rows_of_unfinished_jobs_are_kept(
+    tmp_path, make_plan, make_server, monkeypatch, block
+):
+    folder = tmp_path / "planes"
+    make_plan(folder, 5)
+    monkeypatch.setattr(collector, "BLOCK", block)
+    with closing(States(folder)) as states:
+        Run(states, [Client(make_server(seconds=0).url)], Options(limit=90, poll=0.001)).go(every=0.01)
+        own = (folder / "manifest.jsonl").read_bytes()
+        first, second, third, *_, last = (
+            key for (key,) in states._all("SELECT key FROM jobs WHERE state = 'planned' ORDER BY idx")
+        )
+        row = json.loads(own.splitlines()[0])
+        wanted = [(first, 0), (first, 1), (second, 0), (third, 0)]
+        *new, late = (json.dumps(row | {"key": key, "index": i, "batch": 2}).encode() for key, i in wanted)
+        near = Collector(served := Served(own, folder), states)
+        assert not near.collect(last) and served.starts == [len(own)]  # none of it is read, it is the folder's own
+        served.data += b"\n".join([*new, b"{"])
+        assert not near.collect(last) and near._lines == {first: new[:2], second: new[2:]}
+        far = Collector(served := Served(own + b"\n".join([*new, b""])), states)
+        assert not far.collect(last) and far._lines == near._lines
+        states._all("UPDATE jobs SET state = 'done' WHERE key = ?", (first,))
+        served.data += late + b"\n"
+        assert not far.collect(last) and far._lines == {second: new[2:], third: [late]}
+    assert not list(folder.glob(".probe*"))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_deleted_images_come_back_from_a_server_that_has_them(tmp_path, make_plan, make_server, shared):
+    folder = tmp_path / "out" / "planes"
+    make_plan(folder, 1)
+    server = make_server(tmp_path / "out" if shared else None, seconds=0)
+    for _ in range(2):
+        with closing(States(folder)) as states:
+            Run(states, [Client(server.url)], Options(poll=0.001)).go(every=0.01)
+            assert states.counts()["done"] == 20
+        rows, _ = manifest_rows(folder)
+        for row in rows[:3]:
+            (folder / row["file"]).unlink()
+        States(folder).close()  # a run that is killed at once
+    assert len(server.posted) == (23 if shared else 20)
 
 
 def test_no_server_and_bad_url():

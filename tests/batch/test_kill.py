@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from higfa_core.batch.client import Client
-from higfa_core.batch.runner import Options, Run
+from higfa_core.batch.options import Options
+from higfa_core.batch.runner import Run
 from higfa_core.dataset.states import States
 from higfa_core.dataset.store import Manifest
 

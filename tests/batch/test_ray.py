@@ -14,8 +14,9 @@ import pytest
 
 from higfa_core.batch import ray_engine, run_cli
 from higfa_core.batch.client import Client, PromptRejected, ServerError
+from higfa_core.batch.options import Options
 from higfa_core.batch.ray_engine import ray_clients
-from higfa_core.batch.runner import Options, Run
+from higfa_core.batch.runner import Run
 from higfa_core.dataset.states import States
 
 from .conftest import manifest_rows

@@ -1,29 +1,42 @@
 import dataclasses
 import hashlib
 import json
+import math
+import threading
+import time
 from contextlib import closing
 
 import pytest
 
+from higfa_core.batch import run_cli
 from higfa_core.batch.client import Client
-from higfa_core.batch.runner import Options, Run
-from higfa_core.batch.worker import IN_FLIGHT
+from higfa_core.batch.options import Options
+from higfa_core.batch.runner import Run
+from higfa_core.batch.worker import HUNG, IN_FLIGHT
 from higfa_core.dataset.rules import Rules
 from higfa_core.dataset.states import States
 from higfa_core.dataset.uploads import UPLOADS
 
 from .conftest import CLASSES, manifest_rows
-from .fake_comfy import FAULTS, draw
+from .fake_comfy import FAULTS, FakeComfy, draw
 
 QUICK = Options(poll=0.002, patience=0.5, give_up=3.0, rest=0.2)
 
 
-def run(folder, servers, options=QUICK, shard=(1, 1)):
-    """Run the plan in ``folder``; returns the run, closed."""
+def run(folder, servers, options=QUICK, shard=(1, 1), watch=lambda run: None):
+    """Run the plan in ``folder``, for a minute at most; returns the run, closed."""
+    end = time.monotonic() + 60
+
+    def look(run):
+        watch(run)
+        if time.monotonic() > end:
+            run.stopping.set()
+
     with closing(States(folder, shard)) as states:
         found = Run(states, [Client(server.url, timeout=5) for server in servers], options)
-        found.go(every=0.01)
+        found.go(look, every=0.01)
         found.counts, found.table, found.failures = states.counts(), states.table(), states.failures()
+        ((found.losses,),) = states._all("SELECT SUM(losses) FROM jobs")
     return found
 
 
@@ -79,18 +92,22 @@ def test_a_server_that_always_fails_once(tmp_path, make_plan, make_server, fault
 
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("seed", range(2))
-def test_all_faults_at_once_lose_and_double_nothing(tmp_path, make_plan, make_server, count, seed):
+def test_all_faults_at_once_lose_and_double_nothing(tmp_path, make_plan, make_server, clock, count, seed):
     make_plan(tmp_path / "calm", 10)
     calm = run(tmp_path / "calm", [make_server(seconds=0)])
     assert calm.counts["done"] == 200 == manifest_rows(tmp_path / "calm")[1], (calm.counts, calm.failures, calm.problem)
     make_plan(tmp_path / "planes", 10)
-    servers = [make_server(faults=FAULTS, share=0.3, times=2, seed=seed + 10 * i, seconds=0.001) for i in range(count)]
-    found = run(tmp_path / "planes", servers, Options(attempts=9, poll=0.002, patience=0.5, give_up=5))
+    faults, seeds = (*FAULTS, "hangs"), range(seed, seed + 10 * count, 10)
+    servers = [make_server(faults=faults, share=0.3, times=2, seed=seed, seconds=0.001) for seed in seeds]
+    for server in servers:
+        clock.fly(server)
+    found = run(tmp_path / "planes", servers, Options(attempts=9, poll=0.002, patience=0.5, give_up=5, rest=0.02))
     assert found.counts["done"] == 200, (found.counts, found.problem, found.failures, [vars(w) for w in found.workers])
     rows, lines = manifest_rows(tmp_path / "planes")
     assert lines == len(rows) == 200
     assert rows == manifest_rows(tmp_path / "calm")[0]
-    assert len(set().union(*(server.seen_faults for server in servers))) > 5
+    seen = set().union(*(server.seen_faults for server in servers))
+    assert len(seen) > 6 and "hangs" in seen
 
 
 def test_a_slow_server_gets_less_and_holds_nobody_up(tmp_path, make_plan, make_server):
@@ -263,3 +280,213 @@ def test_a_plan_with_other_rules_judges_what_is_there_again(tmp_path, make_plan,
         assert all(row["accepted"] == (row["scores"]["confidence"] >= rules.min_confidence) for row in rows)
         assert files(folder) == sorted(row["file"] for row in rows)
     assert len(server.posted) == 40
+
+
+@pytest.fixture
+def calm(tmp_path, make_plan, make_server):
+    """The rows of an undisturbed run over ten jobs, for which there is a plan in tmp_path/"planes", too."""
+    for name in ("calm", "planes"):
+        make_plan(tmp_path / name, {"x": 10})
+    run(tmp_path / "calm", [make_server(seconds=0)])
+    return manifest_rows(tmp_path / "calm")[0]
+
+
+def hang_at(server, bad, times=math.inf):
+    """The job with the key ``bad`` hangs so many times; returns the keys that the server tries, as it does."""
+    tries = []
+    server._fault = lambda key: tries.append(key) or ("hangs" if key == bad and tries.count(key) <= times else None)
+    return tries
+
+
+def check_made(tmp_path, wanted, server):
+    rows, lines = manifest_rows(tmp_path / "planes")
+    assert rows == wanted and lines == len(rows) == manifest_rows(server.output / "planes")[1]
+
+
+def test_a_job_that_hangs_fails_and_the_rest_is_made(tmp_path, make_server, calm, clock):
+    server, bad = make_server(), calm[4]["key"]
+    tries = hang_at(server, bad)
+    clock.fly(server)
+    found = run(tmp_path / "planes", [server])
+    assert [reason for _, reason in found.failures] == ["no image after 3600 s (--job-timeout)"]
+    assert found.counts["done"] == 9 and tries.count(bad) == 3 == found.workers[0].errors and len(tries) == 12
+    check_made(tmp_path, [row for row in calm if row["key"] != bad], server)
+
+
+@pytest.mark.parametrize("kind", ["hangs", "hangs and is deaf", "works for a stranger"])
+def test_a_server_that_ends_nothing_gives_its_jobs_to_the_other(tmp_path, make_server, calm, clock, kind):
+    hung, good = make_server(), make_server()
+    hung.always, hung.deaf = "hangs", "deaf" in kind
+    if kind == "works for a stranger":
+        hung.hang()
+    good.hang()  # until the other was given up
+    clock.fly(hung, lambda server: server.hung and not server.interrupted)
+    options = dataclasses.replace(QUICK, rest=300.0, give_up=60.0)
+
+    def release(run):
+        if hung.interrupted and good.hung:
+            good.come_round()
+
+    found = run(tmp_path / "planes", [hung, good], options, watch=release)
+    assert found.counts["done"] == 10 and not found.losses
+    assert [worker.errors for worker in found.workers] == [int(kind != "works for a stranger"), 0]
+    assert len(hung.posted) == 2 and sorted(hung.posted) == sorted(hung.interrupted) and not hung.pending
+    assert hung.hung == (kind != "hangs") and len(good.posted) == 10
+    check_made(tmp_path, calm, good)
+
+
+def test_a_lone_server_that_is_deaf_ends_the_run(tmp_path, make_server, calm, capsys):
+    server = make_server()
+    server.always, server.deaf = "hangs", True
+    command = [str(tmp_path / "planes"), "--server", server.url, "--job-timeout", "0.2", "--poll", "0.01"]
+    bound = threading.Timer(30, server.die, [math.inf])
+    bound.daemon = True
+    bound.start()
+    assert run_cli.main([*command, "--give-up", "1"]) == 1
+    bound.cancel()
+    assert f"{server.url}: {HUNG}" in capsys.readouterr().err
+    with closing(States(tmp_path / "planes")) as states:
+        assert states.counts()["planned"] == 10
+        assert sorted(states._all("SELECT attempts FROM jobs"))[-2:] == [(0,), (1,)]
+    assert len(server.posted) == 2
+
+
+def test_a_deaf_server_that_is_restarted_gets_jobs_again(tmp_path, make_server, calm, clock):
+    server, other = make_server(), make_server()
+    server.always, server.deaf = "hangs", True
+    other.hang()
+    clock.fly(server)
+    notes = set()
+
+    def restart(run):
+        notes.add(run.workers[0].unfit)
+        if HUNG in notes and server.always:
+            server.always = None
+            server.die(silence=0)
+        if server.history and other.hung:
+            other.come_round()
+
+    found = run(tmp_path / "planes", [server, other], dataclasses.replace(QUICK, rest=0.01), watch=restart)
+    assert found.counts["done"] == 10 and not found.workers[0].unfit and server.history
+    assert manifest_rows(tmp_path / "planes") == (calm, 10)
+
+
+def test_a_lone_server_that_works_for_a_stranger_is_waited_for(tmp_path, make_server, calm, clock):
+    server, notes = make_server(), set()
+    server.hang()
+    clock.fly(server)
+
+    def release(run):
+        notes.add(run.workers[0].note)
+        if server.hung and sum(clock.ahead.values()) > 20 * 3600:
+            server.come_round()
+
+    found = run(tmp_path / "planes", [server], watch=release)
+    assert found.counts["done"] == 10 == len(server.posted) and not server.interrupted and not found.workers[0].note
+    assert any("only wait there" in note for note in notes)
+    check_made(tmp_path, calm, server)
+
+
+def test_no_limit(tmp_path, make_server, calm, clock):
+    server, interrupted = make_server(), []
+    server.always = "hangs"
+    clock.fly(server)
+
+    def stop(run):
+        if sum(clock.ahead.values()) > 20 * 3600 and not run.stopping.is_set():
+            interrupted.append(list(server.interrupted))
+            run.stopping.set()
+
+    run(tmp_path / "planes", [server], dataclasses.replace(QUICK, job_timeout=0), watch=stop)
+    assert interrupted == [[]]
+
+
+def test_time_in_which_a_job_ended_or_the_server_was_silent_does_not_count(tmp_path, make_server, calm, clock):
+    server, end, looks = make_server(seconds=0.05), FakeComfy._end, []
+    tries = hang_at(server, calm[4]["key"])
+    clock.fly(server, lambda server: server.silent_until)
+
+    def slowly(*item):
+        clock.skip(2000)
+        end(server, *item)
+
+    def silence(run):
+        if server.hung and not server.silent_until and not looks:
+            server.silent_until = math.inf
+        elif server.silent_until and sum(clock.ahead.values()) > 20 * 3600:
+            server.silent_until = 0.0
+            looks.append(server.looks)
+        elif server.hung and looks and server.looks > looks[0] + 20:
+            server.come_round()
+
+    server._end = slowly
+    found = run(tmp_path / "planes", [server], Options(poll=0.002, patience=math.inf), watch=silence)
+    assert found.counts["done"] == 10 == len(tries) and looks and not server.interrupted
+    check_made(tmp_path, calm, server)
+
+
+def test_the_time_of_a_job_begins_when_it_does(tmp_path, make_server, calm, clock):
+    server, looks = make_server(), [0]
+    server.hang()
+    (first,) = [row["key"] for row in calm if row["plan_index"] == 0]
+    hang_at(server, first)
+    clock.fly(server, lambda server: False)
+    steps = [lambda: clock.skip(3000), server.come_round, lambda: clock.skip(3000), server.come_round]
+
+    def step(run):
+        if server.hung and server.looks > looks[-1] + 20:
+            steps.pop(0)()
+            looks.append(server.looks)
+
+    found = run(tmp_path / "planes", [server], watch=step)
+    assert found.counts["done"] == 10 and not steps and not server.interrupted and not found.workers[0].note
+
+
+def test_time_without_a_job_does_not_count(tmp_path, make_server, calm, clock):
+    server, other = make_server(seconds=0.05), make_server()
+    server.hang()
+    other.hang()
+    clock.fly(server, lambda server: len(server.posted) == 2)
+
+    def release(run):
+        for held, when in ((server, server.interrupted), (other, server.history)):
+            if when and held.hung:
+                held.come_round()
+
+    found = run(tmp_path / "planes", [server, other], dataclasses.replace(QUICK, rest=20 * 3600), watch=release)
+    assert found.counts["done"] == 10 and server.history and sorted(server.interrupted) == sorted(server.posted[:2])
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_image_of_a_prompt_that_was_stopped_is_neither_lost_nor_made_again(tmp_path, make_server, calm, clock, when):
+    server = make_server()
+    tries = hang_at(server, calm[4]["key"])
+    server.before, server.deaf = int(when == "before"), when == "after"
+    clock.fly(server, lambda server: server.hung and not server.interrupted)
+
+    def release(run):
+        if server.deaf and server.hung and run.workers[0].errors:
+            server.come_round()
+
+    attempts, errors = (1, 0) if when == "before" else (2, 1)
+    found = run(tmp_path / "planes", [server], dataclasses.replace(QUICK, attempts=attempts), watch=release)
+    assert found.counts["done"] == 10 == len(tries) and found.workers[0].errors == errors and server.interrupted
+    check_made(tmp_path, calm, server)
+
+
+def test_a_job_stopped_between_its_images_is_completed(tmp_path, make_server, calm, clock):
+    server = make_server(batch=2)
+    server.before = 1
+    tries = hang_at(server, calm[4]["key"], times=1)
+    clock.fly(server)
+    found = run(tmp_path / "planes", [server])
+    assert found.counts["done"] == 10 and len(tries) == 11 and found.workers[0].errors == 1
+    rows, lines = manifest_rows(tmp_path / "planes")
+    assert lines == 20 and [row["key"] for row in rows[::2]] == [row["key"] for row in calm]
+
+
+@pytest.mark.parametrize("seconds", ["-1", "nan"])
+def test_a_limit_must_be_a_time(tmp_path, make_server, calm, capsys, seconds):
+    server = make_server()
+    assert run_cli.main([str(tmp_path / "planes"), "--server", server.url, "--job-timeout", seconds]) == 1
+    assert f"0 for no limit, got {seconds}" in capsys.readouterr().err and not server.posted

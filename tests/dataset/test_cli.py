@@ -121,10 +121,10 @@ def test_prompts_from_options_files_and_lists(plan, tmp_path):
     (tmp_path / "styles.txt").write_text("oil\nink, wet\n", "utf-8")
     _, header, jobs = plan(
         *("--replicas", 30, "--prompt", "a {class}", "--prompt", "a {super}: {class}", "--super", "bird"),
-        *("--prompts", tmp_path / "prompts.txt", "--backgrounds", "the sea, a cliff", "--styles"),
+        *("--prompts", tmp_path / "prompts.txt", "--backgrounds", f"the sea, {'x' * 300}", "--styles"),
         tmp_path / "styles.txt",
     )
-    styled = {f"Auk by {place}, {style}" for place in ("the sea", "a cliff") for style in ("oil", "ink, wet")}
+    styled = {f"Auk by {place}, {style}" for place in ("the sea", "x" * 300) for style in ("oil", "ink, wet")}
     wanted = {"a Auk", "a bird: Auk", *styled}
     assert {job["prompt"] for job in jobs if job["class_name"] == "Auk"} == wanted
     assert header["options"]["super"] == "bird" and header["options"]["prompt"] == ["a {class}", "a {super}: {class}"]
@@ -160,6 +160,51 @@ def test_contour_seed_and_licences(plan, run, higfa, miniature_layout, tmp_path)
     assert "mine alone" in card and "OpenRAIL-M" in card
     _, header, _ = plan("--replace", source=miniature_layout("hugging_face", tmp_path))
     assert header["licences"]["sources"] == "cc-by-4.0"
+
+
+RULES = {
+    "min_confidence": 0.1,
+    "require_top1": True,
+    "min_margin": 0.2,
+    "min_judge_confidence": 0.3,
+    "min_contour_agreement": 0.6,
+    "min_sharpness": 50.0,
+}
+
+
+def test_rules_of_the_workflow_are_the_plans(higfa, birds, tmp_path):
+    graph = json.loads(WORKFLOW.read_text("utf-8"))
+    (export,) = [about["inputs"] for about in graph.values() if about["class_type"] == "HiGFA_ExportDataset"]
+    export |= RULES
+
+    def rules(*options):
+        (tmp_path / "w.json").write_text(json.dumps(graph))
+        words = ("--workflow", tmp_path / "w.json", "--source", birds, "--replace", *options)
+        code, _, err = higfa("plan", tmp_path / "out", *words)
+        return json.loads((tmp_path / "out" / "plan.json").read_text("utf-8"))["rules"] if code == 0 else err
+
+    others = {"require_judge_top1": False, "min_judge_margin": 0.0, "max_duplicate_bits": -1}
+    assert rules() == RULES | others
+    changed = {"require_top1": False, "min_sharpness": 0.0, "min_judge_margin": 0.4}
+    given = ("--no-require-top1", "--min-sharpness", 0, "--min-judge-margin", 0.4)
+    assert rules(*given) == RULES | others | changed
+    export["min_sharpness"] = ["7", 0]
+    assert "gets min_sharpness from another node" in rules() and "add --min-sharpness" in rules()
+    assert rules("--min-sharpness", 9)["min_sharpness"] == 9
+
+
+def test_a_class_without_training_images(plan, run, higfa, tmp_path):
+    rows = ["path,label,split", "1.png,1,train", "2.png,2,val", "3.png,3,train"]
+    (tmp_path / "table").mkdir()
+    for number in "123":
+        Image.new("RGB", (8, 8), (int(number), 0, 0)).save(tmp_path / "table" / f"{number}.png")
+    (tmp_path / "table" / "t.csv").write_text("\n".join(rows))
+    out, header, _ = plan("--fill-to", 3, source=tmp_path / "table")
+    assert header["counts"] == {"1": 2, "2": 0, "3": 2} and "labels were renumbered: 1 -> 0, 2 -> 1, 3 -> 2" in out
+    assert {row["class_name"]: row["label"] for row in run()} == {"1": 0, "3": 2}
+    assert higfa("status", tmp_path / "out")[0] == 0
+    assert higfa("export", tmp_path / "out", "--out", tmp_path / "e", "--format", "imagefolder")[0] == 0
+    assert json.loads((tmp_path / "e" / "class_to_idx.json").read_text()) == {"1": 0, "2": 1, "3": 2}
 
 
 def test_dry_run_writes_nothing(higfa, birds, tmp_path):
@@ -432,3 +477,60 @@ def test_two_shards_are_one_dataset(plan, higfa, server, tmp_path):
     assert code == 0 and "30 images of 3 classes" in out
     found = Counter(path.parent.name for path in (tmp_path / "e" / "train").rglob("*.png"))
     assert found == {name: 3 * count for name, count in REAL.items()}
+
+
+def test_exports_of_a_replaced_plan_are_its_own_images(plan, run, higfa, server, tmp_path):
+    folder, prompts = tmp_path / "out", ("WRONG {class}", "a {class}")
+    plan("--prompt", prompts[0], "--per-class", 2)
+    wrong = {row["key"] for row in run()}
+    _, header, jobs = plan("--prompt", prompts[1], "--per-class", 1, "--replace")
+    export = ("export", folder, "--format", "imagefolder", "--out")
+    check_refused(higfa(*export, tmp_path / "e"), r"No accepted image in .* but 6 of other plans \(--all-images takes")
+    right = {row["key"] for row in run()} - wrong
+    code, out, _ = higfa("status", folder)
+    assert code == 0 and "3 of 3 jobs" in out and "6 more accepted images are not of this plan" in out
+
+    def exported(*options):
+        code, out, err = higfa(*export, tmp_path / "e", "--replace", *options)
+        assert (code, err) == (0, "")
+        assert ("6 accepted images are not of this plan and left out: --all-images" in out) == (not options)
+        return {json.loads(line)["key"] for line in (tmp_path / "e" / "manifest.jsonl").open(encoding="utf-8")}
+
+    assert exported() == right and len(right) == 3
+    assert exported("--all-images") == right | wrong
+    lost = next(row for row in manifest_rows(folder)[0] if row["key"] in wrong)
+    (folder / lost["file"]).unlink()  # no run makes it again, and no filter needs it
+    code, out, _ = higfa("filter", folder, "--min-confidence", 1)
+    assert code == 0 and "6 are not of this plan and stay as they are" in out and "3 changed" in out
+    assert higfa("filter", folder, "--fresh")[0] == 0 and exported() == right
+    for file in folder.glob("jobs.sqlite*"):
+        file.unlink()
+    assert "6 more accepted images" in higfa("status", folder)[1]
+    (folder / lost["file"]).parent.mkdir(exist_ok=True)
+    plan("--prompt", prompts[0], "--per-class", 2, "--replace")
+    assert {row["key"] for row in run()} == right | wrong and exported("--all-images") == right | wrong
+    assert "3 more accepted images" in higfa("status", folder)[1]
+
+
+def test_shards_in_folders_of_their_own_are_one_dataset(plan, higfa, server, tmp_path):
+    _, _, jobs = plan("--per-class", 4, "--accepted", "--max-tries", 3)
+    server.accepted = lambda key: int(key[:8], 16) % 10 < 7
+    parts = [shutil.copytree(tmp_path / "out", tmp_path / f"part {number}") for number in (1, 2)]
+    for number, part in enumerate(parts, 1):
+        higfa("run", part, "--server", server.url, "--poll", "0.002", "--shard", f"{number}/2")
+    made = [{row["plan_index"] for row in manifest_rows(part)[0]} for part in parts]
+    assert not made[0] & made[1]
+    keys = {row["key"] for part in parts for row in manifest_rows(part)[0] if row["accepted"]}
+    code, out, err = higfa("export", *parts, "--out", tmp_path / "e", "--format", "imagefolder")
+    assert (code, err) == (0, "") and f"{len(keys)} images of 3 classes" in out
+    assert {json.loads(line)["key"] for line in (tmp_path / "e" / "manifest.jsonl").open(encoding="utf-8")} == keys
+    for part in parts:  # into one folder: the images, and all rows
+        for kind in ("train", "rejected"):
+            if (part / kind).is_dir():
+                shutil.copytree(part / kind, tmp_path / "out" / kind, dirs_exist_ok=True)
+        with open(tmp_path / "out" / "manifest.jsonl", "ab") as manifest:
+            manifest.write((part / "manifest.jsonl").read_bytes())
+    code, out, _ = higfa("run", tmp_path / "out", "--server", server.url, "--poll", "0.002")
+    rows = {row["key"]: row for row in manifest_rows(tmp_path / "out")[0]}
+    full = Counter(row["class_name"] for row in rows.values() if row["accepted"])
+    assert code == 0 and "12 of 12" in out and full == dict.fromkeys(REAL, 4) and keys <= rows.keys()

@@ -73,10 +73,14 @@ def test_duplicates_are_those_of_earlier_images_that_pass_the_other_rules():
     assert duplicates([(0, 0.1), (0b1, 0.9)], strict) == [False, True]
 
 
-def test_a_verdict_on_duplicates_depends_on_earlier_images_only():
+@pytest.mark.parametrize("numpy", [1, 2])
+def test_a_verdict_on_duplicates_depends_on_earlier_images_only(monkeypatch, numpy):
+    if numpy == 1:
+        monkeypatch.delattr(np, "bitwise_count", raising=False)
     values = np.random.default_rng(0).integers(0, 2**12, 60).tolist()
     whole = duplicates([(v, 1) for v in values])
     assert 5 < sum(whole) < 55
+    assert whole == [all((v ^ w).bit_count() > 2 for w in values[:i]) for i, v in enumerate(values)]
     for end in range(1, 60):
         assert duplicates([(v, 1) for v in values[:end]]) == whole[:end]
 

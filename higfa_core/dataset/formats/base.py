@@ -18,7 +18,8 @@ class Options:
 
     ``image_format``: see :mod:`.pictures`. ``real``: copy the real training images in, too. ``source``: their
     folder, where no plan tells or they were moved. ``per_class``: only the first accepted images of each class.
-    ``probability``: of a synthetic image in the mixing lists. ``shard_size``: samples in a WebDataset shard.
+    ``all_images``: also of plans that the present one replaced. ``probability``: of a synthetic image in the mixing
+    lists. ``shard_size``: samples in a WebDataset shard.
     """
 
     name: str = ""
@@ -26,6 +27,7 @@ class Options:
     real: bool = False
     source: Path | None = None
     per_class: int | None = None
+    all_images: bool = False
     probability: float = 0.5
     shard_size: int = 1000
     contact_sheets: bool = False

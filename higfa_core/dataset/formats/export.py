@@ -24,12 +24,16 @@ MARKS = ("README.md", "croissant.json", "manifest.jsonl")
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: images by class (name -> (synthetic, real)), their bytes, and where."""
+    """What was written: images by class (name -> (synthetic, real)), their bytes, and where.
+
+    ``others``: accepted images that were left out, being of other plans.
+    """
 
     out: Path
     counts: dict[str, tuple[int, int]]
     bytes: int
     sheets: int = 0
+    others: int = 0
 
 
 def export(
@@ -42,7 +46,7 @@ def export(
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
-    out, collection = Path(os.path.abspath(out)), read_collection(folders)
+    out, collection = Path(os.path.abspath(out)), read_collection(folders, options.all_images)
     job = _choose(collection, out, format, options)
     _check_place(out, replace, [*collection.folders, *([job.root] if job.root else [])])
     writer = FORMATS[format]
@@ -61,7 +65,8 @@ def export(
     finally:
         shutil.rmtree(stage, ignore_errors=True)
     made, real = job.counts(True), job.counts(False)
-    return Exported(out, {name: (made[name], real[name]) for name in job.classes}, size, sheets)
+    counts = {name: (made[name], real[name]) for name in job.classes}
+    return Exported(out, counts, size, sheets, collection.others)
 
 
 def _choose(collection: Collection, out: Path, format: str, options: Options) -> Export:

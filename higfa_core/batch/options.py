@@ -1,0 +1,47 @@
+"""What a run is told, and what a worker may ask of it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..dataset.states import Lease, States
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run. Times in seconds; ``attempts``: of each job; ``limit``: jobs to send at most in this run.
+
+    ``patience``: how long a silent server keeps its jobs, ``give_up``: how long all may be silent, ``job_timeout``:
+    how long one that answers may neither begin nor end a job (0: for ever). ``free_every``: jobs after which a server
+    is asked to give memory back (0: never).
+    """
+
+    attempts: int = 3
+    limit: int | None = None
+    poll: float = 0.25
+    patience: float = 30.0
+    give_up: float = 600.0
+    job_timeout: float = 3600.0
+    rest: float = 300.0
+    free_every: int = 0
+
+    def __post_init__(self):
+        if self.attempts < 1 or (self.limit is not None and self.limit < 1):
+            raise ValueError(f"attempts and limit must be at least 1, got {self.attempts} and {self.limit}")
+        if not self.job_timeout >= 0:
+            raise ValueError(f"job_timeout must be a number of seconds, or 0 for no limit, got {self.job_timeout}")
+
+
+class Foreman(Protocol):
+    """What a worker needs of :class:`.runner.Run`."""
+
+    states: States
+    options: Options
+    stopping: threading.Event
+    finished: bool
+
+    def next_job(self, server: str) -> Lease | None: ...
+
+    def give_back(self) -> None: ...
