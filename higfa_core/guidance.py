@@ -67,7 +67,7 @@ class Guidance:
             values below.
         p_stop: calibrated probability at which the classifier is satisfied.
         interval: guided model calls between two classifier evaluations; the direction is kept in between.
-        max_evals: most evaluations in a run; the interval is widened to keep to it.
+        max_evals: most evaluations in a run, spread over the final stage.
         views: 1 = the image, 2 = the image and its mirror image.
         smoothing: share of the previous confidence kept at each evaluation, 0 to below 1.
         label_sharpness: t2 of the two-temperature score (EluCD, arXiv 2310.11311); 1 is log p.
@@ -223,7 +223,8 @@ def direction(gradient: torch.Tensor, denoised: torch.Tensor, parallel: float = 
 def displacement(step, size: float, w_cls: torch.Tensor, denoised: torch.Tensor, cap: float, mask=None):
     """delta = size w_cls g_hat, its RMS at most `cap` of the estimate's; size = eta ramp(sigma) s_post(sigma)."""
     delta = step * (size * _column(w_cls, step))
-    return delta * (cap * rms(denoised, mask) / rms(delta, mask).clamp(min=1e-12)).clamp(max=1.0)
+    limit = (cap * rms(denoised, mask) / rms(delta, mask).clamp(min=1e-12)).clamp(max=1.0)
+    return delta * limit.nan_to_num(0.0)  # no step from an estimate that is not a number
 
 
 def _column(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

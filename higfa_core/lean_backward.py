@@ -65,11 +65,12 @@ def _as_it_is(func, *args, **kwargs):
     return func(*args, **kwargs)
 
 
-def _conv(func, x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+def _conv(func, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    # Named as in PyTorch: conv2d hands keywords on as they were given, the other functions do not.
     trained = weight.requires_grad or (bias is not None and bias.requires_grad)
-    if trained or not x.requires_grad or x.ndim != 4 or isinstance(padding, str):
-        return func(x, weight, bias, stride, padding, dilation, groups)
-    return _Conv.apply(x, weight, bias, stride, padding, dilation, groups)
+    if trained or not input.requires_grad or input.ndim != 4 or isinstance(padding, str):
+        return func(input, weight, bias, stride, padding, dilation, groups)
+    return _Conv.apply(input, weight, bias, stride, padding, dilation, groups)
 
 
 def _relu(func, x, inplace=False):
@@ -77,7 +78,7 @@ def _relu(func, x, inplace=False):
 
 
 def _batch_norm(func, x, mean, var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
-    if training or weight is None or weight.requires_grad:
+    if training or weight is None or bias is None or weight.requires_grad:
         return func(x, mean, var, weight, bias, training, momentum, eps)
     scale = weight * torch.rsqrt(var + eps)
     column = (-1, *(1,) * (x.ndim - 2))

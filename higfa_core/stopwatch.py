@@ -7,15 +7,18 @@ import torch
 
 
 class Stopwatch:
-    """Sums up the time spent under `measure`; `seconds` waits for the device, once."""
+    """Sums up the time spent under `measure`; `seconds` waits for the device, once.
+
+    None on devices other than CUDA that work on after the call has returned (MPS, XPU): the host's time is not theirs.
+    """
 
     def __init__(self, device: torch.device):
-        self.on_cuda = torch.device(device).type == "cuda"
+        self.device_type = torch.device(device).type
         self.events, self.total = [], 0.0
 
     @contextmanager
     def measure(self):
-        if not self.on_cuda:
+        if self.device_type != "cuda":
             started = time.perf_counter()
             yield
             self.total += time.perf_counter() - started
@@ -26,7 +29,9 @@ class Stopwatch:
         end.record()
         self.events.append((start, end))
 
-    def seconds(self) -> float:
+    def seconds(self) -> float | None:
+        if self.device_type not in ("cpu", "cuda"):
+            return None
         if self.events:
             torch.cuda.synchronize()
             self.total += sum(start.elapsed_time(end) for start, end in self.events) / 1000

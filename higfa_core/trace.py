@@ -1,10 +1,13 @@
 """What happened at every model call of a guided run."""
 
+import hashlib
 import json
+from collections import deque
 from dataclasses import asdict, dataclass, field
 
 import torch
 
+RUNS_KEPT = 256
 PER_SAMPLE = ("probability", "confidence", "top", "w_text", "w_contour", "w_cls", "step_rms")
 
 
@@ -18,7 +21,7 @@ class Call:
     sigma: float
     evaluated: bool
     probability: object  # of the target; of a mixture of classes: exp(-KL(q || p))
-    confidence: object
+    confidence: object  # what the weights follow: above chance, smoothed; 1 for an image that got no step
     top: object  # the likeliest class
     w_cls: object
     step_rms: object
@@ -44,12 +47,13 @@ class Trace:
     calls: list[Call] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     model_calls: int = 0
-    non_finite: int = 0
-    classifier_seconds: float = 0.0
+    unusable: dict[str, list[int]] = field(default_factory=dict)  # why -> looks without a step, one number an image
+    classifier_seconds: float | None = 0.0  # None where the device does not tell
     seconds: float = 0.0
+    result = None  # fingerprint of the latents that the run gave; not a field, so not in the JSON
 
     @property
-    def confidence(self) -> list[float]:
+    def probability(self) -> list[float]:
         """Calibrated probability of the target at the last evaluation, one a sample; empty if none was made."""
         return list(self.calls[-1].probability) if self.calls else []
 
@@ -62,7 +66,11 @@ class Trace:
         if text not in self.notes:
             self.notes.append(text)
 
-    def finish(self, seconds: float, classifier_seconds: float) -> None:
+    def left_out(self, why: str, images: torch.Tensor) -> None:
+        """Count the images [B] (bool, on any device) that get no step at this look."""
+        self.unusable[why] = self.unusable.get(why, 0) + images.int()
+
+    def finish(self, seconds: float, classifier_seconds: float | None) -> None:
         """Move everything to the CPU, once."""
         for call in self.calls:
             for name in PER_SAMPLE:
@@ -70,23 +78,28 @@ class Trace:
                 if torch.is_tensor(value):
                     digits = None if name == "top" else 6
                     setattr(call, name, [round(v, digits) for v in value.detach().float().cpu().flatten().tolist()])
-        self.non_finite = int(self.non_finite)
-        if self.non_finite:
-            self.note(f"{self.non_finite} classifier gradients were not finite and were left out")
+        counts = {why: looks.tolist() for why, looks in self.unusable.items()}
+        self.unusable = {why: looks for why, looks in counts.items() if any(looks)}
+        for why, looks in self.unusable.items():
+            images = sum(count > 0 for count in looks)
+            most = f"{max(looks)} of {self.evaluations} looks"
+            self.note(f"{images} of {len(looks)} images got no step at up to {most}: {why}")
         self.seconds, self.classifier_seconds = seconds, classifier_seconds
 
     def summary(self) -> str:
-        """One line for the node: which steps, how the confidence went, what it cost."""
+        """One line for the node: which steps, how the probability went, what it cost."""
         total = len(self.sigmas) - 1
         if not self.calls:
             return "; ".join([f"classifier never ran in {total} steps", *self.notes])
         first = sum(self.calls[0].probability) / len(self.calls[0].probability)
-        last = sum(self.confidence) / len(self.confidence)
+        last = sum(self.probability) / len(self.probability)
         # Without recorded steps a sampler reached the window between two steps only.
         where = f"steps {self.guided_steps[0] + 1}-{self.guided_steps[-1] + 1} of {total}" if self.guided_steps else (
             f"{len(self.calls)} calls between the {total} steps")  # fmt: skip
-        share = 100 * self.classifier_seconds / max(self.seconds - self.classifier_seconds, 1e-9)
-        line = f"guided {where}, confidence {first:.2f} -> {last:.2f}, decoder {self.decoder}, +{share:.0f} % time"
+        line = f"guided {where}, probability {first:.2f} -> {last:.2f}, decoder {self.decoder}"
+        if self.classifier_seconds is not None:
+            share = 100 * self.classifier_seconds / max(self.seconds - self.classifier_seconds, 1e-9)
+            line += f", +{share:.0f} % time"
         return "; ".join([line, *self.notes])
 
     def to_dict(self) -> dict:
@@ -97,8 +110,51 @@ class Trace:
         return json.dumps(self.to_dict())
 
 
-@dataclass
 class TraceSlot:
-    """The trace of the latest run of a guider or model, which a sampler fills long after the node that made it ran."""
+    """Where other nodes find the trace of a run: of the one given, or of those that a guider or model makes later.
 
-    trace: Trace | None = None
+    ComfyUI keeps guiders and models from one prompt to the next, and several samplers may share one: which of its runs
+    is meant, only the latents tell that the run gave. `trace` is the latest, None if that sampled nothing.
+    """
+
+    def __init__(self, trace: Trace | None = None):
+        self.own, self.runs = trace is not None, deque(maxlen=RUNS_KEPT)
+        self.trace = trace
+
+    @property
+    def trace(self) -> Trace | None:
+        return self._trace
+
+    @trace.setter
+    def trace(self, trace: Trace | None):
+        self._trace = trace
+        if trace is not None:
+            self.runs.append(trace)
+
+    def run_of(self, latents: torch.Tensor | None) -> Trace:
+        """The trace of the run that gave these latents; a run that was given needs none.
+
+        Raises:
+            ValueError: no latents, or none of these runs gave them; the message says what to connect.
+        """
+        if self.own:
+            return self.trace
+        if latents is None or not self.runs:
+            raise ValueError(
+                "Only the sampler's latent tells which run to plot, and that it has happened: connect the sampler's "
+                "latent to Plot Guidance, and set denoise above 0."
+            )
+        mark = fingerprint(latents)
+        for trace in reversed(self.runs):
+            if trace.result == mark:
+                return trace
+        raise ValueError(
+            f"None of the {len(self.runs)} runs of this guider or model gave this latent: connect the sampler's latent "
+            "to Plot Guidance as it leaves the sampler (of SamplerCustomAdvanced: output), and set denoise above 0."
+        )
+
+
+def fingerprint(latents: torch.Tensor) -> str:
+    """SHA-256 of latents, the same on every device, in float32 and in float16."""
+    values = latents.detach().to("cpu", torch.float16).contiguous().numpy()
+    return hashlib.sha256(f"{values.shape}".encode() + values.tobytes()).hexdigest()

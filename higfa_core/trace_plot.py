@@ -1,4 +1,4 @@
-"""Draws a Trace: confidence, the three weights and the classifier's step against the noise level."""
+"""Draws a Trace: probability and confidence, the three weights and the classifier's step against the noise level."""
 
 import textwrap
 
@@ -84,7 +84,7 @@ def _labels(axes, trace):
         axes[0].legend(loc="center left", fontsize=8, title="target")
     hidden = len(trace.targets) - MOST_LINES
     more = f" (first {MOST_LINES} of {len(trace.targets)} samples)" if hidden > 0 else ""
-    axes[0].set(ylabel="confidence" + more, ylim=(-0.03, 1.03))
+    axes[0].set(ylabel="probability, confidence" + more, ylim=(-0.03, 1.03))
     axes[1].set(ylabel="weight")
     axes[1].set_ylim(bottom=0)
     axes[2].set(ylabel="size of the step (RMS)", xlabel="noise level sigma, falling")

@@ -13,7 +13,7 @@ class PlotGuidance(io.ComfyNode):
             node_id="HiGFA_PlotGuidance",
             display_name="Plot Guidance",
             category="HiGFA",
-            description="Draws a guided run: confidence, the three weights and the classifier's step against the "
+            description="Draws a guided run: probability, the three weights and the classifier's step against the "
             "noise level, with the final stage shaded.",
             search_aliases=["trace", "plot", "guidance curve", "confidence plot"],
             is_output_node=True,
@@ -21,8 +21,8 @@ class PlotGuidance(io.ComfyNode):
                 HiGFATrace.Input("trace", tooltip="From HiGFA KSampler, HiGFA Guider or Guide Model with Classifier."),
                 io.Latent.Input(
                     "latent", optional=True,
-                    tooltip="The sampler's latent, so that the plot waits for the run. Needed with HiGFA Guider and "
-                    "Guide Model with Classifier.",
+                    tooltip="The sampler's latent as it leaves the sampler: it tells which run to plot. Needed with "
+                    "HiGFA Guider and Guide Model with Classifier.",
                 ),
             ],
             outputs=[
@@ -33,13 +33,9 @@ class PlotGuidance(io.ComfyNode):
 
     @classmethod
     def execute(cls, trace, latent=None) -> io.NodeOutput:
-        if trace.trace is None:
-            raise ValueError(
-                "The run to plot has not happened yet: connect the sampler's latent to Plot Guidance, "
-                "or raise denoise above 0."
-            )
-        plot = plot_trace(trace.trace)
-        return io.NodeOutput(plot, trace.trace.to_json(), ui=ui.PreviewImage(plot, cls=cls))
+        run = trace.run_of(latent and latent["samples"])
+        plot = plot_trace(run)
+        return io.NodeOutput(plot, run.to_json(), ui=ui.PreviewImage(plot, cls=cls))
 
 
 NODES = [PlotGuidance]

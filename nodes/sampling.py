@@ -1,5 +1,6 @@
 """HiGFA Guidance, HiGFA KSampler, HiGFA Guider and Guide Model with Classifier."""
 
+import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import comfy.utils
@@ -85,7 +86,7 @@ class GuidanceSettings(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "max_evals", default=DEFAULT.max_evals, min=1, max=1000, advanced=True,
-                    tooltip="Most looks of the classifier in one run; the interval is widened to keep to it.",
+                    tooltip="Most looks of the classifier in one run, spread over the final stage.",
                 ),
                 io.Int.Input(
                     "views", default=DEFAULT.views, min=1, max=2, advanced=True,
@@ -182,7 +183,7 @@ class HiGFAKSampler(io.ComfyNode):
                 io.Latent.Output(display_name="latent"),
                 HiGFATrace.Output(display_name="trace"),
                 io.String.Output(
-                    display_name="summary", tooltip="Which steps were guided, how the confidence went, what it cost."
+                    display_name="summary", tooltip="Which steps were guided, how the probability went, what it cost."
                 ),
             ],
         )  # fmt: skip
@@ -290,6 +291,7 @@ def sample(guider, latent: dict, seed, steps, sampler_name, scheduler, denoise) 
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=seed,
     )
+    result = result.to(comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype())
     return {**{k: v for k, v in latent.items() if k not in known}, "samples": result}
 
 

@@ -198,6 +198,12 @@ class TestDisplacement:
         delta = g.displacement(randn(1, 4, 8, 8), 10.0, torch.ones(1), denoised, 0.3)
         torch.testing.assert_close(g.rms(delta), 0.3 * g.rms(denoised))
 
+    def test_no_step_from_an_estimate_that_is_not_a_number(self):
+        denoised = randn(2, 4, 8, 8, seed=1)
+        denoised[0, 0, 0, 0] = float("nan")
+        delta = g.displacement(randn(2, 4, 8, 8), 0.1, torch.ones(2), denoised, 0.5)
+        assert delta[0].abs().max() == 0 < delta[1].abs().max()
+
 
 def test_automatic_micro_batch():
     assert [g.Guidance().images_at_once(side * side) for side in (128, 256, 512, 1024)] == [16, 4, 1, 1]

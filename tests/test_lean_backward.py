@@ -42,6 +42,17 @@ class ReliesOnInplace(nn.Module):
         return self.conv(F.relu(y, inplace=True)) + y
 
 
+class ByKeyword(nn.Module):
+    def forward(self, x):
+        return F.conv2d(input=x, weight=torch.linspace(-1, 1, 8, dtype=x.dtype).view(2, 4, 1, 1))
+
+
+class ScaleOnly(nn.Module):
+    def forward(self, x):
+        scale = torch.linspace(0.5, 2, 4, dtype=x.dtype)
+        return F.batch_norm(x, torch.zeros_like(scale), torch.ones_like(scale), scale, bias=None)
+
+
 NETS = {
     "block": Block,
     "block, not in place": lambda: Block(inplace=False),
@@ -53,6 +64,8 @@ NETS = {
     "silu twice": lambda: nn.Sequential(nn.GroupNorm(2, 4), nn.SiLU(), nn.SiLU()),
     "changed between": ChangedBetween,
     "relies on in-place": ReliesOnInplace,
+    "by keyword": ByKeyword,
+    "batch norm without bias": ScaleOnly,
     "batch norm without weights": lambda: nn.BatchNorm2d(4, affine=False),
 }
 ARCHS = ("resnet10t", "convnext_atto", "efficientnet_b0", "regnety_002", "mobilenetv3_small_050", "test_vit")

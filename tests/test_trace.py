@@ -2,9 +2,11 @@
 
 import json
 
+import pytest
 import torch
 
-from higfa_core.trace import Call, Trace
+from higfa_core.stopwatch import Stopwatch
+from higfa_core.trace import Call, Trace, TraceSlot, fingerprint
 from higfa_core.trace_plot import plot_trace
 
 
@@ -26,13 +28,19 @@ def test_finish_turns_tensors_into_numbers():
     done = trace()
     done.finish(2.0, 0.5)
     assert done.calls[1].probability == [0.75, 0.75] and done.calls[0].top == [0, 1]
-    assert done.confidence == [0.75, 0.75] and done.evaluations == 1
+    assert done.probability == [0.75, 0.75] and done.evaluations == 1
 
 
 def test_summary():
     done = trace()
     done.finish(2.0, 0.5)
-    assert done.summary() == "guided steps 3-4 of 4, confidence 0.25 -> 0.75, decoder vae, +33 % time"
+    assert done.summary() == "guided steps 3-4 of 4, probability 0.25 -> 0.75, decoder vae, +33 % time"
+
+
+def test_no_time_where_the_device_does_not_tell():
+    done = trace()
+    done.finish(2.0, Stopwatch("mps").seconds())
+    assert done.summary().endswith("decoder vae") and Stopwatch("cpu").seconds() == 0.0
 
 
 def test_summary_says_why_nothing_happened():
@@ -42,11 +50,43 @@ def test_summary_says_why_nothing_happened():
     assert empty.summary() == "classifier never ran in 1 steps; no step starts between"
 
 
-def test_non_finite_gradients_are_told():
-    done = trace()
-    done.non_finite = torch.tensor(3)
+def test_images_without_a_step_are_told():
+    done = trace(batch=3)
+    done.calls[1].evaluated = True
+    for images in ([True, False, True], [True, False, False]):
+        done.left_out("too large", torch.tensor(images))
+    done.left_out("never", torch.zeros(3, dtype=torch.bool))
     done.finish(1.0, 0.1)
-    assert done.summary().endswith("3 classifier gradients were not finite and were left out")
+    assert done.summary().endswith("2 of 3 images got no step at up to 2 of 2 looks: too large")
+    assert json.loads(done.to_json())["unusable"] == {"too large": [2, 0, 1]}
+
+
+class TestSlot:
+    def slot(self, *latents):
+        slot = TraceSlot()
+        for z in latents:
+            slot.trace = trace()
+            slot.trace.result = fingerprint(z)
+        return slot
+
+    def test_latents_tell_the_run(self):
+        a, b = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        slot = self.slot(a, b)
+        assert slot.run_of(a) is slot.runs[0] and slot.run_of(b.half()) is slot.trace is slot.runs[1]
+
+    def test_another_latent_or_none_is_refused(self):
+        slot = self.slot(torch.zeros(1, 4, 8, 8))
+        with pytest.raises(ValueError, match="connect the sampler's latent"):
+            slot.run_of(None)
+        for other in (torch.zeros(4, 8, 8), torch.ones(1, 4, 8, 8)):
+            with pytest.raises(ValueError, match="None of the 1 runs.*as it leaves the sampler"):
+                slot.run_of(other)
+        with pytest.raises(ValueError, match="connect the sampler's latent"):
+            TraceSlot().run_of(torch.zeros(1, 4, 8, 8))
+
+    def test_a_samplers_own_needs_none(self):
+        own = trace()
+        assert TraceSlot(own).run_of(None) is own
 
 
 def test_json_holds_everything():

@@ -4,6 +4,7 @@ Everything stays on the device: no value is read back before the run ends.
 """
 
 import logging
+import math
 
 import comfy.model_management
 import torch
@@ -13,7 +14,7 @@ from ..lean_backward import LeanBackward
 from ..schedule import next_level
 from ..stopwatch import Stopwatch
 from ..trace import Call
-from .decoder import TinyDecoder, image_size, tiny_decoder_path
+from .decoder import DecoderChoice, image_size, tiny_decoder_path
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class Corrector:
         classifier: a FineGrainedClassifier.
         targets: weights over the classes of each sample, [B, K].
         settings: the run's Guidance.
-        decoder: from `DecoderChoice.build`.
+        decoder: a DecoderChoice, or one that is built.
         window: the final stage.
         interval: guided calls between two evaluations.
         trace: where each guided call is recorded.
@@ -38,25 +39,33 @@ class Corrector:
     def __init__(self, classifier, targets, settings, decoder, window, interval, trace, device, known=None):
         self.classifier, self.settings, self.decoder = classifier, settings, decoder
         self.window, self.interval, self.trace, self.device, self.known = window, interval, trace, device, known
-        self.params = classifier.clone_params(device)
         with torch.inference_mode(False):
             self.targets = targets.to(device, torch.float32, copy=True)
         self.chance = guidance.chance(self.targets)
         self.watch = Stopwatch(device)
-        self.micro_batch = None
+        self.params = self.micro_batch = None
         self.countdown = 0
         self.signal = None  # direction, probability, smoothed confidence, entropy, top class of the last evaluation
+        with self.watch.measure():
+            self._with_room(self._build)
 
     def __call__(self, denoised: torch.Tensor, sigma: float, mask: torch.Tensor | None = None):
         """Estimate [B, C, H, W] -> (m_text, m_contour, delta): multipliers [B] and the step to add."""
         comfy.model_management.throw_exception_if_processing_interrupted()
-        evaluated = self.countdown == 0 or self.signal is None
+        evaluated = self._due(sigma)
         if evaluated:
             with self.watch.measure():
                 self._evaluate(denoised, mask)
             self.countdown = self.interval
         self.countdown -= 1
         return self._step(denoised, sigma, mask, evaluated)
+
+    def _due(self, sigma):
+        """Every interval-th call; where a sampler makes several a step, no more than the steps' share of max_evals."""
+        steps = self.trace.guided_steps
+        begun = max(1, sum(self.trace.sigmas[i] >= sigma for i in steps))
+        share = math.ceil(begun * self.settings.max_evals / max(1, len(steps)))
+        return self.countdown <= 0 and self.trace.evaluations < share
 
     def _step(self, denoised, sigma, mask, evaluated):
         if self.signal is None:
@@ -79,12 +88,14 @@ class Corrector:
             return
         gradient, p, entropy, top = parts
         step, finite = guidance.direction(gradient, shown.float(), self.settings.parallel, mask)
-        finite = finite & torch.isfinite(p)
-        # A sample without a usable gradient counts as satisfied: its text and contour stay as they were.
-        p, entropy = torch.where(finite, p, 1.0), torch.where(finite, entropy, 0.0)
+        answered = torch.isfinite(p)
+        self.trace.left_out("the estimate, or what the classifier said of it, was not finite", ~answered)
+        self.trace.left_out(self._overflow, answered & ~finite)
+        finite = finite & answered
+        p, entropy = torch.where(answered, p, 0.0), torch.where(answered, entropy, 0.0)
         step = torch.where(finite.view(-1, *[1] * (step.ndim - 1)), step, 0)
-        self.trace.non_finite = self.trace.non_finite + (~finite).sum()
         c = guidance.confidence(p, self.chance, self.settings.p_stop)
+        # A sample without a usable gradient counts as satisfied: its text and contour stay as they were.
         c = torch.where(finite, c, 1.0)
         if self.signal is not None:
             c = self.settings.smoothing * self.signal[2] + (1 - self.settings.smoothing) * c
@@ -92,21 +103,25 @@ class Corrector:
 
     def _in_micro_batches(self, shown):
         """`_evaluate_rows` over the batch; None when there is no memory even for one image."""
-        parts, start = [], 0
+        if self.decoder is None:
+            return None
         if self.micro_batch is None:
             height, width = image_size(self.decoder.latent_format, shown.shape)
-            self.micro_batch = self.settings.images_at_once(height * width)
-        while start < len(shown) and self.decoder is not None:
-            rows, full = slice(start, start + self.micro_batch), False
-            try:
-                parts.append(self._evaluate_rows(shown[rows], self.targets[rows]))
-                start += self.micro_batch
-            except comfy.model_management.OOM_EXCEPTION:
-                full = True
-            # Outside of the handler: the exception holds on to the memory that is to be freed.
-            if full:
-                self._step_down()
-        return None if self.decoder is None else [torch.cat(column) for column in zip(*parts, strict=True)]
+            self.micro_batch = min(len(shown), self.settings.images_at_once(height * width))
+        parts, start = [], 0
+
+        def next_rows():
+            self._build()
+            rows = slice(start, start + self.micro_batch)
+            return self._evaluate_rows(shown[rows], self.targets[rows])
+
+        while start < len(shown):
+            part = self._with_room(next_rows)
+            if part is None:
+                return None
+            parts.append(part)
+            start += len(part[0])
+        return [torch.cat(column) for column in zip(*parts, strict=True)]
 
     def _evaluate_rows(self, shown, targets):
         """Gradient of the class score at `shown`, agreement, entropy, top class; never through the diffusion model."""
@@ -140,15 +155,44 @@ class Corrector:
         (gradient,) = torch.autograd.grad(score * scale, z)
         return gradient / scale
 
+    @property
+    def _overflow(self):
+        remedy = " (the VAE is in float16: start ComfyUI with --bf16-vae or --fp32-vae)"
+        return "the gradient was not finite" + (remedy if self.decoder.dtype == torch.float16 else "")
+
+    def _build(self):
+        """The weights of this run, where they are not there yet."""
+        if isinstance(self.decoder, DecoderChoice):
+            self.decoder = self.decoder.build(self.device)
+        if self.params is None:
+            self.params = self.classifier.clone_params(self.device)
+
+    def _with_room(self, work):
+        """work(), on the first rung of the ladder that has memory for it; None if none has."""
+        while self.decoder is not None:
+            try:
+                return work()
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+            # Outside of the handler: the exception holds on to the memory that is to be freed.
+            self._step_down()
+        return None
+
     def _step_down(self):
         """Out of memory: half the micro-batch, then the tiny decoder, then no classifier. A run is never lost."""
         comfy.model_management.soft_empty_cache()
-        if self.micro_batch > 1:
-            self.micro_batch = max(1, self.micro_batch // 2)
+        if self.micro_batch and self.micro_batch > 1:
+            self.micro_batch //= 2
             return
         path = None if self.decoder.name == "tiny" else tiny_decoder_path(self.decoder.latent_format)
-        self.decoder = TinyDecoder(path, self.decoder.latent_format, self.device) if path else None
+        self.decoder = DecoderChoice("tiny", None, self.decoder.latent_format, path) if path else None
         note = "out of memory: went on with the tiny decoder" if path else (
             "out of memory: went on without the classifier; use decoder 'tiny' or a smaller image")  # fmt: skip
         log.warning("HiGFA: %s", note)
         self.trace.note(note)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """As ComfyUI tells it; Apple's backend raises a plain RuntimeError."""
+    return comfy.model_management.is_oom(error) or "backend out of memory" in str(error)

@@ -11,7 +11,7 @@ from comfy.patcher_extension import WrappersMP
 from .. import guidance
 from ..schedule import window_from_percent
 from ..targets import Targets
-from ..trace import Trace
+from ..trace import Trace, fingerprint
 from .corrector import Corrector
 from .decoder import choose_decoder, image_size
 from .memory import guidance_memory, load_with_room
@@ -52,11 +52,13 @@ class Engine:
             run = Run(self, guider, sigmas, noise, latent_image, denoise_mask)
             started(guider, run)
             try:
-                return executor(
+                samples = executor(
                     guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args, **kwargs
                 )
             finally:
                 run.finish()
+            run.trace.result = fingerprint(guider.inner_model.process_latent_out(samples.to(torch.float32)))
+            return samples
 
         model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, prepare)
         model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, sample)
@@ -87,7 +89,7 @@ class Run:
         flow = isinstance(sampling, comfy.model_sampling.CONST)
         self.window = window_from_percent(sampling.percent_to_sigma, settings.start_percent, settings.end_sigma, flow)
         steps = self.window.guided_steps(sigmas)
-        # Steps do not bound the calls of heun-like samplers, but they tell how thin to spread the evaluations.
+        # Evenly spread where each step is one call; for heun-like samplers Corrector keeps to max_evals besides.
         self.interval = max(settings.interval, -(-len(steps) // settings.max_evals))
         self.trace = Trace(
             sigmas.tolist(), steps, names, (self.window.sigma_on, self.window.sigma_off), self.interval,
@@ -117,10 +119,9 @@ class Run:
     def correct(self, denoised, timestep, sigma, model_options):
         """Estimate -> (m_text, m_contour, delta), see `Corrector`, which is made at the first guided call."""
         if self.corrector is None:
-            decoder = self.choice.build(self.device)
-            self.trace.decoder = decoder.name
+            self.trace.decoder = self.choice.name
             self.corrector = Corrector(
-                self.engine.classifier, self.targets, self.engine.settings, decoder, self.window, self.interval,
+                self.engine.classifier, self.targets, self.engine.settings, self.choice, self.window, self.interval,
                 self.trace, self.device, self.known,
             )  # fmt: skip
         return self.corrector(denoised, sigma, self._mask(timestep, model_options))

@@ -4,9 +4,16 @@ import comfy.model_management
 import comfy.model_patcher
 
 
+class WholePatcher(comfy.model_patcher.ModelPatcher):
+    """Loads all weights or none: plain PyTorch layers cannot fetch what was left on the CPU, as ComfyUI's own do."""
+
+    def partially_load(self, device_to, extra_memory=0, force_patch_weights=False):
+        return super().partially_load(device_to, 1e32, force_patch_weights)
+
+
 def attach_patcher(classifier):
     """Give a FineGrainedClassifier a ModelPatcher, so that ComfyUI counts, loads and offloads its weights."""
-    classifier.patcher = comfy.model_patcher.ModelPatcher(
+    classifier.patcher = WholePatcher(
         classifier.module,
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),

@@ -33,18 +33,22 @@ class QuadraticClassifier:
 def make(comfyui):
     from higfa_core.comfy.corrector import Corrector
 
-    def build(classifier, known=None, **settings):
+    def build(classifier, known=None, decoder=None, **settings):
         settings = Guidance(**settings)
         trace = Trace([0.4, 0.3, 0.0], [0, 1], ["a"])
         targets = torch.tensor([[1.0, 0.0]] * SHAPE[0])
         window = Window(0.8, 0.05)
-        return Corrector(classifier, targets, settings, _Identity(), window, settings.interval, trace, "cpu", known)
+        decoder = decoder or _Identity()
+        return Corrector(classifier, targets, settings, decoder, window, settings.interval, trace, "cpu", known)
 
     return build
 
 
 class _Identity:
-    name, dtype, latent_format = "identity", torch.float32, SimpleNamespace(spacial_downscale_ratio=1)
+    name, latent_format = "identity", SimpleNamespace(spacial_downscale_ratio=1)
+
+    def __init__(self, dtype=torch.float32):
+        self.dtype = dtype
 
     def __call__(self, latents):
         return latents
@@ -106,3 +110,51 @@ def test_mirrored_views_average_gradient_and_probability(make):
     pull = ((1 - p[0])[:, None, None, None] * (m - x) + (1 - p[1])[:, None, None, None] * (m.flip(-1) - x)) / 2
     expected, _ = guidance.direction(pull, x, parallel=1.0)
     torch.testing.assert_close(both.signal[0], expected, atol=1e-4, rtol=1e-4)
+
+
+class SteepClassifier(QuadraticClassifier):
+    """As it was, but the first image's gradient is infinite: the square root's at 0."""
+
+    def logits(self, images, params):
+        steep = images[:1].square().sum().mul(0).sqrt() * torch.eye(len(images))[0]
+        return super().logits(images, params) + steep[:, None] * torch.tensor([1.0, 0.0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_no_gradient_is_not_certainty(make, dtype):
+    """The probability that the trace tells is the classifier's own; only the weights are those of a satisfied one."""
+    x, m = sample(0), sample(1)
+    corrector = make(SteepClassifier(m), decoder=_Identity(dtype), smoothing=0.0, p_stop=1.0)
+    m_text, _, delta = corrector(x, 0.4)
+    p = torch.sigmoid(-(m - x).square().sum((1, 2, 3)) / 2)
+    torch.testing.assert_close(corrector.trace.calls[0].probability, p)
+    assert m_text[0] == 1 > m_text[1] and delta[0].abs().max() == 0 < delta[1].abs().max()
+    corrector.trace.finish(1.0, 0.0)
+    summary = corrector.trace.summary()
+    assert "1 of 3 images got no step at up to 1 of 1 looks: the gradient was not finite" in summary
+    assert ("--bf16-vae" in summary) == (dtype == torch.float16)
+
+
+def test_an_answer_that_is_not_a_number_is_probability_zero(make):
+    x = sample(0)
+    x[0, 0, 0, 0] = float("nan")
+    corrector = make(QuadraticClassifier(sample(1)), eta=0.5)
+    _, _, delta = corrector(x, 0.4)
+    trace = corrector.trace
+    trace.finish(1.0, 0.0)
+    assert trace.probability[0] == 0 < trace.probability[1] and trace.calls[0].step_rms[0] == 0
+    assert torch.isfinite(delta).all() and "1 of 3 images" in trace.summary()
+    assert "NaN" not in trace.to_json()
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3])
+@pytest.mark.parametrize("interval", [1, 2])
+def test_max_evals_is_a_maximum_spread_over_the_steps(make, calls, interval):
+    """However often a sampler calls the model in one of eight steps."""
+    corrector = make(QuadraticClassifier(sample(1)), max_evals=4, interval=interval)
+    levels = torch.linspace(0.8, 0.1, 8).tolist()
+    corrector.trace.sigmas, corrector.trace.guided_steps = [2.0, *levels, 0.0], list(range(1, 9))
+    for i in range(8 * calls):
+        corrector(sample(i), levels[i // calls])
+    looks = [i // calls for i, call in enumerate(corrector.trace.calls) if call.evaluated]
+    assert len(looks) == 4 and looks[0] == 0 and looks[-1] >= 6

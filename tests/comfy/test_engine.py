@@ -1,6 +1,7 @@
 """What the guider and the MODEL patch share: memory, host synchronisation, masks, mixtures, decoders, checks."""
 
 import copy
+import pkgutil
 from types import SimpleNamespace
 
 import pytest
@@ -239,6 +240,91 @@ class TestDecoder:
         stepped(noise_for(2), 0.4)
         assert delta.abs().max() == 0
         torch.testing.assert_close(corrector.signal[1], stepped.signal[1])
+
+
+class TestOutOfMemory:
+    """Wherever a guided call may want memory; what raises is replaced, the rest is real."""
+
+    PLACES = {
+        "weights of the decoder": "higfa_core.comfy.decoder.VAEDecoder.__init__",
+        "weights of the classifier": "higfa_core.classifier.FineGrainedClassifier.clone_params",
+        "forward": "higfa_core.comfy.decoder.VAEDecoder.__call__",
+        "backward": "higfa_core.comfy.corrector.Corrector._gradient",
+    }
+    KINDS = (
+        torch.cuda.OutOfMemoryError("no"),
+        getattr(torch, "AcceleratorError", RuntimeError)("CUDA error: out of memory"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+    )
+
+    def called(self, world):
+        """A corrector after its first guided call, as a run makes it."""
+        from higfa_core.comfy.decoder import choose_decoder
+
+        choice = choose_decoder("vae", world.vae, world.model.model.latent_format, 64)
+        corrector = corrector_for(world, choice, eta=1.0, batch=1)
+        return corrector, corrector(noise_for(1), 0.4)
+
+    def raise_at(self, monkeypatch, place, error, times=100):
+        """The calls that raised; after so many the function is itself again."""
+        name, calls = self.PLACES[place], []
+        owner, attribute = name.rsplit(".", 1)
+        original = getattr(pkgutil.resolve_name(owner), attribute)
+
+        def function(*args, **kwargs):
+            if len(calls) == times:
+                return original(*args, **kwargs)
+            calls.append(1)
+            raise error
+
+        monkeypatch.setattr(name, function)
+        return calls
+
+    @pytest.mark.parametrize("place", PLACES)
+    @pytest.mark.parametrize("error", KINDS, ids=lambda error: type(error).__name__)
+    def test_no_classifier_rather_than_no_image(self, world, monkeypatch, place, error):
+        calls = self.raise_at(monkeypatch, place, error)
+        corrector, (m_text, m_contour, delta) = self.called(world)
+        assert len(calls) == 1 and m_text == m_contour == 1 and delta.abs().max() == 0
+        assert corrector.trace.notes == [
+            "out of memory: went on without the classifier; use decoder 'tiny' or a smaller image"
+        ]
+
+    @pytest.mark.parametrize("place", PLACES)
+    def test_the_tiny_decoder_comes_before_none(self, world, monkeypatch, place):
+        from higfa_core.comfy import corrector, decoder
+
+        class Tiny(_Spy):
+            def __init__(self, path, latent_format, device):
+                super().__init__()
+                self.made_of = path
+
+        monkeypatch.setattr(corrector, "tiny_decoder_path", lambda latent_format: "the file")
+        monkeypatch.setattr(decoder, "TinyDecoder", Tiny)
+        self.raise_at(monkeypatch, place, self.KINDS[0], times=1)
+        made, (_, _, delta) = self.called(world)
+        assert made.decoder.made_of == "the file" and delta.abs().max() > 0
+        assert made.trace.notes == ["out of memory: went on with the tiny decoder"]
+
+    def test_no_memory_for_the_tiny_decoder_either(self, world, monkeypatch):
+        """In a whole run, which gives what stock gives."""
+        from higfa_core.comfy import corrector, decoder
+
+        def full(*args):
+            raise self.KINDS[0]
+
+        monkeypatch.setattr(corrector, "tiny_decoder_path", lambda latent_format: "the file")
+        monkeypatch.setattr(decoder, "TinyDecoder", full)
+        monkeypatch.setattr(decoder, "VAEDecoder", full)
+        guider, noise = ours(world), noise_for(1)
+        expected = run(stock(world, world.on_positive, world.empty), noise)
+        torch.testing.assert_close(run(guider, noise), expected, atol=1e-3, rtol=1e-3)
+        assert guider.trace.summary().startswith("classifier never ran in 12 steps; out of memory: went on with the")
+
+    def test_any_other_error_ends_the_run(self, world, monkeypatch):
+        self.raise_at(monkeypatch, "forward", RuntimeError("shapes do not match"))
+        with pytest.raises(RuntimeError, match="shapes do not match"):
+            self.called(world)
 
 
 class TestGuiderInput:

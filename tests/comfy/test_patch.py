@@ -39,7 +39,7 @@ class TestStockKSampler:
     def test_raises_the_confidence_within_the_window(self, world):
         (plain, before), (model, after) = guided(world, eta=0.0), guided(world, eta=1.0, interval=1)
         ksampler(plain, world), ksampler(model, world)
-        assert after.trace.confidence[0] > before.trace.confidence[0]
+        assert after.trace.probability[0] > before.trace.probability[0]
         on, off = after.trace.window
         assert [c.sigma for c in after.trace.calls] == [s for s in after.trace.sigmas[:-1] if off < s <= on]
 
@@ -63,9 +63,17 @@ class TestStockKSampler:
         assert not world.model.get_all_wrappers(WrappersMP.SAMPLER_SAMPLE)
 
     def test_heun_calls_between_steps(self, world):
-        model, slot = guided(world, eta=0.5)
+        model, slot = guided(world, eta=0.5, interval=1, max_evals=3)
         assert torch.isfinite(ksampler(model, world, "heun")).all()
-        assert slot.trace.model_calls > STEPS
+        assert slot.trace.model_calls > STEPS and slot.trace.evaluations == 3
+
+    def test_each_latent_tells_its_run(self, world):
+        model, slot = guided(world)
+        first, second = ksampler(model, world), ksampler(model, world, "heun")
+        calls = [slot.run_of(latent).model_calls for latent in (first, second)]
+        assert calls == [STEPS, 2 * STEPS - 1]
+        with pytest.raises(ValueError, match="None of the 2 runs"):
+            slot.run_of(ksampler(world.model, world))
 
 
 class TestOtherGuiders:
@@ -143,7 +151,7 @@ class TestStacked:
         expected = run(with_model(stock(world, world.on_positive, world.empty), model), noise)
         guider = ours(world, classifier=satisfied, model=patch(world.model, world))
         result = run(guider, noise)
-        assert guider.trace.confidence == [1.0]
+        assert guider.trace.probability == [1.0]
         torch.testing.assert_close(result, expected, atol=1e-3, rtol=1e-3)
 
 

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from higfa_core.batch.client import Client, PromptFailed
@@ -117,3 +118,54 @@ def test_plot_that_does_not_wait_says_what_to_connect(server, pack):
     }
     with pytest.raises(PromptFailed, match="connect the sampler's latent"):
         client.wait(client.submit(graph))
+
+
+def test_a_second_prompt_without_the_latent_draws_no_earlier_run(server):
+    client, graph = Client(server.url), model_graph()
+    client.wait(client.submit(graph))
+    graph["sampler"]["inputs"]["seed"] += 1
+    del graph["plot"]["inputs"]["latent"]
+    with pytest.raises(PromptFailed, match="connect the sampler's latent"):
+        client.wait(client.submit(graph))
+
+
+def test_two_samplers_of_one_model_are_plotted_each(server):
+    """As a hires fix wires them; in a second prompt the first sampler is cached, under another id."""
+    client, graph = Client(server.url), model_graph()
+    again = {"model": ["guided", 0], "latent_image": ["sampler", 0], "steps": 4, "denoise": 0.5}
+    graph["again"] = node("KSampler", **{**graph["sampler"]["inputs"], **again})
+    for name, sampler in (("plot", "sampler"), ("plot again", "again")):
+        graph[name] = node("HiGFA_PlotGuidance", trace=["guided", 1], latent=[sampler, 0])
+        graph[f"{name} json"] = node("PreviewAny", source=[name, 1])
+
+    def steps(name):
+        outputs = client.wait(client.submit(graph))["outputs"]
+        return len(json.loads("".join(outputs[f"{name} json"]["text"]))["sigmas"]) - 1
+
+    assert (steps("plot"), steps("plot again")) == (10, 4)
+    graph["renamed"] = graph.pop("sampler")
+    graph["again"]["inputs"] |= {"latent_image": ["renamed", 0], "seed": 8}
+    graph["plot"]["inputs"]["latent"] = graph["decode"]["inputs"]["samples"] = ["renamed", 0]
+    assert (steps("plot"), steps("plot again")) == (10, 4)
+
+
+def test_the_latent_is_of_the_type_that_comfyui_passes_on(pack, core_nodes, monkeypatch):
+    """--fp16-intermediates, --gpu-only: as the stock KSampler's."""
+    import comfy.model_management as mm
+
+    with torch.inference_mode():
+        model, clip, vae, _, classifier, _ = pack.nodes["HiGFA_LoadMiniature"].execute().args
+        prompt = clip.encode_from_tokens_scheduled(clip.tokenize(""))
+        common = {"seed": 1, "steps": 3, "cfg": 2.0, "sampler_name": "euler", "scheduler": "karras", "denoise": 1.0}
+        latent = {"samples": torch.zeros(1, 4, 16, 16)}
+        monkeypatch.setattr(mm, "intermediate_dtype", lambda: torch.float16)
+        monkeypatch.setattr(mm, "intermediate_device", lambda: torch.device("meta"))
+        stock = core_nodes["KSampler"]().sample(
+            model=model, positive=prompt, negative=prompt, latent_image=latent, **common
+        )[0]["samples"]
+        ours = (
+            pack.nodes["HiGFA_KSampler"]
+            .execute(model, prompt, prompt, latent, vae, classifier, birds.CLASS_NAMES[0], **common)
+            .args[0]["samples"]
+        )
+    assert (ours.dtype, ours.device) == (stock.dtype, stock.device) == (torch.float16, torch.device("meta"))
