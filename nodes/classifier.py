@@ -80,7 +80,7 @@ class LoadClassifier(io.ComfyNode):
                     "classifier_name",
                     options=classifier_files() or [NO_FILES],
                     tooltip=f"File in models/{FOLDER}. Architecture, class names and preprocessing come from "
-                    "its metadata, or from a .json of the same name, classes.txt or the config.json of "
+                    "the file itself, or from a .json of the same name, classes.txt or the config.json of "
                     "transformers beside it.",
                 ),
                 io.Float.Input(

@@ -23,14 +23,20 @@ def load(arch: str, state: dict[str, Tensor], num_classes: int, kwargs: dict) ->
     return module
 
 
-def preprocessing(arch: str, module: nn.Module, kwargs: dict, given: dict) -> Preprocess:
-    """``given``, completed by what the library knows of the architecture."""
+def trained_kwargs(arch: str, args: dict) -> dict:
+    """``model_kwargs`` that the arguments of a training script stand for."""
+    library, name = _split(arch)
+    return timm_models.trained_kwargs(name, args) if library is timm_models else {}
+
+
+def preprocessing(arch: str, module: nn.Module, kwargs: dict, given: dict, args: dict | None = None) -> Preprocess:
+    """``given``, completed by the training script's arguments, then by what the library knows of the architecture."""
     known = [field.name for field in fields(Preprocess)]
     unknown = [key for key in given if key not in known]
     if unknown:
         raise ValueError(f"preprocess has no {', '.join(unknown)}. It has {', '.join(known)}")
     library, name = _split(arch)
-    config = {} if library is transformers_models else library.preprocess(name, module, kwargs)
+    config = {} if library is transformers_models else library.preprocess(name, module, kwargs, args)
     if "crop_pct" in given:
         config.pop("resize", None)
     config = {**config, **given}

@@ -28,11 +28,7 @@ def build(arch: str, classes: int, pretrained: bool, image_size: int = 0) -> tup
 
 def check(arch: str, classes: int, pretrained: bool, image_size: int = 0) -> tuple[nn.Module, dict, Preprocess]:
     """As :func:`build`, but without the pretrained weights: only that they can be had."""
-    timm = timm_models.import_timm()
-    kwargs = {}
-    config = timm.get_pretrained_cfg(arch) if timm.is_model(arch) else None
-    if image_size and config and config.fixed_input_size and config.input_size[-1] != image_size:
-        kwargs["img_size"] = image_size
+    kwargs = timm_models.size_kwargs(arch, (image_size, image_size)) if image_size else {}
     module = timm_models.build(arch, classes, kwargs)
     preprocess = _preprocess(module, image_size)
     try:

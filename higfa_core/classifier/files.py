@@ -5,11 +5,11 @@ in this order:
 
 1. the file's own metadata (``higfa-classifier-1``, what :meth:`FineGrainedClassifier.save` writes),
 2. a sidecar ``<stem>.json`` with the same keys beside it,
-3. ``classes.txt`` beside it, one class name a line, in the order of the outputs,
-4. ``config.json`` beside it (what ``save_pretrained`` of transformers or timm's ``push_to_hf_hub`` writes; with
-   ``preprocessor_config.json``), unless the architecture is known by then,
-5. what a training script put into a torch checkpoint (``arch``, ``class_to_idx`` ...),
-6. the weights themselves, where they are those of a torchvision model.
+3. what a training script put into a torch checkpoint, see :mod:`.checkpoints`,
+4. ``classes.txt`` beside it, one class name a line, in the order of the outputs,
+5. ``config.json`` beside it (what ``save_pretrained`` of transformers or timm's ``push_to_hf_hub`` writes; with
+   ``preprocessor_config.json``), unless it is that of another architecture,
+6. the weights themselves, where only torchvision has a model with such weights.
 
 Keys: ``arch`` (timm name, "torchvision/<name>" or "transformers/<model_type>"), ``class_names``,
 ``num_classes``, ``preprocess`` (fields of :class:`Preprocess`), ``temperature``, ``model_kwargs`` (extra
@@ -19,13 +19,16 @@ arguments of ``timm.create_model``, e.g. ``img_size``, ``in_chans``, or of torch
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
-from . import names, timm_models, torchvision_models, transformers_models, weights
+from . import checkpoints, names, timm_models, torchvision_models, transformers_models, weights
+
+log = logging.getLogger(__name__)
 
 FORMAT = "higfa-classifier-1"
 SIDECAR_EXAMPLE = '{"arch": "resnet50", "class_names": ["Laysan Albatross", "Sooty Albatross"]}'
@@ -36,13 +39,16 @@ BESIDE = ("config.json", "preprocessor_config.json", "classes.txt")  # and the s
 def read(path: Path) -> tuple[dict[str, Tensor], dict]:
     """Weights and facts (the keys above) of a classifier file and of what lies beside it."""
     state, metadata, checkpoint = weights.read(path)
-    stated = metadata.get("format", "")
-    if stated.startswith("higfa-classifier-") and stated != FORMAT:
-        raise ValueError(f"{path.name} has the format {stated}, this version reads {FORMAT}. Update HiGFA")
-    facts = _decoded(path, {**_classes_txt(path), **_sidecar(path), **metadata})
-    facts = {**_checkpoint(path, checkpoint), **({} if facts.get("arch") else _config(path, facts)), **facts}
+    version = metadata.get("format", "")
+    if version.startswith("higfa-classifier-") and version != FORMAT:
+        raise ValueError(f"{path.name} has the format {version}, this version reads {FORMAT}. Update HiGFA")
+    args = checkpoints.arguments(checkpoint)
+    facts = _decoded(path, {**_sidecar(path), **metadata})
+    facts = {**_checkpoint(path, checkpoint, state, facts), **facts}
+    facts = {**_classes_txt(path, facts, args), **facts}
+    facts = {**_config(path, facts), **facts, "args": args}
     if not facts.get("arch"):
-        facts["arch"] = torchvision_models.detect(state)
+        facts["arch"] = _recognised(path, state)
     _require(path, facts, state)
     return state, facts
 
@@ -95,38 +101,76 @@ def _sidecar(path: Path) -> dict:
     return {key: value for key, value in facts.items() if value is not None}
 
 
-def _config(path: Path, facts: dict) -> dict:
-    config, processor = (_object(file) if file.is_file() else {} for file in map(path.with_name, BESIDE[:2]))
-    try:
-        if "architecture" in config:
-            return timm_models.facts(config)
-        if "model_type" in config:
-            return transformers_models.facts(path.parent, config, processor, "preprocess" not in facts)
-    except ValueError as error:
-        raise ValueError(f"{path.name}: {error}") from error
-    return {}
-
-
-def _checkpoint(path: Path, content: Mapping) -> dict:
-    """What training scripts store beside the weights: timm's ``arch``, torchvision folders' ``class_to_idx``."""
-    facts = {"arch": content["arch"]} if isinstance(content.get("arch"), str) else {}
-    index = content.get("class_to_idx")
-    if isinstance(index, Mapping):
+def _checkpoint(path: Path, content: Mapping, state: dict[str, Tensor], stated: dict) -> dict:
+    """What the checkpoint says, where nothing that is ``stated`` overrules it."""
+    facts = {} if stated.get("arch") else {"arch": checkpoints.arch(content, state)}
+    if stated.get("class_names"):
+        fault = checkpoints.other_order(stated["class_names"], checkpoints.arguments(content))
+        if fault:
+            log.warning("HiGFA: %s: %s", path.name, fault)
+    else:
         try:
-            return {**facts, "class_names": names.listed({number: name for name, number in index.items()})}
+            facts["class_names"] = checkpoints.class_names(content)
         except ValueError as error:
-            raise ValueError(f"{path.name}: class_to_idx: {error}. Put the names into classes.txt") from error
-    for key in ("class_names", "label_names", "classes"):
-        if isinstance(content.get(key), (list, tuple)):
-            return {**facts, "class_names": list(content[key])}
-    return facts
+            sidecar = path.with_suffix(".json").name
+            raise ValueError(f"{path.name}: class_to_idx: {error}. Put the class_names into '{sidecar}'") from error
+    return {key: value for key, value in facts.items() if value}
 
 
-def _classes_txt(path: Path) -> dict:
-    file = path.with_name("classes.txt")
+def _classes_txt(path: Path, facts: dict, args: dict) -> dict:
+    file, sidecar = path.with_name("classes.txt"), path.with_suffix(".json").name
     if not file.is_file():
         return {}
-    return {"class_names": [line.strip() for line in _text(file).strip().splitlines()]}
+    listed = names.unnumbered([line.strip() for line in _text(file).strip().splitlines()])
+    if facts.get("class_names"):
+        if facts["class_names"] != listed:
+            log.warning("HiGFA: %s or %s names other classes than classes.txt, which is not used", path.name, sidecar)
+        return {}
+    fault = checkpoints.other_order(listed, args)
+    if fault:
+        raise ValueError(
+            f"{path.name}: {fault}. Put the lines of classes.txt into the order of the training; if they are in it, "
+            f"say so by putting them into '{sidecar}' as class_names"
+        )
+    return {"class_names": listed}
+
+
+def _config(path: Path, facts: dict) -> dict:
+    """What config.json says, unless nothing is missing or it belongs to another model."""
+    file, processor_file = map(path.with_name, BESIDE[:2])
+    known = facts.get("arch")
+    if not file.is_file():
+        return {}
+    if known and facts.get("class_names"):
+        log.info("HiGFA: %s needs no config.json: the one beside it is not read", path.name)
+        return {}
+    config = _object(file)
+    by_timm = "architecture" in config
+    if not by_timm and "model_type" not in config:
+        return {}
+    arch = str(config["architecture"]) if by_timm else f"transformers/{config['model_type']}"
+    if known and str(known).split(".")[0] != arch.split(".")[0]:
+        log.warning("HiGFA: %s is %s: config.json beside it, of %s, is not used", path.name, known, arch)
+        return {}
+    processor = _object(processor_file) if processor_file.is_file() else {}
+    try:
+        if by_timm:
+            return timm_models.facts(config)
+        return transformers_models.facts(path.parent, config, processor, "preprocess" not in facts)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+
+
+def _recognised(path: Path, state: dict[str, Tensor]) -> str | None:
+    arch = torchvision_models.detect(state)
+    name = arch and arch.removeprefix("torchvision/")
+    if name and timm_models.holds(name, state):
+        raise ValueError(
+            f"{path.name} holds a {name}. timm and torchvision both have it, but prepare images differently: put "
+            f'{{"arch": "{name}"}} into a file \'{path.with_suffix(".json").name}\' beside it if timm trained it, '
+            f'{{"arch": "{arch}"}} if torchvision'
+        )
+    return arch
 
 
 def _object(file: Path) -> dict:

@@ -141,6 +141,8 @@ class FineGrainedClassifier:
             raise ValueError(f"Classifiers are saved as .safetensors, got '{path.name}'")
         if dtype not in (torch.float32, torch.float16):
             raise ValueError(f"Classifiers are saved as float32 or float16, got {dtype}")
+        if not self.arch:
+            raise ValueError(f"{path.name} could not be loaded without its arch. Make the classifier with arch='...'")
         state = architectures.file_state(self.arch, self.module)
         state = {k: _as(v, dtype).cpu().contiguous().clone() for k, v in state.items()}
         weights.refuse_non_finite(state, f"Save {path.name} as float32")
@@ -182,9 +184,10 @@ class FineGrainedClassifier:
         stated = int(files.number(facts, "num_classes", len(class_names)))
         if stated != len(class_names):
             raise ValueError(f"num_classes is {stated}, but there are {len(class_names)} class names. Correct one")
-        arch, kwargs = facts["arch"], facts.get("model_kwargs") or {}
+        arch, args = facts["arch"], facts["args"]
+        kwargs = {**architectures.trained_kwargs(arch, args), **(facts.get("model_kwargs") or {})}
         module = architectures.load(arch, state, len(class_names), kwargs)
-        preprocessing = architectures.preprocessing(arch, module, kwargs, facts.get("preprocess") or {})
+        preprocessing = architectures.preprocessing(arch, module, kwargs, facts.get("preprocess") or {}, args)
         temperature = files.number(facts, "temperature", 1.0)
         return cls(module, class_names, preprocessing, temperature, arch, path.name, kwargs)
 

@@ -58,6 +58,16 @@ def listed(labels: Mapping | Sequence | None) -> list[str] | None:
     return [name if counts[name] == 1 else f"{name} ({i})" for i, name in enumerate(names)]
 
 
+def unnumbered(lines: list[str]) -> list[str]:
+    """Without the number with which every line begins, as in CUB's classes.txt ("2 002.Laysan_Albatross")."""
+    parts = [line.split(maxsplit=1) for line in lines]
+    for first in (0, 1):
+        if all(len(part) == 2 and part[0] == str(i) for i, part in enumerate(parts, first)):
+            rest = [part[1] for part in parts]
+            return rest if len(set(rest)) == len(rest) else lines  # "1 euro", "2 euro" are names
+    return lines
+
+
 def _number(key) -> int:
     return int(key) if str(key).isdigit() else -1
 

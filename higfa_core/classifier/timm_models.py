@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from . import names
+from . import names, weights
 from .preprocess import Preprocess
 
 # Arguments of timm.create_model that would download, read another file or change what the model returns.
@@ -60,9 +61,38 @@ def build(arch: str, num_classes: int, kwargs: dict) -> nn.Module:
         raise ValueError(f"timm cannot build {arch} with {kwargs}: {error}. Correct model_kwargs") from error
 
 
-def preprocess(arch: str, module: nn.Module, kwargs: dict) -> dict:
-    """Fields of Preprocess as timm knows them for the architecture and tag."""
-    settings = _data_config(module.pretrained_cfg)
+def holds(arch: str, state: Mapping[str, Tensor]) -> bool:
+    """Whether timm has a model of that name whose weights are called like these."""
+    if not import_timm().is_model(arch):
+        return False
+    with torch.device("meta"):
+        return weights.keys(build(arch, 1000, {}).state_dict()) == weights.keys(weights.bare(state))
+
+
+def size_kwargs(arch: str, size: tuple[int, ...]) -> dict:
+    """The ``img_size`` that makes a model for images of (h, w), if it needs one."""
+    timm = import_timm()
+    config = timm.get_pretrained_cfg(arch) if timm.is_model(arch) else None
+    if config is None or not config.fixed_input_size or tuple(config.input_size[-2:]) == tuple(size):
+        return {}
+    return {"img_size": size[0] if size[0] == size[1] else tuple(size)}
+
+
+def trained_kwargs(arch: str, args: Mapping) -> dict:
+    """``model_kwargs`` of the model that timm's train.py made with these arguments."""
+    if not args:
+        return {}
+    require_name(arch)
+    channels, *size = _resolved(import_timm().get_pretrained_cfg(arch).to_dict(), args)["input_size"]
+    kwargs = {"in_chans": args.get("in_chans") or channels, "global_pool": args.get("gp"), "bn_eps": args.get("bn_eps")}
+    kwargs = {key: value for key, value in kwargs.items() if value and (key, value) != ("in_chans", 3)}
+    kwargs |= args.get("model_kwargs") or {}
+    return kwargs if {"img_size", "dynamic_img_size"} & set(kwargs) else {**kwargs, **size_kwargs(arch, size)}
+
+
+def preprocess(arch: str, module: nn.Module, kwargs: dict, args: Mapping | None = None) -> dict:
+    """Fields of Preprocess as timm knows them for the architecture and tag, and for its train.py's arguments."""
+    settings = _data_config(module.pretrained_cfg, args or {})
     if "img_size" in kwargs:
         size = kwargs["img_size"]
         settings["input_size"] = (size, size) if isinstance(size, int) else size
@@ -79,7 +109,7 @@ def facts(config: dict) -> dict:
         "class_names": class_names({**cfg, **config}),
     }
     if cfg.get("input_size") and cfg.get("mean"):
-        given["preprocess"] = _data_config(cfg)
+        given["preprocess"] = _data_config(cfg, {})
     return {key: value for key, value in given.items() if value}
 
 
@@ -162,8 +192,20 @@ def _by_hand(repository: str | None) -> str:
     )
 
 
-def _data_config(cfg: dict) -> dict:
-    config = import_timm().data.resolve_data_config({}, pretrained_cfg=cfg)
+def _data_config(cfg: dict, args: Mapping) -> dict:
+    config = _resolved(cfg, args)
     known = {field.name for field in fields(Preprocess)}
     config = {key: value for key, value in config.items() if key in known}
     return {**config, "input_size": tuple(config["input_size"])[-2:]}
+
+
+def _resolved(cfg: dict, args: Mapping) -> dict:
+    if isinstance(args.get("input_size"), int):  # as the scripts of DeiT and MAE have it
+        args = {**args, "input_size": None, "img_size": args["input_size"]}
+    try:
+        return import_timm().data.resolve_data_config(args, pretrained_cfg=cfg)
+    except (AssertionError, TypeError) as error:
+        given = {key: args[key] for key in ("input_size", "img_size", "mean", "std") if args.get(key) is not None}
+        raise ValueError(
+            f"the training arguments in the file, {given}, are not those of timm. {weights.SAVE_HINT}"
+        ) from error

@@ -68,7 +68,7 @@ def load(model_type: str, state: dict[str, Tensor], num_classes: int, config: di
         model, report = model_class.from_pretrained(
             None,
             config=settings,
-            state_dict=bare(state, ("module.", "_orig_mod.")),
+            state_dict=bare(state, ("module.", "_orig_mod.", "model.", "net.")),
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -14,9 +16,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from .numpy_scalars import SAFE_GLOBALS
+
+log = logging.getLogger(__name__)
+
 SAVE_HINT = "Save only the weights: safetensors.torch.save_file(model.state_dict(), 'name.safetensors')"
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # EMA weights first, as timm does
-PREFIXES = ("module.", "model.", "_orig_mod.", "state_dict.", "timm_model.")  # DDP, Lightning, torch.compile, ...
+WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict")  # EMA weights first, as timm does
+WRAPPERS += ("state_dict", "model_state_dict", "model", "net", "weights")
+PREFIXES = ("module.", "model.", "net.", "_orig_mod.", "state_dict.", "timm_model.")  # DDP, Lightning, torch.compile
 NOT_CLASSIFIERS = {
     r"lora_(up|down|A|B|mid|magnitude)\b|^lora_(unet|te)|\.lora\.": "a LoRA: it belongs into models/loras",
     r"^(model\.diffusion_model|first_stage_model|input_blocks|down_blocks|double_blocks|joint_blocks"
@@ -47,7 +54,7 @@ def write(path: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> Non
 def put(module: nn.Module, state: dict[str, Tensor], arch: str, num_classes: int) -> None:
     """Put weights into the module, whatever wrapper they were saved from; ValueError if they do not fit."""
     wanted = module.state_dict()
-    state = _without_prefixes(state, wanted)
+    state = _unwrapped(state, keys(wanted), arch)
     state = {**{k: v for k, v in wanted.items() if k.endswith("num_batches_tracked")}, **state}
     both = [key for key in wanted if key in state]
     require_fit(
@@ -83,22 +90,30 @@ def refuse_non_finite(state: Mapping[str, Tensor], remedy: str) -> None:
 
 
 def bare(state: Mapping[str, Tensor], prefixes: tuple[str, ...] = PREFIXES) -> dict[str, Tensor]:
-    """Without the prefixes that all names share."""
+    """Without those of the prefixes that all names share."""
     while any(all(key.startswith(prefix) for key in state) for prefix in prefixes):
         state = {key.split(".", 1)[1]: tensor for key, tensor in state.items()}
     return dict(state)
 
 
-def _without_prefixes(state: dict[str, Tensor], wanted) -> dict[str, Tensor]:
-    clean = {}
-    for key, tensor in state.items():
-        name = key
-        while name not in wanted and name.startswith(PREFIXES):
-            name = name.split(".", 1)[1]
-        if name in clean:
-            raise ValueError(f"two sets of weights, both with {name}. Keep one. {SAVE_HINT}")
-        clean[name] = tensor
-    return clean
+def keys(state: Mapping[str, Tensor]) -> set[str]:
+    """The names by which weights are told apart; what some files leave out is not among them."""
+    return {key for key in state if not key.endswith("num_batches_tracked")}
+
+
+def _unwrapped(state: dict[str, Tensor], wanted: set[str], arch: str) -> dict[str, Tensor]:
+    """Those under the prefix that holds all the wanted ones, without it."""
+    cuts = ((key, cut) for key in state for cut in (0, *(dot.end() for dot in re.finditer(r"\.", key))))
+    found = Counter(key[:cut] for key, cut in cuts if key[cut:] in wanted)
+    whole = [prefix for prefix in found if found[prefix] == len(wanted)]
+    if len(whole) > 1:
+        raise ValueError(f"two sets of weights, in '{whole[0]}' and in '{whole[1]}'. Keep one. {SAVE_HINT}")
+    if not whole:
+        return bare(state)
+    beside = [key for key in state if not key.startswith(whole[0])]
+    if beside:
+        log.warning("HiGFA: left out, no part of %s: %s", arch, ", ".join(beside[:5]))
+    return {key.removeprefix(whole[0]): tensor for key, tensor in state.items() if key.startswith(whole[0])}
 
 
 def _refuse_other_models(path: Path, keys: Iterable[str]) -> None:
@@ -130,15 +145,18 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict]:
     # n_averaged counts the updates of torch.optim.swa_utils.AveragedModel
     state = {key: value for key, value in entries if isinstance(value, Tensor) and key != "n_averaged"}
     if not state:
-        raise ValueError(f"{path.name} holds no weights. {SAVE_HINT}")
+        held = ", ".join(map(str, outer)) if isinstance(outer, Mapping) else type(outer).__name__
+        raise ValueError(
+            f"{path.name} holds no weights as state_dict, model or the like, only {held[:80]}. {SAVE_HINT}"
+        )
     _refuse_other_models(path, state)
-    return state, {key: value for key, value in outer.items() if not isinstance(value, Tensor)}
+    return state, {key: value for key, value in outer.items() if key not in state}
 
 
 def _load_weights_only(path: Path):
     try:
         # timm's training script stores its arguments as a Namespace: plain data.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace, *SAFE_GLOBALS]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises almost anything
         code = re.search(r"GLOBAL (\S+)", str(error))

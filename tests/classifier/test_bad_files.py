@@ -2,12 +2,15 @@
 
 import json
 import os
+import pickle
 
+import numpy
 import pytest
 import safetensors.torch
 import torch
+import torchvision
 
-from higfa_core.classifier import FORMAT, FineGrainedClassifier
+from higfa_core.classifier import FORMAT, FineGrainedClassifier, weights
 
 from .nets import NAMES, classifier, module, transformers_model, write, write_transformers
 
@@ -26,6 +29,27 @@ def test_pickled_code_is_refused_and_does_not_run(tmp_path, monkeypatch):
     assert not (tmp_path / "planted").exists()
 
 
+class Forged:
+    """A float64 dtype that says of itself that it holds objects, as numpy's own unpickling believes it."""
+
+    def __reduce__(self):
+        return numpy.dtype, ("f8", False, True), (3, "<", None, None, None, -1, -1, 63)
+
+
+def test_numpys_scalars_are_read_without_numpys_unpickling(tmp_path):
+    assert pickle.loads(pickle.dumps(Forged())).hasobject
+    kinds = [numpy.float64(77.7), numpy.float32(0.5), numpy.int64(-3), numpy.bool_(True), numpy.str_("Möwe")]
+    content = {"metrics": kinds, "forged": Forged(), "when": numpy.datetime64("2020-01-01")}
+    torch.save({"state_dict": module().state_dict(), **content}, tmp_path / "birds.pth")
+    read = weights.read(tmp_path / "birds.pth")[2]
+    assert read["metrics"] == [77.7, 0.5, -3, True, "Möwe"]
+    assert {type(value) for value in read["metrics"]} == {float, int, bool, str}
+    assert read["when"] is None and not isinstance(read["forged"], numpy.dtype)
+    torch.save({"state_dict": module().state_dict(), "confusion": numpy.eye(2)}, tmp_path / "birds.pth")
+    with pytest.raises(ValueError, match=r"is refused: it holds pickled Python code \(numpy.*_reconstruct\)"):
+        weights.read(tmp_path / "birds.pth")
+
+
 @pytest.mark.parametrize("name", ["birds.safetensors", "birds.pth"])
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda _: b"<html>404</html>" * 9, lambda _: b""])
 def test_damaged_files(tmp_path, name, damage):
@@ -41,7 +65,7 @@ def test_missing_file_and_no_weights(tmp_path):
     with pytest.raises(FileNotFoundError, match="No classifier file .*birds.pth"):
         FineGrainedClassifier.load(tmp_path / "birds.pth")
     torch.save({"epoch": 3}, tmp_path / "birds.pth")
-    with pytest.raises(ValueError, match="birds.pth holds no weights. Save only"):
+    with pytest.raises(ValueError, match="birds.pth holds no weights as state_dict, .*only epoch. Save only"):
         FineGrainedClassifier.load(tmp_path / "birds.pth")
 
 
@@ -101,8 +125,23 @@ def test_bad_weights(tmp_path):
     with pytest.raises(ValueError, match=r"birds.safetensors: weights are not finite in fc.bias\. Train"):
         FineGrainedClassifier.load(write(tmp_path, state=state))
     both = {f"{prefix}.{k}": v.clone() for k, v in module().state_dict().items() for prefix in ("model", "module")}
-    with pytest.raises(ValueError, match="two sets of weights"):
+    with pytest.raises(ValueError, match="two sets of weights, in 'model.' and in 'module.'"):
         FineGrainedClassifier.load(write(tmp_path, state=both))
+    for prefix in ("", "model."):  # a deeper net holds all the weights of a shallow one
+        deeper = {f"{prefix}{k}": v for k, v in {**module().state_dict(), "layer9.weight": torch.zeros(3)}.items()}
+        with pytest.raises(ValueError, match="not those of test_resnet: unexpected layer9.weight"):
+            FineGrainedClassifier.load(write(tmp_path, state=deeper))
+
+
+def test_weights_that_timm_and_torchvision_call_alike(tmp_path):
+    """They prepare images differently, so it is asked who trained them."""
+    torch.save(torchvision.models.resnet18(num_classes=5).state_dict(), tmp_path / "birds.pth")
+    (tmp_path / "classes.txt").write_text("\n".join(NAMES), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"birds.pth holds a resnet18. timm and torchvision both .*'birds.json'"):
+        FineGrainedClassifier.load(tmp_path / "birds.pth")
+    for arch, interpolation in (("resnet18", "bicubic"), ("torchvision/resnet18", "bilinear")):
+        (tmp_path / "birds.json").write_text(json.dumps({"arch": arch}))
+        assert FineGrainedClassifier.load(tmp_path / "birds.pth").preprocessing.interpolation == interpolation
 
 
 def test_bad_sidecar_text(tmp_path):
@@ -239,12 +278,6 @@ def test_an_image_processor_that_transformers_does_not_have(tmp_path):
     rewrite(tmp_path / "preprocessor_config.json", image_processor_type="NoSuchProcessor")
     with pytest.raises(ValueError, match="preprocessor_config.json cannot be followed: .*preprocess"):
         FineGrainedClassifier.load(path)
-
-
-def test_a_checkpoint_whose_classes_have_gaps(tmp_path):
-    torch.save({"state_dict": module().state_dict(), "class_to_idx": {"a": 0, "b": 2}}, tmp_path / "birds.pt")
-    with pytest.raises(ValueError, match="birds.pt: class_to_idx: .*not numbered 0 to 1: 0, 2. Put the names into"):
-        FineGrainedClassifier.load(tmp_path / "birds.pt")
 
 
 def test_a_timm_config_with_an_unknown_architecture(tmp_path):

@@ -1,4 +1,3 @@
-import argparse
 import json
 import os
 import subprocess
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import timm.data
+import timm.utils
 import torch
 import torchvision
 
@@ -66,6 +66,9 @@ def test_save_refuses_overflow_and_other_formats(tmp_path):
         c.save(tmp_path / "birds.safetensors", dtype=torch.float16)
     with pytest.raises(ValueError, match=r"as .safetensors, got 'birds.pt'"):
         c.save(tmp_path / "birds.pt")
+    c.arch = ""
+    with pytest.raises(ValueError, match=r"birds.safetensors could not be loaded without its arch. Make .* arch="):
+        c.save(tmp_path / "birds.safetensors")
     assert os.listdir(tmp_path) == []
 
 
@@ -85,44 +88,13 @@ def test_classes_txt(tmp_path):
     assert FineGrainedClassifier.load(tmp_path / "birds.safetensors").class_names == NAMES
 
 
-def namespace(state):
-    return {"epoch": 3, "arch": ARCH, "args": argparse.Namespace(lr=0.1), "state_dict": state}
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda state: state,
-        lambda state: {f"module.{k}": v for k, v in state.items()},
-        lambda state: {"state_dict": {f"model.{k}": v for k, v in state.items()}, "epoch": 3},
-        lambda state: {"model": {f"_orig_mod.module.{k}": v for k, v in state.items()}},
-        lambda state: {"n_averaged": torch.tensor(4), **{f"module.{k}": v for k, v in state.items()}},
-        lambda state: {"state_dict": {k: v * 0 for k, v in state.items()}, "state_dict_ema": state},
-        namespace,  # what timm's train.py writes
-    ],
-)
-def test_torch_checkpoints(tmp_path, wrap):
-    state = {k: v for k, v in module().state_dict().items() if "num_batches" not in k}
-    torch.save(wrap(state), tmp_path / "birds.pth")
-    sidecar = {"class_names": NAMES} if wrap is namespace else {"class_names": NAMES, "arch": ARCH}
-    (tmp_path / "birds.json").write_text(json.dumps(sidecar), encoding="utf-8")
-    loaded = FineGrainedClassifier.load(tmp_path / "birds.pth").module
-    assert torch.equal(loaded(torch.ones(1, 3, 64, 64)), module()(torch.ones(1, 3, 64, 64)))
-
-
-@pytest.mark.parametrize(
-    "stored",
-    [
-        {"class_to_idx": {name: i for i, name in reversed(list(enumerate(NAMES)))}},
-        {"label_names": list(NAMES)},
-        {"classes": list(NAMES)},
-    ],
-)
-def test_class_names_in_a_training_checkpoint(tmp_path, stored):
-    torch.save({"model": module().state_dict(), "arch": ARCH, **stored}, tmp_path / "birds.pt")
-    assert FineGrainedClassifier.load(tmp_path / "birds.pt").class_names == NAMES
-    (tmp_path / "classes.txt").write_text("a\nb\nc\nd\ne")  # what the user wrote comes first
-    assert FineGrainedClassifier.load(tmp_path / "birds.pt").class_names == tuple("abcde")
+def test_cubs_own_classes_txt(tmp_path):
+    lines = ("1 001.Black_footed_Albatross", "2 002.Laysan_Albatross", "3 003.Sooty_Albatross", "4 004.Ani", "5 005.X")
+    write(tmp_path, names=None)
+    (tmp_path / "classes.txt").write_text("\n".join(lines))
+    loaded = FineGrainedClassifier.load(tmp_path / "birds.safetensors")
+    assert loaded.class_names[1] == "002.Laysan_Albatross"
+    assert loaded.index("Laysan Albatross") == 1
 
 
 def test_class_names_in_safetensors_metadata(tmp_path):
@@ -137,13 +109,20 @@ def test_class_names_in_safetensors_metadata(tmp_path):
 @pytest.mark.parametrize(
     "arch", ["resnet50", "convnext_tiny", "vit_b_16", "swin_t", "densenet121", "maxvit_t", "vgg11"]
 )
-def test_torchvision_weights_are_recognised_by_their_number(arch):
+def test_torchvision_weights_are_recognised(arch):
     with torch.device("meta"):
         net = torchvision.models.get_model(arch, weights=None, num_classes=7)
     state = net.state_dict()
     assert torchvision_models.detect(state) == f"torchvision/{arch}"
     assert torchvision_models.detect({f"module.{key}": tensor for key, tensor in state.items()}) is not None
     state["extra.weight"] = torch.empty(3, device="meta")
+    assert torchvision_models.detect(state) is None
+
+
+@pytest.mark.parametrize("arch", ["mobilenetv2_100", "efficientnet_b0", "vit_base_patch16_224", "regnety_004"])
+def test_weights_of_timm_are_not_torchvisions_because_they_are_as_many(arch):
+    with torch.device("meta"):
+        state = timm.create_model(arch, num_classes=7).state_dict()
     assert torchvision_models.detect(state) is None
 
 

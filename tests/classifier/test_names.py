@@ -36,3 +36,10 @@ def test_labels_of_other_libraries():
     assert names.listed(None) is None
     with pytest.raises(ValueError, match="not numbered 0 to 1: 1, 2"):
         names.listed({"1": "a", "2": "b"})
+
+
+def test_lines_that_begin_with_their_own_number():
+    assert names.unnumbered(["1 001.Black_footed Albatross", "2 002.Ani"]) == ["001.Black_footed Albatross", "002.Ani"]
+    assert names.unnumbered(["0\ta", "1\tb"]) == ["a", "b"]
+    for lines in (["1 euro", "2 euro"], ["1 a", "3 b"], ["1 a", "2"], ["1", "2"], ["01 a", "02 b"]):
+        assert names.unnumbered(lines) == lines

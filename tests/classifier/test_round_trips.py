@@ -104,6 +104,10 @@ FORMS = {
         }
     ),
     "Lightning": torch_file(lambda state: {"state_dict": prefixed(state, "model."), "hyper_parameters": {"lr": 0.1}}),
+    "Lightning, another name": torch_file(
+        lambda state: {"state_dict": {**prefixed(state, "_orig_mod.backbone."), "criterion.weight": torch.ones(5)}}
+    ),
+    "PyTorch's tutorial": torch_file(lambda state: {"model_state_dict": state, "epoch": 3, "loss": torch.tensor(0.3)}),
     "torch.compile": torch_file(lambda state: prefixed(state, "_orig_mod.")),
 }
 
@@ -134,6 +138,8 @@ def test_torchvision(tmp_path, arch):
     net = randomised(torchvision.models.get_model(arch, weights=None, num_classes=5))
     torch.save(net.state_dict(), tmp_path / "net.pth")
     (tmp_path / "classes.txt").write_text("\n".join(NAMES), encoding="utf-8")
+    if arch == "resnet18":  # timm has the same one
+        (tmp_path / "net.json").write_text('{"arch": "torchvision/resnet18"}')
     theirs = torchvision.models.get_model(arch, weights=None, num_classes=5).eval()
     theirs.load_state_dict(torch.load(tmp_path / "net.pth", weights_only=True))
     loaded = FineGrainedClassifier.load(tmp_path / "net.pth")
@@ -163,7 +169,7 @@ def test_transformers(tmp_path, model_type):
     require_equal(FineGrainedClassifier.load(tmp_path / "ours" / "ours.safetensors"), theirs)
 
 
-@pytest.mark.parametrize("form", ["state_dict", "DistributedDataParallel", "torch.compile"])
+@pytest.mark.parametrize("form", ["state_dict", "DistributedDataParallel", "Lightning", "torch.compile"])
 def test_transformers_in_torch_files(tmp_path, form):
     """pytorch_model.bin, as transformers wrote it before safetensors, and what training with it leaves behind."""
     path = write_transformers(tmp_path)
