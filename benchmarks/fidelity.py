@@ -119,7 +119,7 @@ def main():
 
 
 def report(args, right, guided, seconds, judge, world):
-    from higfa_core.classifier.judge import names_of
+    from higfa_core.classifier.training.judge import names_of
 
     n = args.images
     print(f"\n{names_of(world.classifier, judge)}; {n} images a method, {args.seeds} seeds\n")

@@ -50,7 +50,7 @@ def test(file, per_class):
     import torch
 
     from higfa_core.classifier import FineGrainedClassifier
-    from higfa_core.classifier.calibrate import expected_calibration_error
+    from higfa_core.classifier.training.calibrate import expected_calibration_error
     from higfa_core.miniature import birds, sources
 
     classifier = FineGrainedClassifier.load(file)

@@ -13,8 +13,8 @@ COMMANDS = {
     "status": (".batch.status_cli", "what is planned, made, accepted and failed, class by class"),
     "filter": (".dataset.filter_cli", "apply other rules to the images that are there"),
     "export": (".dataset.export_cli", "ImageFolder, Hugging Face, WebDataset, COCO, lists for mixing"),
-    "train-classifier": (".classifier.train_cli", "a fine-grained classifier, and a judge, from labelled images"),
-    "check-classifier": (".classifier.check_cli", "is a classifier fit to guide?"),
+    "train-classifier": (".classifier.training.cli", "a fine-grained classifier, and a judge, from labelled images"),
+    "check-classifier": (".classifier.checking.cli", "is a classifier fit to guide?"),
     "demo": (".miniature.demo", "make the demo dataset with a running ComfyUI, and a report"),
     "train-miniature": (".miniature.train", "train the miniature's weight files"),
 }

@@ -5,9 +5,10 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..higfa_core.classifier import check_images, check_report
-from ..higfa_core.classifier.check import verdict
-from ..higfa_core.classifier.data import read_labelled
+from ..higfa_core.classifier.checking import images as check_images
+from ..higfa_core.classifier.checking import report as check_report
+from ..higfa_core.classifier.checking.check import verdict
+from ..higfa_core.classifier.training.data import read_labelled
 from ..higfa_core.comfy.check import Noise, check
 from ..higfa_core.comfy.predict import as_rgb
 from ..higfa_core.dataset import paths

@@ -6,7 +6,8 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..higfa_core.classifier import FineGrainedClassifier, files
+from ..higfa_core.classifier import FineGrainedClassifier
+from ..higfa_core.classifier.formats import files
 from ..higfa_core.comfy.patchers import attach_patcher
 
 FOLDER = "higfa_classifiers"

@@ -11,11 +11,11 @@ from comfy import model_management
 from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
-from ..higfa_core.classifier.data import read_labelled
-from ..higfa_core.classifier.images import AUGMENT
-from ..higfa_core.classifier.settings import ARCH, TrainSettings
-from ..higfa_core.classifier.train import training_key
-from ..higfa_core.classifier.train_files import SUFFIX, summary, train_files
+from ..higfa_core.classifier.training.data import read_labelled
+from ..higfa_core.classifier.training.files import SUFFIX, summary, train_files
+from ..higfa_core.classifier.training.images import AUGMENT
+from ..higfa_core.classifier.training.settings import ARCH, TrainSettings
+from ..higfa_core.classifier.training.train import training_key
 from ..higfa_core.comfy.patchers import attach_patcher
 from ..higfa_core.dataset import paths
 from .classifier import FOLDER, HiGFAClassifier

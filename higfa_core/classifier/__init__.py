@@ -1,6 +1,6 @@
 """Fine-grained classifiers: files people bring, training, calibration, checks."""
 
-from .files import FORMAT
+from .formats.files import FORMAT
 from .model import FineGrainedClassifier
 from .preprocess import Preprocess
 

@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import architectures, files, names, timm_models, weights
+from . import names
 from .activations import SmoothReLU
-from .files import FORMAT
+from .formats import architectures, files, timm_models, weights
+from .formats.files import FORMAT
 from .preprocess import Preprocess
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.patcher_extension import WrappersMP
 
-from ..classifier.check import REAL, TINY, VAE, Check, read
+from ..classifier.checking.check import REAL, TINY, VAE, Check, read
 from ..schedule import window_from_percent
 from .decoder import TinyDecoder, tiny_decoder_path
 from .engine import KEY

@@ -10,7 +10,8 @@ import safetensors.torch
 import torch
 import torchvision
 
-from higfa_core.classifier import FORMAT, FineGrainedClassifier, weights
+from higfa_core.classifier import FORMAT, FineGrainedClassifier
+from higfa_core.classifier.formats import weights
 
 from .nets import NAMES, classifier, module, transformers_model, write, write_transformers
 

@@ -9,9 +9,12 @@ import torch
 from PIL import Image
 from scipy.stats import binomtest
 
-from higfa_core.classifier import FineGrainedClassifier, Preprocess, check, check_images, check_report
-from higfa_core.classifier.check import CHANGE, FINE, REAL, STOP, TINY, UNCLEAR, VAE, Check, Reading
-from higfa_core.classifier.data import Labelled, LabelledSet, read_labelled
+from higfa_core.classifier import FineGrainedClassifier, Preprocess
+from higfa_core.classifier.checking import check
+from higfa_core.classifier.checking import images as check_images
+from higfa_core.classifier.checking import report as check_report
+from higfa_core.classifier.checking.check import CHANGE, FINE, REAL, STOP, TINY, UNCLEAR, VAE, Check, Reading
+from higfa_core.classifier.training.data import Labelled, LabelledSet, read_labelled
 
 
 def reading(stage, right, n, sigma=None, percent=None, first=True):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from higfa_core.classifier.data import Labelled, LabelledSet, read_labelled
+from higfa_core.classifier.training.data import Labelled, LabelledSet, read_labelled
 from higfa_core.dataset.layouts import describe, read_dataset
 from higfa_core.dataset.rows import ROW_FIELDS
 

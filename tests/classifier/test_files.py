@@ -11,7 +11,8 @@ import timm.utils
 import torch
 import torchvision
 
-from higfa_core.classifier import FineGrainedClassifier, Preprocess, torchvision_models
+from higfa_core.classifier import FineGrainedClassifier, Preprocess
+from higfa_core.classifier.formats import torchvision_models
 
 from .nets import ARCH, NAMES, classifier, module, picture, transformers_model, write, write_transformers
 

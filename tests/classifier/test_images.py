@@ -6,9 +6,17 @@ import pytest
 import torch
 from PIL import Image
 
-from higfa_core.classifier.data import Labelled
-from higfa_core.classifier.images import AUGMENT, Augmented, HeldOut, Pictures, Stream, seeded, training_batches
 from higfa_core.classifier.preprocess import Preprocess
+from higfa_core.classifier.training.data import Labelled
+from higfa_core.classifier.training.images import (
+    AUGMENT,
+    Augmented,
+    HeldOut,
+    Pictures,
+    Stream,
+    seeded,
+    training_batches,
+)
 from higfa_core.dataset.images import load_image
 
 SETTINGS = Preprocess((24, 24), (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), "bilinear")

@@ -11,14 +11,15 @@ import timm
 import torch
 from PIL import Image
 
-from higfa_core.classifier import FineGrainedClassifier, backbone
-from higfa_core.classifier.calibrate import fit_temperature
-from higfa_core.classifier.data import LabelledSet, read_labelled
-from higfa_core.classifier.judge import judge_settings, names_of
-from higfa_core.classifier.loop import Loop, _half
-from higfa_core.classifier.settings import TrainSettings
-from higfa_core.classifier.train import _deterministic, train
-from higfa_core.classifier.train_files import checkpoint_of, summary, train_files
+from higfa_core.classifier import FineGrainedClassifier
+from higfa_core.classifier.training import backbone
+from higfa_core.classifier.training.calibrate import fit_temperature
+from higfa_core.classifier.training.data import LabelledSet, read_labelled
+from higfa_core.classifier.training.files import checkpoint_of, summary, train_files
+from higfa_core.classifier.training.judge import judge_settings, names_of
+from higfa_core.classifier.training.loop import Loop, _half
+from higfa_core.classifier.training.settings import TrainSettings
+from higfa_core.classifier.training.train import _deterministic, train
 from higfa_core.dataset.images import load_image
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "тёмный": (30, 30, 60)}

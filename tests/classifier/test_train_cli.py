@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from higfa_core.classifier import FineGrainedClassifier, check_cli
-from higfa_core.classifier.loop import Loop
-from higfa_core.classifier.train_cli import _interrupt, main
+from higfa_core.classifier import FineGrainedClassifier
+from higfa_core.classifier.checking import cli as check_cli
+from higfa_core.classifier.training.cli import _interrupt, main
+from higfa_core.classifier.training.loop import Loop
 from higfa_core.dataset.layouts import read_dataset
 from higfa_core.dataset.plan import Plan
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from higfa_core.classifier import train_plots
-from higfa_core.classifier.loop import Evaluation
+from higfa_core.classifier.training import plots as train_plots
+from higfa_core.classifier.training.loop import Evaluation
 
 
 def run(classes=4, each=3, names=None, held_out=True):

@@ -345,7 +345,7 @@ def test_in_a_graph_with_the_embedded_dataset(server):
 
 
 def test_command(comfyui, birds, tmp_path, capsys):
-    from higfa_core.classifier import check_cli
+    from higfa_core.classifier.checking import cli as check_cli
     from higfa_core.miniature import models
 
     file, plot = models.WEIGHTS / "guide.safetensors", tmp_path / "plots" / "check.png"
@@ -357,7 +357,7 @@ def test_command(comfyui, birds, tmp_path, capsys):
 
 
 def test_command_says_what_is_wrong(comfyui, birds, tmp_path, capsys):
-    from higfa_core.classifier import check_cli
+    from higfa_core.classifier.checking import cli as check_cli
     from higfa_core.miniature import models
 
     guide = str(models.WEIGHTS / "guide.safetensors")

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..dataset import held_out
-from . import backbone, train_plots
+from ...dataset import held_out
+from . import backbone, plots
 from .data import LabelledSet
 from .judge import GUIDE, JUDGE, judge_settings
 from .settings import TrainSettings
@@ -30,8 +30,8 @@ class Trained:
     result: TrainResult
 
     def plots(self) -> dict[str, Tensor]:
-        """Images [1, H, W, 3] of one size by name; see :func:`train_plots.plots`."""
-        return train_plots.plots(self.result, f"{self.role}: {self.result.settings.arch}")
+        """Images [1, H, W, 3] of one size by name; see :mod:`.plots`."""
+        return plots.plots(self.result, f"{self.role}: {self.result.settings.arch}")
 
 
 def train_files(

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .preprocess import Preprocess
+from ..preprocess import Preprocess
 
 RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 TOLERANCE = 0.6  # mean difference in steps of 1/255: both round to 8 bits, at other places

@@ -11,7 +11,7 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor, nn
 
-from . import names
+from .. import names
 from .processors import preprocess_settings
 from .weights import bare, require_fit
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .data import Labelled, LabelledSet
+from ..training.data import Labelled, LabelledSet
 
 PARTS = ("validation", "all")
 BATCH_PIXELS = 4 * 512 * 512

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .model import FineGrainedClassifier
+from ..formats.timm_models import import_timm
+from ..model import FineGrainedClassifier
 from .settings import ARCH, TrainSettings
-from .timm_models import import_timm
 
 GUIDE, JUDGE = "guide", "judge"
 # In order of preference, from scratch and pretrained; the first of another family than the guide's is taken.

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..dataset import held_out, paths
-from ..dataset.images import load_image
-from ..dataset.layouts import read_split
-from ..dataset.rows import Tail, parse_row
+from ...dataset import held_out, paths
+from ...dataset.images import load_image
+from ...dataset.layouts import read_split
+from ...dataset.rows import Tail, parse_row
 
 MANIFEST = "manifest.jsonl"  # of our datasets and exports
 

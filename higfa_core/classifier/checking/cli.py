@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from . import FineGrainedClassifier, check, check_images, check_report
-from .data import read_labelled
+from .. import FineGrainedClassifier
+from ..training.data import read_labelled
+from . import check, images, report
 
 
 def main(arguments: list[str], prog: str = "higfa check-classifier") -> int:
@@ -23,9 +24,9 @@ def main(arguments: list[str], prog: str = "higfa check-classifier") -> int:
             raise
         print(f"Lower --size: {error}", file=sys.stderr)
         return 1
-    print(check_report.table(result), check.verdict(result), sep="\n\n")
+    print(report.table(result), check.verdict(result), sep="\n\n")
     if args.plot:
-        save(check_report.plot(result, args.classifier.name), args.plot)
+        save(report.plot(result, args.classifier.name), args.plot)
     return 0
 
 
@@ -33,19 +34,19 @@ def run(args) -> check.Check:
     """The check that the command's arguments ask for; everything cheap is looked at before a model is loaded."""
     classifier = FineGrainedClassifier.load(args.classifier)
     dataset = read_labelled(args.folder, args.validation_share)
-    files = check_images.choose(dataset, args.images_from, args.per_class, args.seed)
-    indices = check_images.class_indices(dataset.class_names, classifier)
+    files = images.choose(dataset, args.images_from, args.per_class, args.seed)
+    indices = images.class_indices(dataset.class_names, classifier)
     parts = _models(args)
-    from ..comfy.check import Noise
-    from ..comfy.check import check as run_check
-    from ..comfy.patchers import attach_patcher
+    from ...comfy.check import Noise
+    from ...comfy.check import check as run_check
+    from ...comfy.patchers import attach_patcher
 
     noise = None
     if parts.model:
         positive, negative = (_encoded(parts.clip, text) for text in (args.prompt, ""))
         window = args.start_percent, args.end_sigma, args.noise_levels
         noise = Noise(positive, negative, args.cfg, *window, args.seed)
-    batches = check_images.load_batches(files, args.size or (64 if args.miniature else 512))
+    batches = images.load_batches(files, args.size or (64 if args.miniature else 512))
     labels = [indices[item.label] for item in files]
     return run_check(attach_patcher(classifier), batches, labels, parts.vae, parts.model, noise)
 
@@ -65,11 +66,11 @@ def _models(args) -> SimpleNamespace:
     for path in (args.vae, args.checkpoint):
         if path and not path.is_file():
             raise FileNotFoundError(f"No file {path}. Check the name")
-    from ..comfy.startup import start_comfyui
+    from ...comfy.startup import start_comfyui
 
     start_comfyui()
     if args.miniature:
-        from ..miniature import models
+        from ...miniature import models
 
         return SimpleNamespace(model=models.load_model(), clip=models.load_clip(), vae=models.load_vae())
     try:
@@ -109,7 +110,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     models.add_argument("--miniature", action="store_true", help="the embedded model and VAE")
     models.add_argument("--vae", type=Path, metavar="FILE", help="alone: no tiny decoder, no noise levels")
     models.add_argument("--checkpoint", type=Path, metavar="FILE", help="model, text encoder and, without --vae, VAE")
-    parser.add_argument("--images-from", choices=check_images.PARTS, default="validation",
+    parser.add_argument("--images-from", choices=images.PARTS, default="validation",
                         help="validation: held-out images only (default)")  # fmt: skip
     parser.add_argument("--validation-share", type=float, default=0.2, metavar="SHARE",
                         help="as given to train-classifier (default 0.2)")  # fmt: skip

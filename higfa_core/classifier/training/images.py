@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from . import timm_models
+from ..formats import timm_models
+from ..preprocess import Preprocess
 from .data import Labelled
-from .preprocess import Preprocess
 
 MEMORY = 2 * 2**30  # bytes for decoded images; the rest is read again each time
 THREADS = 4

@@ -8,8 +8,8 @@ from dataclasses import fields
 import torch
 from torch import Tensor, nn
 
+from ..preprocess import Preprocess
 from . import timm_models, torchvision_models, transformers_models, weights
-from .preprocess import Preprocess
 
 
 def load(arch: str, state: dict[str, Tensor], num_classes: int, kwargs: dict) -> nn.Module:

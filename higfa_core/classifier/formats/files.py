@@ -26,7 +26,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from . import checkpoints, names, timm_models, torchvision_models, transformers_models, weights
+from .. import names
+from . import checkpoints, timm_models, torchvision_models, transformers_models, weights
 
 log = logging.getLogger(__name__)
 

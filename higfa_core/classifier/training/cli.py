@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from .data import read_labelled
+from .files import Trained, checkpoint_of, summary, train_files
 from .images import AUGMENT
 from .settings import PRECISIONS, TrainSettings
-from .train_files import Trained, checkpoint_of, summary, train_files
 
 INTERRUPTED = 130
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from . import architectures, timm_models
-from .preprocess import Preprocess
+from ..formats import architectures, timm_models
+from ..preprocess import Preprocess
 
 
 def build(arch: str, classes: int, pretrained: bool, image_size: int = 0) -> tuple[nn.Module, dict, Preprocess]:

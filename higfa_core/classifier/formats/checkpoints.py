@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from . import names, timm_models, torchvision_models
+from .. import names
+from . import timm_models, torchvision_models
 
 
 def arguments(content: Mapping) -> dict:

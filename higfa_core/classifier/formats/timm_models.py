@@ -10,8 +10,9 @@ from dataclasses import fields
 import torch
 from torch import Tensor, nn
 
-from . import names, weights
-from .preprocess import Preprocess
+from .. import names
+from ..preprocess import Preprocess
+from . import weights
 
 # Arguments of timm.create_model that would download, read another file or change what the model returns.
 FORBIDDEN_KWARGS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..figures import new_figure, to_image
+from ...figures import new_figure, to_image
 from .check import REAL, TINY, VAE, Check, Reading, loss, p_value, percentage
 
 COLOURS = {REAL: "#666666", VAE: "#2f6db3", TINY: "#d9822b"}

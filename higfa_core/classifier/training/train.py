@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..model import FineGrainedClassifier
 from . import backbone
 from .calibrate import Calibration, calibrate
 from .data import LabelledSet
 from .images import Augmented, HeldOut, Pictures, Stream, mixed_seed, seeded, training_batches
 from .loop import Evaluation, Loop
-from .model import FineGrainedClassifier
 from .settings import TrainSettings
 
 log = logging.getLogger(__name__)

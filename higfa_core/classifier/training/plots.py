@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import figures
+from ... import figures
 from .calibrate import BINS, bins
 from .train import TrainResult
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import timm_models
+from ..formats import timm_models
 from .calibrate import calibrate
 from .images import HeldOut, mixed_seed, seeded
 from .settings import TrainSettings

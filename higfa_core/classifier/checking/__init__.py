@@ -1,0 +1,1 @@
+"""Can a classifier read what the guidance will show it?"""

@@ -1,0 +1,1 @@
+"""Training, calibrating and judging a classifier."""
