@@ -144,14 +144,6 @@ def _within(name, value, low, high):
         raise ValueError(f"{name} is {value}; it must lie between {low} and {high}.")
 
 
-def compose(uncond, text, text_contour, w_text, w_contour):
-    """D = D_u + w_text (D_t - D_u) + w_contour (D_tc - D_t), the form of InstructPix2Pix and of ComfyUI's DualCFG.
-
-    Weights are floats or [B, 1, 1, 1].
-    """
-    return uncond + (text - uncond) * w_text + (text_contour - text) * w_contour
-
-
 def agreement(log_p: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """exp(-KL(q || p)) [B] of log-probabilities and target weights q, both [B, K].
 

@@ -12,27 +12,6 @@ def randn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-class TestCompose:
-    def test_equal_weights_are_classifier_free_guidance(self):
-        u, t, tc = (randn(2, 4, 8, 8, seed=s) for s in range(3))
-        torch.testing.assert_close(g.compose(u, t, tc, 7.5, 7.5), u + 7.5 * (tc - u))
-
-    def test_no_contour_leaves_text_alone(self):
-        u, t, tc = (randn(2, 4, 8, 8, seed=s) for s in range(3))
-        torch.testing.assert_close(g.compose(u, t, tc, 3.0, 0.0), u + 3.0 * (t - u))
-
-    def test_coefficients_sum_to_one(self):
-        same = randn(1, 4, 8, 8)
-        torch.testing.assert_close(g.compose(same, same, same, 5.0, 2.0), same)
-
-    def test_per_sample_weights(self):
-        u, t, tc = (randn(2, 4, 8, 8, seed=s) for s in range(3))
-        w_text, w_contour = torch.tensor([2.0, 5.0]).view(2, 1, 1, 1), torch.tensor([1.0, 0.0]).view(2, 1, 1, 1)
-        both = g.compose(u, t, tc, w_text, w_contour)
-        torch.testing.assert_close(both[0], g.compose(u[0], t[0], tc[0], 2.0, 1.0))
-        torch.testing.assert_close(both[1], g.compose(u[1], t[1], tc[1], 5.0, 0.0))
-
-
 class TestAgreement:
     """exp(-KL(q || p)), against KL written out by scipy."""
 

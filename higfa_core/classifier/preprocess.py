@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -105,9 +106,39 @@ CHOICES = {
 
 
 def _resize(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    """F.interpolate with antialias=True, as two matrix products.
+
+    The gradient of PyTorch's own adds up in random order on CUDA, so that no run could be repeated, and older
+    releases have none on MPS.
+    """
     if tuple(x.shape[-2:]) == size:
         return x
     if mode == "nearest":
         return F.interpolate(x, size=size, mode="nearest-exact")
-    x = F.interpolate(x, size=size, mode=mode, antialias=True, align_corners=False)
+    rows, columns = (_filter(n, m, mode, x.device, x.dtype) for n, m in zip(x.shape[-2:], size, strict=True))
+    x = rows @ (x @ columns.T)
     return x.clamp(0, 1) if mode == "bicubic" else x  # PIL's 8-bit bicubic clips its overshoot
+
+
+@lru_cache(maxsize=8)
+def _filter(before: int, after: int, mode: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Weights [after, before] of one side's pixels; the filter is as wide as the larger pixel."""
+    # On the CPU, as MPS has no float64; outside of inference mode, which may have been on where they are first used.
+    with torch.inference_mode(False):
+        places = (torch.arange(after, dtype=torch.float64, device="cpu") + 0.5) * (before / after)
+        pixels = torch.arange(before, dtype=torch.float64, device="cpu") + 0.5
+        weights = KERNELS[mode]((pixels - places[:, None]).abs() / max(before / after, 1))
+        return (weights / weights.sum(1, keepdim=True)).to(device, dtype)
+
+
+def _triangle(d: Tensor) -> Tensor:
+    return (1 - d).clamp(min=0)
+
+
+def _cubic(d: Tensor) -> Tensor:
+    """Keys' cubic with a = -0.5, as PIL has it; F.interpolate takes -0.75 without antialias."""
+    far = torch.where(d < 2, ((2.5 - 0.5 * d) * d - 4) * d + 2, 0)
+    return torch.where(d < 1, (1.5 * d - 2.5) * d * d + 1, far)
+
+
+KERNELS = {"bilinear": _triangle, "bicubic": _cubic}

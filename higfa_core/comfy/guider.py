@@ -92,55 +92,62 @@ class HiGFAGuider(comfy.samplers.CFGGuider):
                 self.inner_model, x, timestep, self.conds.get("negative"), self.conds["positive"], self.cfg,
                 model_options=model_options,
             )  # fmt: skip
-        branches = self._branches(x, timestep, model_options)
-        return self._composed(branches, self.cfg, self._w_contour, x, timestep, model_options)
+        return self._composition(x, timestep, model_options)(self.cfg, self._w_contour)
 
     def _guided(self, x, timestep, sigma, model_options):
-        """Final stage: fixed weights -> estimate -> confidence -> weights -> recompose -> classifier step."""
+        """Final stage: fixed weights -> estimate -> confidence -> what the weights change -> classifier step."""
         if not self.settings.modulation.moves:
             denoised = self._fixed(x, timestep, model_options)
             _, _, delta = self.run.correct(denoised, timestep, sigma, model_options)
             self.run.record(self.cfg, self._w_contour)
             return denoised + delta
-        branches = self._branches(x, timestep, model_options)
-        estimate = guidance.compose(*branches, self.cfg, self._w_contour)
-        m_text, m_contour, delta = self.run.correct(estimate, timestep, sigma, model_options)
+        composed = self._composition(x, timestep, model_options)
+        denoised = composed(self.cfg, self._w_contour)
+        m_text, m_contour, delta = self.run.correct(denoised, timestep, sigma, model_options)
         column = (-1, *[1] * (x.ndim - 1))
         w_text = guidance.text_weight(self.cfg, m_text.view(column))
         w_contour = self._w_contour * m_contour.view(column) if "text" in self.conds else w_text
         self.run.record(w_text, w_contour)
-        return self._composed(branches, w_text, w_contour, x, timestep, model_options) + delta
+        # Post-CFG patches may run the diffusion model: once, before the classifier looks.
+        bare = {**model_options, "sampler_post_cfg_function": []}
+        return denoised + (composed(w_text, w_contour, bare) - composed(self.cfg, self._w_contour, bare)) + delta
 
-    def _branches(self, x, timestep, model_options):
-        """(D_u, D_t, D_tc) after pre-CFG patches; D_t is D_tc where text and contour are not told apart.
+    def _composition(self, x, timestep, model_options):
+        """Runs the branches and returns equation (1), a function of the weights and of the options for CFG's patches.
 
-        As stock does, the branch whose coefficient 1 - w_text is 0 is not run; ComfyUI then returns zeros for it.
+        Patches see ordinary CFG, of D_tc where the fixed stage is that, and notice no seam. Weights of the contour's
+        own come on top: D_u + w_text (D_tc - D_u) + (w_contour - w_text) (D_tc - D_t), which is the same sum.
         """
+        extra = self._extra_contour
+        # As stock does, the branch whose coefficient 1 - w_text is 0 is not run; ComfyUI then returns zeros for it.
         skip = self.cfg == 1.0 and not model_options.get("disable_cfg1_optimization", False)
-        conds = [self.conds["positive"], None if skip else self.conds.get("negative")]
-        if "text" in self.conds:
-            conds.append(self.conds["text"])
-        out = comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, model_options)
+        pair = [self.conds["text" if extra else "positive"], None if skip else self.conds.get("negative")]
+        third = self.conds.get("positive" if extra else "text")
+        out, other = self._predictions(pair, third, x, timestep, model_options)
+        # Taken before patches change one side of it.
+        contour = None if third is None else other - out[0] if extra else out[0] - other
         for fn in model_options.get("sampler_pre_cfg_function", []):
-            args = {"conds": conds, "conds_out": out, "cond_scale": self.cfg, "timestep": timestep, "input": x,
+            args = {"conds": pair, "conds_out": out, "cond_scale": self.cfg, "timestep": timestep, "input": x,
                     "sigma": timestep, "model": self.inner_model, "model_options": model_options}  # fmt: skip
             out = fn(args)
-        return out[1], out[2] if len(out) > 2 else out[0], out[0]
 
-    def _composed(self, branches, w_text, w_contour, x, timestep, model_options):
-        """Equation (1) through ComfyUI's cfg_function, so that post-CFG patches and *_cfg_pp samplers keep working.
+        def composed(w_text, w_contour, options=model_options):
+            denoised = comfy.samplers.cfg_function(
+                self.inner_model, out[0], out[1], w_text, x, timestep, model_options=options,
+                cond=pair[0], uncond=pair[1],
+            )  # fmt: skip
+            return denoised if contour is None else denoised + contour * (w_contour if extra else w_contour - w_text)
 
-        Where the fixed stage is ordinary CFG on D_tc, so is the part that patches see here, and they notice no
-        seam: D_u + w_text (D_tc - D_u) + (w_contour - w_text) (D_tc - D_t), which is the same sum.
-        """
-        uncond, text, contour = branches
-        inner, rest = (text, w_contour) if self._extra_contour else (contour, w_contour - w_text)
-        name = "text" if self._extra_contour else "positive"
-        out = comfy.samplers.cfg_function(
-            self.inner_model, inner, uncond, w_text, x, timestep, model_options=model_options,
-            cond=self.conds[name], uncond=self.conds.get("negative"),
-        )  # fmt: skip
-        return out + (contour - text) * rest if contour is not text else out
+        return composed
+
+    def _predictions(self, pair, third, x, timestep, model_options):
+        """([cond, uncond], third); a patch of this step takes pairs, and like stock's at cfg 1 may have no uncond."""
+        args = {"input": x, "sigma": timestep, "model": self.inner_model, "model_options": model_options}
+        if fn := model_options.get("sampler_calc_cond_batch_function"):
+            return fn({**args, "conds": pair}), None if third is None else fn({**args, "conds": [third, None]})[0]
+        conds = pair if third is None else [*pair, third]
+        out = comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, model_options)
+        return out[:2], out[-1]
 
 
 def _start(guider, run):

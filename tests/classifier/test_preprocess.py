@@ -5,8 +5,10 @@ import torch
 import torchvision
 import transformers
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from higfa_core.classifier import Preprocess, processors, torchvision_models
+from higfa_core.classifier import Preprocess, preprocess
+from higfa_core.classifier.formats import processors, torchvision_models
 
 from .nets import SETTINGS, classifier, module, picture
 
@@ -43,6 +45,47 @@ def test_preprocess_is_timms_eval_transform(size, input_size, interpolation, cro
     # ... clips bicubic overshoot after each of its passes, and breaks ties of "nearest" its own way
     assert levels.max() < {"bilinear": 1.5, "bicubic": 4, "nearest": 256}[interpolation]
     assert (levels > 1.5).float().mean() < 0.02
+
+
+class _Operations(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((131, 77), (64, 50)), ((131, 77), (200, 333)), ((131, 77), (131, 40)), ((5, 9), (1, 64)), ((1, 1), (7, 3))],
+)
+def test_resizing_is_torchs_with_antialias_forward_and_backward(mode, before, after):
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 3, *before, dtype=torch.float64, generator=generator).requires_grad_()
+    weights = torch.rand(2, 3, *after, dtype=torch.float64, generator=generator)
+    theirs = torch.nn.functional.interpolate(image, after, mode=mode, antialias=True, align_corners=False).clamp(0, 1)
+    ours = preprocess._resize(image, after, mode)
+    torch.testing.assert_close(ours, theirs)
+    gradients = (torch.autograd.grad((out * weights).sum(), image)[0] for out in (ours, theirs))
+    torch.testing.assert_close(*gradients)
+    torch.testing.assert_close(preprocess._resize(image.float(), after, mode), theirs.float(), atol=1e-6, rtol=0)
+    assert preprocess._resize(image, before, mode) is image
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_resizing_has_a_gradient_everywhere_and_the_same_one_twice(mode):
+    """torch's own with antialias adds up in random order on CUDA, and MPS had none for long."""
+    preprocess._filter.cache_clear()
+    settings, operations = Preprocess((24, 24), SETTINGS.mean, SETTINGS.std, mode, 0.9), _Operations()
+    with torch.inference_mode():
+        settings(picture(90, 70))
+    image = picture(90, 70).requires_grad_()
+    with operations:
+        torch.autograd.grad(settings(image).square().sum(), image)
+    assert operations.names and not [name for name in operations.names if "upsample" in name]
 
 
 def test_logits_are_timms_on_pil_images():

@@ -348,6 +348,22 @@ class TestWorkflows:
         assert torch.equal(wired.sampled(*wired.conds), wired.both)
 
 
+class TestSkipLayerGuidance:
+    def test_goes_on_in_the_final_stage(self, zoo, classifier):
+        """Core's simple node replaces the step that runs the branches, and takes two of them."""
+        import comfy_extras.nodes_slg as slg
+
+        family = zoo.family("sd3")
+        model = slg.SkipLayerGuidanceDiTSimple.execute(family.model, 0.0, 1.0, double_layers="0")[0]
+        patched = replace(family, model=model)
+        noise, sigmas = family.latents(), zoo.levels(family)
+        expected = zoo.run(zoo.stock(patched), noise, sigmas)
+        assert relative(expected, zoo.run(zoo.stock(family), noise, sigmas)) > 1e-3
+        guider = zoo.ours(patched, classifier, preset="relax", p_stop=0.01)
+        assert relative(zoo.run(guider, noise, sigmas), expected) < 1e-5
+        assert guider.trace.calls
+
+
 class TestSmallImages:
     @pytest.mark.parametrize("sides", [(4, 4), (5, 2), (1, 1)])
     def test_smaller_than_the_classifiers_input(self, zoo, sd15, sides):

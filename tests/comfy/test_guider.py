@@ -1,6 +1,7 @@
 """The guider on real ComfyUI objects, against ComfyUI's own guiders and samplers."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ class TestFinalStage:
         plain, guided = ours(world, eta=0.0, preset="constant"), ours(world, eta=1.0, interval=1)
         before, after = run(plain, noise), run(guided, noise)
         assert not torch.equal(before, after)
-        assert sum(guided.trace.confidence) > sum(plain.trace.confidence)
+        assert sum(guided.trace.probability) > sum(plain.trace.probability)
 
     def test_decoder_and_classifier_are_not_called_outside(self, world, monkeypatch):
         from higfa_core.comfy import corrector, decoder
@@ -164,6 +165,83 @@ class TestFinalStage:
         guider = ours(world, model=model)
         run(guider, noise_for(1))
         assert len(seen) == guider.trace.model_calls == STEPS
+
+
+def rescale(model):
+    import comfy_extras.nodes_model_advanced as advanced
+
+    return advanced.RescaleCFG().patch(model, 1.0)[0]
+
+
+def pag(model):
+    import comfy_extras.nodes_pag as nodes_pag
+
+    return nodes_pag.PerturbedAttentionGuidance.execute(model, 2.0)[0]
+
+
+def apg(model):
+    import comfy_extras.nodes_apg as nodes_apg
+
+    return nodes_apg.APG.execute(model, 0.0, 2.0, 0.0)[0]
+
+
+class TestPatches:
+    """Patches of the model do in the final stage, and beside a contour with a weight of its own, what they do early."""
+
+    @pytest.mark.parametrize("patch", [rescale, pag])
+    def test_classifier_sees_the_fixed_weights_and_the_sampler_follows_the_moved_ones(self, world, patch, monkeypatch):
+        from higfa_core.comfy.corrector import Corrector
+
+        seen, first = [], []
+        original = Corrector.__call__
+        monkeypatch.setattr(Corrector, "__call__", lambda self, *args: seen.append(args[0]) or original(self, *args))
+        model, noise = patch(world.model), noise_for(1)
+        conds = SimpleNamespace(model=model), world.on_positive, world.empty
+        run(stock(*conds), noise, steps=4, callback=lambda step, x0, x, total: first.append(x0.clone()))
+        # Whatever the confidence, 1 + (3 - 1) / 2 and 3 * 2 / 3 are 2.
+        halved = {"text_a0": 0.5, "text_a1": 0.5, "contour_a0": 2 / 3, "contour_a1": 2 / 3}
+        guider = ours(world, model=model, start_percent=0.0, end_sigma=0.0, eta=0.0, preset="custom", **halved)
+        result = run(guider, noise, steps=4)
+        assert relative(seen[0], first[0]) < 1e-5
+        assert relative(result, run(stock(*conds, cfg=2.0), noise, steps=4)) < 1e-5
+
+    @pytest.mark.parametrize("contour_scale", [1.0, 0.5])
+    def test_of_the_branches(self, world, contour_scale):
+        """All scaled alike, the estimate is scaled; such a patch is asked for two branches, as by stock."""
+        import comfy.samplers
+        import comfy_extras.nodes_custom_sampler as custom
+        from comfy.patcher_extension import WrappersMP
+
+        def scaled(args):
+            positive, negative = args["conds"]
+            assert positive is not None
+            options = args["input"], args["sigma"], args["model_options"]
+            return [0.9 * out for out in comfy.samplers.calc_cond_batch(args["model"], args["conds"], *options)]
+
+        model, noise = world.model.clone(), noise_for(1)
+        model.set_model_sampler_calc_cond_batch_function(scaled)
+        dual = custom.Guider_DualCFG(world.model.clone())
+        dual.set_conds(world.on_positive, world.text, world.empty)
+        dual.set_cfg(CFG * contour_scale, CFG)
+        dual.model_patcher.add_wrapper_with_key(
+            WrappersMP.PREDICT_NOISE, "scaled", lambda executor, *args, **kwargs: 0.9 * executor(*args, **kwargs)
+        )
+        # Below chance p_stop counts every classifier as satisfied: `relax` gives the fixed weights.
+        guider = ours(world, model=model, contour_scale=contour_scale, p_stop=0.01)
+        assert relative(run(guider, noise, steps=6), run(dual, noise, steps=6)) < 1e-5
+        assert guider.trace.calls
+
+    @pytest.mark.parametrize("contour_scale", [1.0, 0.5])
+    def test_a_contour_of_strength_zero_stays_none_beside_apg(self, world, contour_scale):
+        from higfa_core.comfy.conditioning import scaled_control
+
+        model, noise = apg(world.model), noise_for(1)
+        settings = {"model": model, "eta": 0.0, "preset": "custom", "contour_a0": 0.2, "contour_a1": 0.2}
+        expected = run(ours(world, world.text, world.empty, **settings), noise, steps=6)
+        silent = scaled_control([world.on_positive], 0.0)[0]
+        result = run(ours(world, silent, world.empty, contour_scale=contour_scale, **settings), noise, steps=6)
+        assert relative(result, expected) < 1e-5
+        assert relative(expected, run(stock(world, world.text, world.empty), noise, steps=6)) > 1e-3
 
 
 class TestTrace:
@@ -301,6 +379,10 @@ class TestRobust:
         mask[..., 8:] = 1.0
         result = run(ours(world, eta=1.0), noise_for(1), mask=mask, latent=latent)
         torch.testing.assert_close(result[..., :8], latent[..., :8], atol=1e-4, rtol=0)
+
+
+def relative(a, b):
+    return (a - b).square().mean().sqrt() / b.square().mean().sqrt()
 
 
 def _counted(function, calls):
