@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .files import alone
+
 
 class Database:
     """The file at ``path``, on a local disk: processes see each other's changes through shared memory."""
@@ -16,7 +18,8 @@ class Database:
         self.path = path
         self._lock = threading.RLock()
         self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode = WAL")
+        with alone(path.parent):  # whoever changes the mode waits for nobody: two at once would fail
+            self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")  # a lost last transaction is found again in the manifest
 
     def _all(self, query: str, values: tuple = ()) -> list[tuple]:
