@@ -86,7 +86,8 @@ def check_whole(folder, calm, made):
         data = (folder / row["file"]).read_bytes()
         assert len(data) == row["bytes"] and hashlib.sha256(data).hexdigest() == row["sha256"]
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert found == {row["file"] for row in rows} | {"manifest.jsonl", "plan.json", "plan.jsonl", "jobs.sqlite"}
+    kept = {"manifest.jsonl", "plan.json", "plan.jsonl", "jobs.sqlite", "lock.sqlite"}
+    assert found == {row["file"] for row in rows} | kept
 
 
 @pytest.fixture

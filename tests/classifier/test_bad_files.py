@@ -37,7 +37,18 @@ class Forged:
         return numpy.dtype, ("f8", False, True), (3, "<", None, None, None, -1, -1, 63)
 
 
-def test_numpys_scalars_are_read_without_numpys_unpickling(tmp_path):
+@pytest.fixture(params=[(), (numpy.dtype, numpy.dtypes.Float64DType)], ids=["alone", "in ComfyUI"])
+def allowed_by_others(request):
+    """Globals that the process allows torch to unpickle already, as ComfyUI does."""
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(list(request.param))
+    yield set(request.param)
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(before)
+
+
+def test_numpys_scalars_are_read_without_numpys_unpickling(tmp_path, allowed_by_others):
     assert pickle.loads(pickle.dumps(Forged())).hasobject
     kinds = [numpy.float64(77.7), numpy.float32(0.5), numpy.int64(-3), numpy.bool_(True), numpy.str_("Möwe")]
     content = {"metrics": kinds, "forged": Forged(), "when": numpy.datetime64("2020-01-01")}
@@ -46,6 +57,7 @@ def test_numpys_scalars_are_read_without_numpys_unpickling(tmp_path):
     assert read["metrics"] == [77.7, 0.5, -3, True, "Möwe"]
     assert {type(value) for value in read["metrics"]} == {float, int, bool, str}
     assert read["when"] is None and not isinstance(read["forged"], numpy.dtype)
+    assert set(torch.serialization.get_safe_globals()) == allowed_by_others
     torch.save({"state_dict": module().state_dict(), "confusion": numpy.eye(2)}, tmp_path / "birds.pth")
     with pytest.raises(ValueError, match=r"is refused: it holds pickled Python code \(numpy.*_reconstruct\)"):
         weights.read(tmp_path / "birds.pth")

@@ -9,6 +9,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors
@@ -156,7 +157,7 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict]:
 def _load_weights_only(path: Path):
     try:
         # timm's training script stores its arguments as a Namespace: plain data.
-        with torch.serialization.safe_globals([argparse.Namespace, *SAFE_GLOBALS]):
+        with _only_safe_globals([argparse.Namespace, *SAFE_GLOBALS]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises almost anything
         code = re.search(r"GLOBAL (\S+)", str(error))
@@ -166,6 +167,18 @@ def _load_weights_only(path: Path):
             else f"is damaged, or no weights-only torch file ({type(error).__name__}). Download it again"
         )
         raise ValueError(f"{path.name} {fault}. {SAVE_HINT}") from error
+
+
+@contextmanager
+def _only_safe_globals(allowed: list):
+    """ComfyUI allows numpy's own dtype for the whole process, which could win over the one that stands in for it."""
+    others = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        with torch.serialization.safe_globals(allowed):
+            yield
+    finally:
+        torch.serialization.add_safe_globals(others)
 
 
 def _reproducible(blob: bytes) -> bytes:
