@@ -84,6 +84,17 @@ class Collection:
                 taken.append(item)
         return taken
 
+    def real_sources(self, root: Path) -> tuple[SourceImage, ...]:
+        """All real training images: those of the plans, else what ``root`` holds. ValueError for other classes."""
+        if self.sources:
+            return self.sources
+        from .layouts import read_dataset  # reads a whole image set: only where nothing else knows
+
+        found = read_dataset(root)
+        if found.class_names != self.classes:
+            raise ValueError(f"{root} has other classes than the dataset: name the folder it was made from")
+        return found.images
+
 
 def read_collection(folders: Sequence[str | Path], all_images: bool = False) -> Collection:
     """Read finished datasets of the same classes. ValueError when they differ, or an accepted image is not intact.

@@ -13,10 +13,9 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from .files import write_atomic
-from .paths import HELD_OUT_LIST, training_folders
+from .paths import HELD_OUT_LIST as NAME
+from .paths import training_folders
 from .source import SourceDataset
-
-NAME = HELD_OUT_LIST
 
 
 def listed(dataset: SourceDataset, home: Path | None = None) -> frozenset[str]:
@@ -46,14 +45,16 @@ def without(dataset: SourceDataset, paths: frozenset[str]) -> SourceDataset:
     return replace(dataset, images=images, held_out=dataset.held_out + len(paths))
 
 
-def write(root: Path, paths: Iterable[str]) -> Path:
-    """Write the list of ``root``; returns where it is."""
-    write_atomic(root / NAME, "".join(f"{path}\n" for path in sorted(paths)).encode())
-    return root / NAME
+def add(root: Path, paths: Iterable[str]) -> Path:
+    """Add paths to the list of ``root``, whose other lines stay; returns where it is."""
+    file = root / NAME
+    lines = {*paths, *(_lines(file) if file.is_file() else ())}
+    write_atomic(file, "".join(f"{path}\n" for path in sorted(lines)).encode())
+    return file
 
 
 def refuse_read_only(root: Path) -> None:
-    """ValueError when :func:`write` could not write."""
+    """ValueError when :func:`add` could not write."""
     if not os.access(root, os.W_OK):
         raise ValueError(
             f"{root} is read-only, so {NAME} there cannot keep the images held out from becoming sources: make it "

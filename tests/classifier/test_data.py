@@ -297,11 +297,12 @@ def test_copies_of_an_image_held_out_are_no_sources_either(tmp_path):
 def test_a_list_of_one_copy_holds_out_the_image(tmp_path):
     tree(tmp_path, {"a": 3, "b": 3})
     shutil.copy(tmp_path / "a" / "0.png", tmp_path / "a" / "later.png")
-    (tmp_path / "held_out.txt").write_text("a/later.png\nb/1.png\n")
+    paint(tmp_path / "test" / "a" / "9.png", 99)
+    (tmp_path / "held_out.txt").write_text("a/later.png\nb/1.png\ntest/a/9.png\n")
     found = read_labelled(tmp_path)
     assert [path.name for path, *_ in found.validation] == ["0.png", "1.png"] and len(found.train) == 4
     found.keep_split()
-    assert (tmp_path / "held_out.txt").read_text() == "a/0.png\na/later.png\nb/1.png\n"
+    assert (tmp_path / "held_out.txt").read_text() == "a/0.png\na/later.png\nb/1.png\ntest/a/9.png\n"
     assert read_labelled(tmp_path).keep_split() is None
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+from ...cli import failure
 from .. import FineGrainedClassifier
 from ..training.data import read_labelled
 from . import check, images, report
@@ -16,14 +16,8 @@ def main(arguments: list[str], prog: str = "higfa check-classifier") -> int:
     args = _parser(prog).parse_args(arguments)
     try:
         result = run(args)
-    except (ValueError, OSError, ImportError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except RuntimeError as error:
-        if "out of memory" not in str(error):  # CUDA and MPS share no class for it
-            raise
-        print(f"Lower --size: {error}", file=sys.stderr)
-        return 1
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        return failure(error, "--size")
     print(report.table(result), check.verdict(result), sep="\n\n")
     if args.plot:
         save(report.plot(result, args.classifier.name), args.plot)
@@ -73,27 +67,9 @@ def _models(args) -> SimpleNamespace:
         from ...miniature import models
 
         return SimpleNamespace(model=models.load_model(), clip=models.load_clip(), vae=models.load_vae())
-    try:
-        return _loaded(args.checkpoint, args.vae)
-    except RuntimeError as error:  # ComfyUI's for a file that it does not know
-        raise ValueError(f"ComfyUI cannot use {args.checkpoint or args.vae}: {error}") from error
+    from ...comfy.files import load_models
 
-
-def _loaded(checkpoint: Path | None, vae_file: Path | None) -> SimpleNamespace:
-    import comfy.sd
-    import comfy.utils
-
-    model = clip = vae = None
-    if checkpoint:
-        model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(checkpoint))
-        if clip is None:
-            raise ValueError(f"{checkpoint} holds no text encoder: give a full checkpoint, or --vae alone")
-    if vae_file:
-        vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(vae_file), safe_load=True))
-    if vae is None:
-        raise ValueError(f"{checkpoint} holds no VAE: name one with --vae")
-    vae.throw_exception_if_invalid()
-    return SimpleNamespace(model=model, clip=clip, vae=vae)
+    return SimpleNamespace(**dict(zip(("model", "clip", "vae"), load_models(args.checkpoint, args.vae))))
 
 
 def _encoded(clip, text: str):

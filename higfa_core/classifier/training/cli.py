@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from ...cli import failure
 from .data import read_labelled
 from .files import Trained, checkpoint_of, summary, train_files
 from .images import AUGMENT
@@ -29,14 +30,8 @@ def main(arguments: list[str], prog: str = "higfa train-classifier") -> int:
     try:
         with _interrupt() as check:
             trained = _train(args, check)
-    except (ValueError, OSError, ImportError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except RuntimeError as error:
-        if "out of memory" not in str(error):  # CUDA and MPS share no class for it
-            raise
-        print(f"Lower --batch-size or --image-size: {error}", file=sys.stderr)
-        return 1
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        return failure(error, "--batch-size or --image-size")
     except KeyboardInterrupt:
         kept = f"; it continues with --resume ({checkpoint_of(args.out)})" if checkpoint_of(args.out).exists() else ""
         print(f"Interrupted{kept}", file=sys.stderr)

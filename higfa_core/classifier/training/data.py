@@ -69,7 +69,7 @@ class LabelledSet:
         """
         if not self.to_list:
             return None
-        return held_out.write(self.root, [path.relative_to(self.root).as_posix() for path in self.to_list])
+        return held_out.add(self.root, [path.relative_to(self.root).as_posix() for path in self.to_list])
 
 
 def read_labelled(root: str | os.PathLike, validation_share: float = 0.2, seed: int = 0) -> LabelledSet:

@@ -79,16 +79,8 @@ def _choose(collection: Collection, out: Path, format: str, options: Options) ->
 def _real(collection: Collection, root: Path | None, like: Item) -> list[Item]:
     if root is None:
         raise ValueError("No plan.json tells where the real images are: name their folder with --source")
-    sources = collection.sources
-    if not sources:
-        from ..layouts import read_dataset  # reads a whole image set: only where nothing else knows
-
-        found = read_dataset(root)
-        if found.class_names != collection.classes:
-            raise ValueError(f"{root} has other classes than the dataset: name the folder it was made from")
-        sources = found.images
     known = {path: about.get("sha256") for path, about in (collection.plan.get("sources") or {}).items()}
-    return real_items(root, sources, like.row, known)
+    return real_items(root, collection.real_sources(root), like.row, known)
 
 
 def _between(items: list[Item], others: list[Item]) -> list[Item]:

@@ -73,15 +73,7 @@ def front_matter(export: Export) -> dict:
 
 def _real_labels(export: Export) -> dict[str, int]:
     """Path -> label of all real training images."""
-    sources = export.collection.sources
-    if not sources:
-        from ..layouts import read_dataset  # reads a whole image set: only where nothing else knows
-
-        found = read_dataset(export.root)
-        if found.class_names != export.classes:
-            raise ValueError(f"{export.root} has other classes than the dataset: name the folder it was made from")
-        sources = found.images
-    labels = {source.path: source.label for source in sources}
+    labels = {source.path: source.label for source in export.collection.real_sources(export.root)}
     if lost := [item.row for item in export.items if item.row["source"] not in labels]:
         raise ValueError(
             f"{lost[0]['file']} was made from {lost[0]['source']}, which is no training image in {export.root}: was it "
