@@ -526,7 +526,7 @@ def call(command: list[str], comfyui: Path, cwd: Path = ROOT) -> int:
 def demo(arguments: list[str]) -> int:
     comfyui = setup()
     base = prepare_base()
-    command = [str(venv_python()), "-m", "higfa_core.miniature.demo", "--base", str(base)]
+    command = [str(venv_python()), "-m", "higfa_core.commands.demo", "--base", str(base)]
     command += ["--output", str(base / "output" / "higfa_demo"), *arguments]
     if call([*command, "--check"], comfyui) == 0:
         return 0
@@ -559,7 +559,7 @@ def serve(arguments: list[str]) -> int:
 
 
 def higfa(arguments: list[str]) -> int:
-    return call([str(venv_python()), "-m", "higfa_core.cli", *arguments], setup(), Path.cwd())
+    return call([str(venv_python()), "-m", "higfa_core.commands.main", *arguments], setup(), Path.cwd())
 
 
 def test(arguments: list[str]) -> int:

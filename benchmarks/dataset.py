@@ -28,9 +28,9 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from higfa_core.dataset.paths import folder_name  # noqa: E402
-from higfa_core.dataset.plan_file import PlanFile  # noqa: E402
-from higfa_core.workflow import image_key  # noqa: E402
+from higfa_core.files.paths import folder_name  # noqa: E402
+from higfa_core.plans.plan_file import PlanFile  # noqa: E402
+from higfa_core.plans.workflow import image_key  # noqa: E402
 
 CLASSES = 200
 ANSWER = b'{"name": "x.png", "subfolder": "", "queue_running": [], "queue_pending": []}'
@@ -167,9 +167,9 @@ def export(folder, count, size):
     import torch
 
     import nodes
-    from higfa_core.dataset.layouts import read_dataset
-    from higfa_core.dataset.plan import Plan
-    from higfa_core.dataset.writer import export_images
+    from higfa_core.plans.plan import Plan
+    from higfa_core.sources.layouts import read_dataset
+    from higfa_core.store.writer import export_images
 
     folder_paths.set_output_directory(str(folder / "output"))
     jobs = Plan(read_dataset(folder / "sources"), max(1, count // (10 * CLASSES) + 1))
@@ -205,7 +205,7 @@ def photo(size):
 
 
 def cli(arguments):
-    return [sys.executable, "-m", "higfa_core.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "higfa_core.commands.main", *map(str, arguments)]
 
 
 def run_cli(arguments):

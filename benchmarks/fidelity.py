@@ -49,7 +49,7 @@ def contours_for(species, seeds, warp):
 
 def load_judge():
     from higfa_core.classifier import FineGrainedClassifier
-    from higfa_core.miniature import train
+    from higfa_core.miniature import make_weights as train
 
     path = ROOT / ".higfa/train/judge.safetensors"
     if not path.exists():
@@ -73,7 +73,7 @@ def main():
     start_comfyui()
     import torch
 
-    from higfa_core.guidance import Guidance
+    from higfa_core.guidance.formulas import Guidance
     from higfa_core.miniature import birds
 
     sampler, guidance, warp = settings_of_workflow()
@@ -119,7 +119,7 @@ def main():
 
 
 def report(args, right, guided, seconds, judge, world):
-    from higfa_core.classifier.training.judge import names_of
+    from higfa_core.training.judge import names_of
 
     n = args.images
     print(f"\n{names_of(world.classifier, judge)}; {n} images a method, {args.seeds} seeds\n")

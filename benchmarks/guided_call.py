@@ -147,9 +147,9 @@ def guided_call(decoder, latents, quick, micro_batch):
     from higfa_core.comfy.corrector import Corrector
     from higfa_core.comfy.decoder import choose_decoder
     from higfa_core.comfy.memory import guidance_memory
-    from higfa_core.guidance import Guidance
-    from higfa_core.schedule import Window
-    from higfa_core.trace import Trace
+    from higfa_core.guidance.formulas import Guidance
+    from higfa_core.guidance.schedule import Window
+    from higfa_core.guidance.trace import Trace
 
     batch, side = len(latents), latents.shape[-1] * 8
     settings = Guidance(decoder=decoder, interval=1, micro_batch=micro_batch)

@@ -22,9 +22,9 @@ def main():
     import torch
     from torchvision.utils import save_image
 
-    from higfa_core.guidance import Guidance
+    from higfa_core.guidance.formulas import Guidance
     from higfa_core.miniature import birds
-    from higfa_core.trace_plot import plot_trace
+    from higfa_core.plots.trace_plot import plot_trace
 
     sampler, guidance, warp = settings_of_workflow()
     world, names = load_world(), [birds.CLASS_NAMES[s] for s in SPECIES]

@@ -32,7 +32,16 @@ CHUNK = 64
 
 def train(folder, out, options):
     """(seconds, CPU seconds) of the command."""
-    command = [sys.executable, "-m", "higfa_core.cli", "train-classifier", folder, "--out", out, "--no-pretrained"]
+    command = [
+        sys.executable,
+        "-m",
+        "higfa_core.commands.main",
+        "train-classifier",
+        folder,
+        "--out",
+        out,
+        "--no-pretrained",
+    ]
     command += [word for pair in options.items() for word in pair]
     print("$ higfa", *command[3:], flush=True)
     started, used = time.perf_counter(), cpu_seconds()
@@ -50,8 +59,8 @@ def test(file, per_class):
     import torch
 
     from higfa_core.classifier import FineGrainedClassifier
-    from higfa_core.classifier.training.calibrate import expected_calibration_error
     from higfa_core.miniature import birds, sources
+    from higfa_core.training.calibrate import expected_calibration_error
 
     classifier = FineGrainedClassifier.load(file)
     species = [k for k in range(len(birds.SPECIES)) for _ in range(per_class)]

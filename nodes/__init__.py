@@ -1,6 +1,8 @@
 """What a person sees in ComfyUI, one file a family."""
 
-from . import check, classifier, classify, contour, dataset, export, miniature, plot, sampling, train
+from . import checking as check
+from . import classifier, classify, contour, dataset, export, miniature, plot, sampling
+from . import training as train
 
 FAMILIES = (contour, classifier, train, check, classify, sampling, plot, dataset, export, miniature)
 NODES = [node for family in FAMILIES for node in family.NODES]

@@ -7,7 +7,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..higfa_core.classifier import FineGrainedClassifier
-from ..higfa_core.classifier.formats import files
+from ..higfa_core.classifier.formats import classifier_file as files
 from ..higfa_core.comfy.patchers import attach_patcher
 
 FOLDER = "higfa_classifiers"

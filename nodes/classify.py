@@ -4,9 +4,9 @@ import torch
 from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..higfa_core.classifier.table import confidence_table, confidences, top_k_plot
 from ..higfa_core.comfy.predict import as_rgb, predict
-from ..higfa_core.targets import class_lines
+from ..higfa_core.guidance.targets import class_lines
+from ..higfa_core.plots.confidences import confidence_table, confidences, top_k_plot
 from .classifier import HiGFAClassifier
 
 

@@ -6,11 +6,11 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
-from ..higfa_core.dataset.inputs import load_job, pick_job, pick_planned
-from ..higfa_core.dataset.paths import fingerprint, inside
-from ..higfa_core.dataset.plan import CONTOUR_FROM, Job
-from ..higfa_core.dataset.plan_file import HEADER, JOBS
+from ..higfa_core.files.paths import fingerprint, inside
 from ..higfa_core.miniature import sources
+from ..higfa_core.plans.inputs import load_job, pick_job, pick_planned
+from ..higfa_core.plans.plan import CONTOUR_FROM, Job
+from ..higfa_core.plans.plan_file import HEADER, JOBS
 
 HiGFAJob = io.Custom("HIGFA_JOB")
 MAX_COUNT = 2**31 - 1

@@ -10,9 +10,9 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io, ui
 
 from ..higfa_core import __version__
-from ..higfa_core.dataset.rules import Rules
-from ..higfa_core.dataset.writer import SUFFIXES, Report, export_images, is_complete
-from ..higfa_core.workflow import digest
+from ..higfa_core.plans.rules import Rules
+from ..higfa_core.plans.workflow import digest
+from ..higfa_core.store.writer import SUFFIXES, Report, export_images, is_complete
 
 HiGFAJob = io.Custom("HIGFA_JOB")
 HiGFAClassifier = io.Custom("HIGFA_CLASSIFIER")

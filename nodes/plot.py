@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from ..higfa_core.trace_plot import plot_trace
+from ..higfa_core.plots.trace_plot import plot_trace
 from .sampling import HiGFATrace
 
 

@@ -9,9 +9,9 @@ from comfy_api.latest import io, ui
 
 from ..higfa_core.comfy.guider import HiGFAGuider
 from ..higfa_core.comfy.patch import guide_model
-from ..higfa_core.guidance import COMPOSITIONS, DECODERS, PRESETS, Guidance
-from ..higfa_core.targets import class_lines
-from ..higfa_core.trace import TraceSlot
+from ..higfa_core.guidance.formulas import COMPOSITIONS, DECODERS, PRESETS, Guidance
+from ..higfa_core.guidance.targets import class_lines
+from ..higfa_core.guidance.trace import TraceSlot
 from .classifier import HiGFAClassifier
 
 HiGFAGuidance = io.Custom("HIGFA_GUIDANCE")

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from .sources.layouts.miniatures import BUILDERS
+
 ROOT = Path(__file__).resolve().parent.parent
 LOADED = ("__init__.py", "pyproject.toml", "nodes", "higfa_core", "web", "workflows")
 
@@ -67,3 +69,9 @@ def pack(core_nodes, tmp_path_factory) -> SimpleNamespace:
     module = sys.modules.get(str(folder).replace(".", "_x_"))
     own = {key: node for key, node in nodes.NODE_CLASS_MAPPINGS.items() if key not in core_nodes}
     return SimpleNamespace(loaded=loaded, module=module, nodes=own, folder=folder)
+
+
+@pytest.fixture(scope="session")
+def miniature_layout():
+    """(name, folder) -> the root of a miniature of that layout, built below ``folder``."""
+    return lambda name, folder: BUILDERS[name](Path(folder))

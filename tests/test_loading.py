@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "higfa_core"
 MAY_IMPORT_COMFY = (CORE / "comfy", CORE / "miniature" / "models.py")
 # Programs of their own (a client of a running server, the command line): ComfyUI never loads them.
-MAY_USE_NETWORK = (CORE / "batch", CORE / "miniature" / "demo.py", CORE / "cli.py")
+MAY_USE_NETWORK = (CORE / "batch", CORE / "commands")
 
 
 def sources():

@@ -19,14 +19,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from higfa_core import cli
-from higfa_core.batch import run_cli
-from higfa_core.dataset.plan_file import PlanFile
+from higfa_core.commands import main as cli
+from higfa_core.commands import run as run_cli
+from higfa_core.plans.plan_file import PlanFile
 
 from .batch import fake_comfy
 from .batch.conftest import manifest_rows
 from .batch.fake_comfy import FakeComfy, draw, image_row
-from .dataset.layouts.miniatures import CAR_NAMES, cars_devkit
+from .sources.layouts.miniatures import CAR_NAMES, cars_devkit
 
 ROOT = Path(__file__).parents[1]
 WORKFLOW = ROOT / "workflows" / "api" / "miniature_augment.json"
@@ -188,7 +188,17 @@ def test_4_unstable_class_order(make_server, tmp_path):
     source, plans = cars_devkit(tmp_path), []
     for seed in ("1", "2", "3"):
         folder = tmp_path / seed
-        words = [sys.executable, "-m", "higfa_core.cli", "plan", folder, "--workflow", WORKFLOW, "--source", source]
+        words = [
+            sys.executable,
+            "-m",
+            "higfa_core.commands.main",
+            "plan",
+            folder,
+            "--workflow",
+            WORKFLOW,
+            "--source",
+            source,
+        ]
         words += ["--dataset-name", "cars", *TYPED]
         subprocess.run(words, cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": seed}, check=True, capture_output=True)
         plans.append([(folder / name).read_bytes() for name in ("plan.json", "plan.jsonl")])

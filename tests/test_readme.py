@@ -22,7 +22,7 @@ def test_commands_start(command):
     if words[0] == "exec":
         program = words[words.index("-m") :][:2] if "-m" in words else [w for w in words if w.endswith(".py")]
     if words[0] == "higfa":
-        program = ["-m", "higfa_core.cli", words[1]]
+        program = ["-m", "higfa_core.commands.main", words[1]]
     if words[0] in ("exec", "higfa"):
         # The arguments that the README gives must be ones that the program knows.
         shown = subprocess.run(

@@ -9,10 +9,10 @@ import re
 import secrets
 from collections.abc import Mapping
 
-from ..dataset.files import write_atomic
-from ..dataset.rows import append_line, parse_row
-from ..dataset.states import States
+from ..files.atomic import write_atomic
+from ..store.rows import append_line, parse_row
 from .client import Client
+from .states import States
 
 BLOCK = 1 << 23  # bytes of a manifest that are read at a time
 KEY = re.compile(rb'"key": ?"(\w+)"')  # a tenth of the time of reading the whole row

@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..dataset.states import Lease, States
+from .states import Lease, States
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from ..dataset.states import LEASE_SECONDS, Lease, States
 from .client import Client
 from .options import Options
+from .states import LEASE_SECONDS, Lease, States
 from .worker import Worker
 
 

@@ -12,12 +12,12 @@ import threading
 import time
 from pathlib import Path
 
-from ..dataset.states import Lease
-from ..dataset.uploads import UPLOADS, upload_files
-from ..workflow import fill_in
+from ..plans.uploads import UPLOADS, upload_files
+from ..plans.workflow import fill_in
 from .client import Client, PromptRejected, ServerError
 from .collector import Collector
 from .options import Foreman
+from .states import Lease
 
 IN_FLIGHT = 2  # one runs, one waits: a server that dies loses little, a fast one never idles
 LOSSES = 10  # a prompt may be lost through no fault of its own, as the one that waits when the other kills the server

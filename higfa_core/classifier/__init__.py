@@ -1,6 +1,6 @@
 """Fine-grained classifiers: files people bring, training, calibration, checks."""
 
-from .formats.files import FORMAT
+from .formats.classifier_file import FORMAT
 from .model import FineGrainedClassifier
 from .preprocess import Preprocess
 

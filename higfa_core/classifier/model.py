@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from . import names
 from .activations import SmoothReLU
-from .formats import architectures, files, timm_models, weights
-from .formats.files import FORMAT
+from .formats import architectures, timm_models, weights
+from .formats import classifier_file as files
+from .formats.classifier_file import FORMAT
 from .preprocess import Preprocess
 
 log = logging.getLogger(__name__)

@@ -9,11 +9,11 @@ import math
 import comfy.model_management
 import torch
 
-from .. import guidance
-from ..lean_backward import LeanBackward
-from ..schedule import next_level
-from ..stopwatch import Stopwatch
-from ..trace import Call
+from ..guidance import formulas as guidance
+from ..guidance.lean_backward import LeanBackward
+from ..guidance.schedule import next_level
+from ..guidance.stopwatch import Stopwatch
+from ..guidance.trace import Call
 from .decoder import DecoderChoice, image_size, tiny_decoder_path
 
 log = logging.getLogger(__name__)

@@ -8,10 +8,10 @@ import comfy.model_sampling
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from .. import guidance
-from ..schedule import window_from_percent
-from ..targets import Targets
-from ..trace import Trace, fingerprint
+from ..guidance import formulas as guidance
+from ..guidance.schedule import window_from_percent
+from ..guidance.targets import Targets
+from ..guidance.trace import Trace, fingerprint
 from .corrector import Corrector
 from .decoder import choose_decoder, image_size
 from .memory import guidance_memory, load_with_room

@@ -3,9 +3,9 @@
 import comfy.samplers
 from comfy.patcher_extension import WrappersMP
 
-from .. import guidance
-from ..targets import read_targets
-from ..trace import TraceSlot
+from ..guidance import formulas as guidance
+from ..guidance.targets import read_targets
+from ..guidance.trace import TraceSlot
 from .conditioning import has_control, own_control, scaled_control, without_control
 from .engine import KEY, Engine
 

@@ -3,8 +3,8 @@
 from comfy.model_patcher import create_model_options_clone
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
-from ..targets import read_targets
-from ..trace import TraceSlot
+from ..guidance.targets import read_targets
+from ..guidance.trace import TraceSlot
 from .engine import KEY, Engine
 
 

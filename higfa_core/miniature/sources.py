@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..dataset.files import write_atomic
+from ..files.atomic import write_atomic
 
 NAME = "higfa_demo"  # folder in ComfyUI's input folder
 IMAGES_PER_CLASS = 8

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from higfa_core.batch import worker
-from higfa_core.dataset.layouts import read_dataset
-from higfa_core.dataset.plan import Plan
-from higfa_core.dataset.plan_file import write_plan
-from higfa_core.dataset.rules import Rules
-from higfa_core.workflow import EXPORT, digest, find_node
+from higfa_core.plans.plan import Plan
+from higfa_core.plans.plan_file import write_plan
+from higfa_core.plans.rules import Rules
+from higfa_core.plans.workflow import EXPORT, digest, find_node
+from higfa_core.sources.layouts import read_dataset
 
 from .fake_comfy import FakeComfy
 

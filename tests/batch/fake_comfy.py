@@ -14,11 +14,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from higfa_core.dataset.paths import folder_name
-from higfa_core.dataset.plan import Job
-from higfa_core.dataset.rows import ROW_FIELDS
-from higfa_core.dataset.store import Manifest
-from higfa_core.workflow import EXPORT, JOB, digest, find_node, image_key
+from higfa_core.files.paths import folder_name
+from higfa_core.plans.plan import Job
+from higfa_core.plans.workflow import EXPORT, JOB, digest, find_node, image_key
+from higfa_core.store.manifest import Manifest
+from higfa_core.store.rows import ROW_FIELDS
 
 FAULTS = ("die before", "die after", "drop", "no history", "empty", "twice", "error")
 

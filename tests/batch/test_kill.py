@@ -15,8 +15,8 @@ import pytest
 from higfa_core.batch.client import Client
 from higfa_core.batch.options import Options
 from higfa_core.batch.runner import Run
-from higfa_core.dataset.states import States
-from higfa_core.dataset.store import Manifest
+from higfa_core.batch.states import States
+from higfa_core.store.manifest import Manifest
 
 from .conftest import manifest_rows
 
@@ -41,7 +41,7 @@ def drive():
     started = []
 
     def start(folder, servers, *options):
-        command = [sys.executable, "-m", "higfa_core.batch.run_cli", str(folder), "--poll", "0.01", *options]
+        command = [sys.executable, "-m", "higfa_core.commands.run", str(folder), "--poll", "0.01", *options]
         command += [part for server in servers for part in ("--server", server.url)]
         started.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
         return started[-1]
@@ -171,6 +171,6 @@ def test_what_a_dead_driver_was_writing_is_removed(tmp_path, make_plan, make_ser
 
 
 def test_the_driver_starts_without_heavy_libraries():
-    code = "import sys, higfa_core.batch.run_cli; print({'torch', 'numpy', 'cv2', 'ray'} & {*sys.modules})"
+    code = "import sys, higfa_core.commands.run; print({'torch', 'numpy', 'cv2', 'ray'} & {*sys.modules})"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout == "set()\n"

@@ -12,12 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from higfa_core.batch import ray_engine, run_cli
+from higfa_core.batch import ray_engine
 from higfa_core.batch.client import Client, PromptRejected, ServerError
 from higfa_core.batch.options import Options
 from higfa_core.batch.ray_engine import ray_clients
 from higfa_core.batch.runner import Run
-from higfa_core.dataset.states import States
+from higfa_core.batch.states import States
+from higfa_core.commands import run as run_cli
 
 from .conftest import manifest_rows
 

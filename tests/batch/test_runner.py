@@ -8,14 +8,14 @@ from contextlib import closing
 
 import pytest
 
-from higfa_core.batch import run_cli
 from higfa_core.batch.client import Client
 from higfa_core.batch.options import Options
 from higfa_core.batch.runner import Run
+from higfa_core.batch.states import States
 from higfa_core.batch.worker import HUNG, IN_FLIGHT
-from higfa_core.dataset.rules import Rules
-from higfa_core.dataset.states import States
-from higfa_core.dataset.uploads import UPLOADS
+from higfa_core.commands import run as run_cli
+from higfa_core.plans.rules import Rules
+from higfa_core.plans.uploads import UPLOADS
 
 from .conftest import CLASSES, manifest_rows
 from .fake_comfy import FAULTS, FakeComfy, draw

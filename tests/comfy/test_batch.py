@@ -15,13 +15,13 @@ import psutil
 import pytest
 from PIL import Image
 
-from higfa_core import cli
-from higfa_core.batch import run_cli
 from higfa_core.batch.client import Client
-from higfa_core.dataset import plan_cli
+from higfa_core.commands import main as cli
+from higfa_core.commands import plan as plan_cli
+from higfa_core.commands import run as run_cli
 from higfa_core.miniature import birds as birds_module
 from higfa_core.miniature.sources import draw_sources
-from higfa_core.workflow import EXPORT, JOB
+from higfa_core.plans.workflow import EXPORT, JOB
 
 from .server import running_server
 

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from higfa_core.batch.client import Client
+from higfa_core.checking import verdict
 
 SPECIES = (0, 5, 10, 15)
 
@@ -21,7 +22,7 @@ def world(pack):
     with torch.inference_mode():
         model, clip, vae, _, classifier, _ = pack.nodes["HiGFA_LoadMiniature"].execute().args
         prompt = clip.encode_from_tokens_scheduled(clip.tokenize(""))
-    core = importlib.import_module(f"{pack.module.__name__}.higfa_core.comfy.check")
+    core = importlib.import_module(f"{pack.module.__name__}.higfa_core.comfy.stages")
     return SimpleNamespace(
         model=model, vae=vae, classifier=classifier, prompt=prompt, node=pack.nodes["HiGFA_CheckClassifier"], core=core
     )
@@ -79,7 +80,8 @@ def run(world, **inputs):
 
 def measured(world, birds, **options):
     with torch.inference_mode():
-        return world.core.check(world.classifier, [birds.images], birds.labels, world.vae, **options)
+        stages = world.core.measure(world.classifier, [birds.images], len(birds.labels), world.vae, **options)
+    return verdict.Check.of(stages, birds.labels, options.get("model") is not None)
 
 
 def true_probability(world, images, labels):
@@ -115,7 +117,7 @@ def test_noise_levels_show_what_the_guidance_sees(world, birds):
 
     noise = world.core.Noise(world.prompt, cfg=3.0, levels=2, seed=7)
     made = measured(world, birds, model=world.model, noise=noise)
-    decoder = importlib.import_module(world.core.__name__.replace(".check", ".decoder"))
+    decoder = importlib.import_module(world.core.__name__.replace(".stages", ".decoder"))
     with torch.inference_mode():
         comfy.model_management.load_models_gpu([world.model, world.vae.patcher])
         net, latent_format = world.model.model, world.model.model.latent_format
@@ -345,7 +347,7 @@ def test_in_a_graph_with_the_embedded_dataset(server):
 
 
 def test_command(comfyui, birds, tmp_path, capsys):
-    from higfa_core.classifier.checking import cli as check_cli
+    from higfa_core.commands import check_classifier as check_cli
     from higfa_core.miniature import models
 
     file, plot = models.WEIGHTS / "guide.safetensors", tmp_path / "plots" / "check.png"
@@ -357,7 +359,7 @@ def test_command(comfyui, birds, tmp_path, capsys):
 
 
 def test_command_says_what_is_wrong(comfyui, birds, tmp_path, capsys):
-    from higfa_core.classifier.checking import cli as check_cli
+    from higfa_core.commands import check_classifier as check_cli
     from higfa_core.miniature import models
 
     guide = str(models.WEIGHTS / "guide.safetensors")

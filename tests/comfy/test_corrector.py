@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from higfa_core import guidance
-from higfa_core.guidance import Guidance
-from higfa_core.schedule import Window
-from higfa_core.trace import Trace
+from higfa_core.guidance.formulas import Guidance
+from higfa_core.guidance.formulas import formulas as guidance
+from higfa_core.guidance.schedule import Window
+from higfa_core.guidance.trace import Trace
 
 SHAPE = (3, 4, 8, 8)
 

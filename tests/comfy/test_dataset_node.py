@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from higfa_core.dataset import plan_cli
+from higfa_core.commands import plan as plan_cli
 
-from ..dataset.layouts.miniatures import aircraft, dtd
+from ..sources.layouts.miniatures import aircraft, dtd
 
 WORKFLOW = Path(__file__).parents[2] / "workflows" / "api" / "miniature_augment.json"
 

@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from higfa_core.batch.client import PromptFailed
-from higfa_core.dataset.inputs import load_job, pick_job
-from higfa_core.dataset.store import Manifest
-from higfa_core.miniature import birds, demo
-from higfa_core.workflow import digest, find_node, image_key
+from higfa_core.commands import demo
+from higfa_core.miniature import birds
+from higfa_core.plans.inputs import load_job, pick_job
+from higfa_core.plans.workflow import digest, find_node, image_key
+from higfa_core.store.manifest import Manifest
 
 ROOT = Path(demo.__file__).resolve().parents[2]
 COMPARED = {"contour", "transformed", "text", "text contour"}
@@ -307,7 +308,7 @@ def test_check_misses_a_deleted_or_changed_source(base, capsys, pattern):
 
 def test_check_imports_nothing_heavy(base):
     demo.run(make(base), FakeClient(base))
-    code = "import sys; from higfa_core.miniature.demo import main; status = main(sys.argv[1:])\n"
+    code = "import sys; from higfa_core.commands.demo import main; status = main(sys.argv[1:])\n"
     code += "heavy = {'torch', 'numpy', 'cv2', 'PIL', 'tqdm', 'torchvision'} & set(sys.modules)\n"
     code += "sys.exit(f'imported {heavy}' if heavy else status)"
     started = time.perf_counter()

@@ -1,0 +1,104 @@
+"""``higfa check-classifier``: is a classifier fit to guide? Its images need no ComfyUI server, only COMFYUI_PATH."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from types import SimpleNamespace
+
+from ..checking import report
+from ..checking import sample as images
+from ..checking import verdict as check
+from ..classifier import FineGrainedClassifier
+from ..training.data import read_labelled
+from .main import failure
+
+
+def main(arguments: list[str], prog: str = "higfa check-classifier") -> int:
+    args = _parser(prog).parse_args(arguments)
+    try:
+        result = run(args)
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        return failure(error, "--size")
+    print(report.table(result), check.verdict(result), sep="\n\n")
+    if args.plot:
+        save(report.plot(result, args.classifier.name), args.plot)
+    return 0
+
+
+def run(args) -> check.Check:
+    """The check that the command's arguments ask for; everything cheap is looked at before a model is loaded."""
+    classifier = FineGrainedClassifier.load(args.classifier)
+    dataset = read_labelled(args.folder, args.validation_share)
+    files = images.choose(dataset, args.images_from, args.per_class, args.seed)
+    indices = images.class_indices(dataset.class_names, classifier)
+    parts = _models(args)
+    from ..comfy.patchers import attach_patcher
+    from ..comfy.stages import Noise, measure
+
+    noise = None
+    if parts.model:
+        positive, negative = (_encoded(parts.clip, text) for text in (args.prompt, ""))
+        window = args.start_percent, args.end_sigma, args.noise_levels
+        noise = Noise(positive, negative, args.cfg, *window, args.seed)
+    batches = images.load_batches(files, args.size or (64 if args.miniature else 512))
+    labels = [indices[item.label] for item in files]
+    stages = measure(attach_patcher(classifier), batches, len(labels), parts.vae, parts.model, noise)
+    return check.Check.of(stages, labels, parts.model is not None)
+
+
+def save(image, path: Path) -> None:
+    """A plot [1, H, W, 3] as an image file."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((image[0].numpy() * 255).round().astype("uint8")).save(path)
+
+
+def _models(args) -> SimpleNamespace:
+    """MODEL, CLIP and VAE; without a checkpoint the VAE alone."""
+    if not (args.miniature or args.vae or args.checkpoint):
+        raise ValueError("Name the models to decode with: --miniature, --vae FILE or --checkpoint FILE")
+    for path in (args.vae, args.checkpoint):
+        if path and not path.is_file():
+            raise FileNotFoundError(f"No file {path}. Check the name")
+    from ..comfy.startup import start_comfyui
+
+    start_comfyui()
+    if args.miniature:
+        from ..miniature import models
+
+        return SimpleNamespace(model=models.load_model(), clip=models.load_clip(), vae=models.load_vae())
+    from ..comfy.loaders import load_models
+
+    return SimpleNamespace(**dict(zip(("model", "clip", "vae"), load_models(args.checkpoint, args.vae))))
+
+
+def _encoded(clip, text: str):
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description="Is a classifier fit to guide? Accuracy on real images, "
+                                     "through the VAE, through the tiny decoder, and at the guidance's noise "
+                                     "levels.")  # fmt: skip
+    parser.add_argument("classifier", type=Path, metavar="CLASSIFIER_FILE")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="labelled images: FOLDER/<class>/<image>")
+    models = parser.add_argument_group("models (one of --miniature, --vae, --checkpoint)")
+    models.add_argument("--miniature", action="store_true", help="the embedded model and VAE")
+    models.add_argument("--vae", type=Path, metavar="FILE", help="alone: no tiny decoder, no noise levels")
+    models.add_argument("--checkpoint", type=Path, metavar="FILE", help="model, text encoder and, without --vae, VAE")
+    parser.add_argument("--images-from", choices=images.PARTS, default="validation",
+                        help="validation: held-out images only (default)")  # fmt: skip
+    parser.add_argument("--validation-share", type=float, default=0.2, metavar="SHARE",
+                        help="as given to train-classifier (default 0.2)")  # fmt: skip
+    parser.add_argument("--per-class", type=int, default=10, metavar="N", help="most images of a class (default 10)")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="side of the squares (default 512, miniature 64)")
+    parser.add_argument("--prompt", default="", help="must name no class (default: empty)")
+    parser.add_argument("--cfg", type=float, default=7.5)
+    parser.add_argument("--start-percent", type=float, default=0.7)
+    parser.add_argument("--end-sigma", type=float, default=0.05)
+    parser.add_argument("--noise-levels", type=int, default=5, metavar="N")
+    parser.add_argument("--seed", type=int, default=0, help="draws the images and the noise (default 0)")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="write the plot there")
+    return parser

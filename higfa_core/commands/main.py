@@ -1,0 +1,49 @@
+"""The command ``higfa``. Each command is imported when it is called, so that ``higfa --help`` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "plan": (".plan", "from labelled images and a workflow to a list of jobs; --dry-run to see it"),
+    "run": (".run", "make the images of a plan on one or many ComfyUI servers; again to go on"),
+    "status": (".status", "what is planned, made, accepted and failed, class by class"),
+    "filter": (".filter", "apply other rules to the images that are there"),
+    "export": (".export", "ImageFolder, Hugging Face, WebDataset, COCO, lists for mixing"),
+    "train-classifier": (".train_classifier", "a fine-grained classifier, and a judge, from labelled images"),
+    "check-classifier": (".check_classifier", "is a classifier fit to guide?"),
+    "demo": (".demo", "make the demo dataset with a running ComfyUI, and a report"),
+    "train-miniature": ("..miniature.make_weights", "train the miniature's weight files"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    lines = "\n".join(f"  {name:<18} {about}" for name, (_, about) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="higfa",
+        epilog=f"commands (COMMAND --help says more):\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
+    args = parser.parse_args(argv)
+    module, _ = COMMANDS[args.command]
+    # The names are those above, never what somebody typed.
+    return importlib.import_module(module, __package__).main(args.arguments)
+
+
+def failure(error: Exception, smaller: str) -> int:
+    """Say in one line what is wrong, the exit code is 1; out of memory names the options to lower. Else raises on."""
+    if isinstance(error, RuntimeError):
+        if "out of memory" not in str(error):  # CUDA and MPS share no class for it
+            raise error
+        error = f"Lower {smaller}: {error}"
+    print(error, file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

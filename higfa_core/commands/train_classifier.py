@@ -1,0 +1,174 @@
+"""``higfa train-classifier``: a classifier, and a judge if wanted, from a folder of labelled images."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+
+from ..training.data import read_labelled
+from ..training.loaders import AUGMENT
+from ..training.outputs import Trained, checkpoint_of, summary, train_files
+from ..training.settings import PRECISIONS, TrainSettings
+from .main import failure
+
+INTERRUPTED = 130
+
+
+def main(arguments: list[str], prog: str = "higfa train-classifier") -> int:
+    args = _parser(prog).parse_args(arguments)
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger(__package__).setLevel(logging.INFO)
+    try:
+        with _interrupt() as check:
+            trained = _train(args, check)
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        return failure(error, "--batch-size or --image-size")
+    except KeyboardInterrupt:
+        kept = f"; it continues with --resume ({checkpoint_of(args.out)})" if checkpoint_of(args.out).exists() else ""
+        print(f"Interrupted{kept}", file=sys.stderr)
+        return INTERRUPTED
+    print(summary(trained))
+    if args.plots:
+        for one in trained:
+            _save_plots(one)
+    return 0
+
+
+def _train(args, check) -> list[Trained]:
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    settings = TrainSettings(**{field.name: getattr(args, field.name) for field in fields(TrainSettings)})
+    device = _device(args.device)
+    labelled = read_labelled(args.folder, args.validation_share)
+    workers = args.workers if args.workers is not None else _workers(device)
+    with tqdm(disable=None, leave=False) as bar, logging_redirect_tqdm():  # no bar where stderr is no terminal
+
+        def progress(done: int, total: int) -> None:
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        return train_files(
+            labelled,
+            settings,
+            args.out,
+            judge=args.judge is not None,
+            judge_arch=args.judge or "",
+            overwrite=args.overwrite,
+            resume=args.resume,
+            keep_split=args.keep_split,
+            progress=progress,
+            check=check,
+            device=device,
+            workers=workers,
+        )
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    known = TrainSettings()
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Train an image classifier with timm, and calibrate it. 0 means: chosen for you.",
+        epilog="Ctrl-C stops after the current step or image, keeps the best so far, and --resume continues.",
+    )
+    add = parser.add_argument
+    add("folder", type=Path, help="folder/<class>/<image>, or folder/train and folder/val; test is never read")
+    add("--out", type=Path, required=True, help="the classifier's .safetensors file")
+    add("--arch", default=known.arch, help="timm architecture (%(default)s)")
+    add("--pretrained", action=argparse.BooleanOptionalAction, default=True, help="start from timm's weights")
+    add("--image-size", type=int, default=0, metavar="PIXELS")
+    add("--steps", type=int, default=0, help="0: by the number of images")
+    add("--batch-size", type=int, default=known.batch_size)
+    add("--learning-rate", type=float, default=0.0)
+    add("--weight-decay", type=float, default=known.weight_decay)
+    add("--label-smoothing", type=float, default=known.label_smoothing)
+    add("--mixup", type=float, default=0.0, help="timm's alpha; 0 is off")
+    add("--cutmix", type=float, default=0.0, help="timm's alpha; 0 is off")
+    add("--augment", choices=list(AUGMENT), default=known.augment)
+    add("--flip", action=argparse.BooleanOptionalAction, default=True, help="mirror half of the images")
+    add("--patience", type=int, default=known.patience, help="evaluations (of 40) without improvement (%(default)s)")
+    add("--precision", choices=PRECISIONS, default=known.precision)
+    add("--seed", type=int, default=0, help="of the training; the images held out are the same for every seed")
+    add(
+        "--validation-share",
+        type=float,
+        default=0.2,
+        help="of each class, where there is no val folder and no held_out.txt (0.2)",
+    )
+    add("--keep-split", action=argparse.BooleanOptionalAction, default=True, help="list the images held out in "
+        "folder/held_out.txt, so that higfa plan and Dataset Job never take them as sources")  # fmt: skip
+    add("--judge", nargs="?", const="", metavar="ARCH", help="also train an independent judge, with this architecture")
+    add("--resume", action="store_true", help="continue an interrupted run")
+    add("--overwrite", action="store_true", help="replace the files if they exist")
+    add("--plots", action="store_true", help="save curves, confusion matrix and reliability diagram beside the file")
+    add("--device", default="", help="cuda, mps or cpu; by default the best there is")
+    add("--workers", type=int, help="processes that prepare images; the result does not depend on it")
+    return parser
+
+
+@contextmanager
+def _interrupt():
+    """A callback that raises KeyboardInterrupt after the first Ctrl-C (or SIGTERM, as batch systems send before their
+    time limit); the second one stops at once."""
+    asked = threading.Event()
+
+    def ask(number, frame):
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    def check() -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield check
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _device(name: str) -> torch.device:
+    name = name or _best_device()
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError) as error:  # torch: AssertionError for a GPU it was not built for
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"Cannot train on device {name!r} ({reason}). Choose another, such as cpu") from error
+    return torch.device(name)
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _workers(device: torch.device) -> int:
+    """On a CPU the network needs the cores itself; processes are cheap on Linux only."""
+    if device.type == "cpu" or sys.platform != "linux":
+        return 0
+    return min(8, max(0, (os.cpu_count() or 1) - 1))
+
+
+def _save_plots(one: Trained) -> None:
+    from PIL import Image
+
+    for name, image in one.plots().items():
+        path = one.path.with_suffix(f".{name}.png")
+        Image.fromarray((image[0] * 255).round().byte().numpy()).save(path)
+        print(f"plot         {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

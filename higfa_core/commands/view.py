@@ -1,0 +1,101 @@
+"""A run in the terminal: live with rich, or plain lines where nobody watches."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ..batch.runner import Run
+
+PLAIN_EVERY = 30.0  # seconds between plain lines
+WINDOW = 600.0  # seconds over which the rate is taken
+CLASSES = 12  # shown live; the worst ones
+
+
+class View:
+    """Shows a :class:`.runner.Run`; a context manager whose call is the run's ``watch``."""
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console(file=sys.stderr)
+        self._live = Live(console=self.console, refresh_per_second=4, transient=True, auto_refresh=False)
+        self._seen: deque[tuple[float, int]] = deque()
+        self._last = -PLAIN_EVERY
+
+    def __enter__(self) -> View:
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._live.stop()
+
+    def __call__(self, run: Run) -> None:
+        now, table = time.monotonic(), run.states.table()
+        done, goal, accepted, written = progress(table)
+        self._seen.append((now, done))
+        while now - self._seen[0][0] > WINDOW:
+            self._seen.popleft()
+        line = f"{done} of {goal}, {self._pace(done, goal)}, accepted {accepted} of {written}"
+        if self.console.is_terminal:
+            bar = ProgressBar(total=max(goal, 1), completed=done, width=40)
+            self._live.update(Group(Text(line), bar, _servers(run), _classes(table)), refresh=True)
+        elif now - self._last >= PLAIN_EVERY or run.stopping.is_set():
+            self._last = now
+            self.console.print(line, highlight=False, soft_wrap=True)
+            for worker in run.workers:
+                if note := worker.unfit or worker.note:
+                    self.console.print(f"  {worker.client.url}: {note}", highlight=False, soft_wrap=True)
+
+    def _pace(self, done: int, goal: int) -> str:
+        (start, first), (end, last) = self._seen[0], self._seen[-1]
+        if last <= first:
+            return "no rate yet"
+        rate = (last - first) / (end - start)
+        return f"{rate * 3600:.0f} an hour, {spoken_time((goal - done) / rate)} left"
+
+
+def progress(table: list[dict]) -> tuple[int, int, int, int]:
+    """(done, goal, accepted, written): in accepted images where there are quotas, else in jobs."""
+    accepted, written = (sum(row[name] for row in table) for name in ("accepted", "written"))
+    if any(row["quota"] is not None for row in table):
+        goals = [(min(row["accepted"], row["quota"] or 0), row["quota"] or 0) for row in table]
+        return sum(done for done, _ in goals), sum(goal for _, goal in goals), accepted, written
+    done = sum(row["done"] for row in table)
+    return done, done + sum(row[name] for row in table for name in ("planned", "leased", "failed")), accepted, written
+
+
+def spoken_time(seconds: float) -> str:
+    """A duration as people say it: 42 s, 13 min, 5 h 07 min, 3 d 4 h."""
+    minutes, hours = seconds / 60, int(seconds // 3600)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    if hours < 1:
+        return f"{minutes:.0f} min"
+    return f"{hours} h {int(minutes) % 60:02} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def _servers(run: Run) -> Table:
+    table = Table("server", "done", "at work", "errors", "", box=None)
+    for worker in run.workers:
+        note = Text(worker.unfit or worker.note, style="red")
+        table.add_row(worker.client.url, str(worker.done), str(len(worker.flights)), str(worker.errors), note)
+    return table
+
+
+def _classes(rows: list[dict]) -> Table:
+    table = Table("class", "wanted", "written", "accepted", "failed", box=None)
+    worst = sorted(rows, key=lambda row: row["accepted"] / row["written"] if row["written"] else 2.0)
+    for row in worst[:CLASSES]:
+        wanted = row["quota"] if row["quota"] is not None else row["planned"] + row["leased"] + row["done"]
+        table.add_row(row["name"], *map(str, (wanted, row["written"], row["accepted"], row["failed"])))
+    if len(rows) > CLASSES:
+        table.add_row(f"and {len(rows) - CLASSES} more")
+    return table

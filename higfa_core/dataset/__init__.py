@@ -1,1 +1,0 @@
-"""Datasets: `layouts` (folders people have) -> `plan` (jobs) -> `writer` (images, manifest) -> `formats` (exports)."""

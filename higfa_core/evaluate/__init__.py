@@ -1,1 +1,0 @@
-"""What a dataset looks like and is worth: `report` (one HTML page)."""

@@ -1,0 +1,1 @@
+"""What training code reads: dataset formats, data card, contact sheets, report."""

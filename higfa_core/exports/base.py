@@ -1,0 +1,87 @@
+"""What every format is told, and how it writes."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from .collection import Collection, Item
+from .pictures import IMAGE_FORMATS
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an export may be asked for.
+
+    ``image_format``: see :mod:`.pictures`. ``real``: copy the real training images in, too. ``source``: their
+    folder, where no plan tells or they were moved. ``per_class``: only the first accepted images of each class.
+    ``all_images``: also of plans that the present one replaced. ``probability``: of a synthetic image in the mixing
+    lists. ``shard_size``: samples in a WebDataset shard.
+    """
+
+    name: str = ""
+    image_format: str = "keep"
+    real: bool = False
+    source: Path | None = None
+    per_class: int | None = None
+    all_images: bool = False
+    probability: float = 0.5
+    shard_size: int = 1000
+    contact_sheets: bool = False
+    licence: str = ""
+    checkpoint_licence: str = ""
+
+    def __post_init__(self):
+        if self.image_format not in IMAGE_FORMATS:
+            raise ValueError(f"image_format must be one of {', '.join(IMAGE_FORMATS)}, got {self.image_format!r}")
+        for name in ("per_class", "shard_size"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"probability must be in 0..1, got {self.probability}")
+
+
+@dataclass(frozen=True)
+class Export:
+    """One export: the images chosen from a collection, where they go (``out``) and as what (``format``)."""
+
+    collection: Collection
+    options: Options
+    format: str
+    out: Path
+    items: tuple[Item, ...]
+    root: Path | None
+
+    @property
+    def name(self) -> str:
+        """What the dataset is called."""
+        return self.options.name or self.out.name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Exact names in label order."""
+        return self.collection.classes
+
+    def counts(self, synthetic: bool) -> Counter:
+        """Class name -> exported images."""
+        return Counter(item.row["class_name"] for item in self.items if item.row["synthetic"] == synthetic)
+
+    def licences(self) -> tuple[str, str]:
+        """Of the real images and of the checkpoint; "unknown" where nobody said."""
+        plan = self.collection.plan
+        known = plan.get("licences") or {}
+        source = self.options.licence or known.get("sources") or (plan.get("dataset") or {}).get("licence")
+        return source or "unknown", self.options.checkpoint_licence or known.get("checkpoint") or "unknown"
+
+
+def put(path: Path, data: bytes) -> None:
+    """Write a file of an export, with its folder. The whole export is made durable at its end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def put_json(path: Path, value: object) -> None:
+    """Write JSON, readable."""
+    put(path, (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())

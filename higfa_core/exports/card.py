@@ -1,0 +1,152 @@
+"""The data card of an export: README.md with Hugging Face front matter, for whoever gets the folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+
+import yaml
+
+from .base import Export
+
+WEIGHTS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
+PROMPTS_SHOWN = 10
+METHOD = (
+    "Made with HiGFA for ComfyUI ([arXiv 2511.12547](https://arxiv.org/abs/2511.12547)): a frozen diffusion model, "
+    "steered by a text prompt, by the warped contour of a real training image, and in the final steps by the gradient "
+    "of a fine-grained classifier of these classes. A workflow may use fewer of these."
+)
+LIMITS = (
+    "Labels are the classes that were asked for. No person looked at every image: some show another class, or none.",
+    "The guide's scores rate images that it steered itself and are too high; a judge's, where present, do not.",
+    "A class that the diffusion model does not know can look right to the classifier and be wrong in what it ignores.",
+    "Poses and layouts follow the contours of the real training images, so their biases are kept, and repeated.",
+    "Diffusion models can reproduce images they were trained on.",
+    "For training only: validate and test on real images.",
+)
+
+
+def write_card(stage: Path, export: Export, writer: ModuleType) -> None:
+    """Write ``README.md``; ``writer``, the format's module, says how it is read."""
+    front = yaml.dump(front_matter(export, writer), Dumper=_Plain, allow_unicode=True, sort_keys=False, width=1000)
+    parts = [f"# {export.name}", METHOD, "## Read it", writer.USE, "## Images", *_images(export)]
+    parts += ["## How they were made", *_making(export), "## What was rejected", *_rejected(export)]
+    parts += ["## Known failure modes", _bullets(LIMITS), "## Licences", *_licences(export)]
+    (stage / "README.md").write_text(f"---\n{front}---\n\n" + "\n\n".join(parts) + "\n", "utf-8", newline="\n")
+
+
+def front_matter(export: Export, writer: ModuleType) -> dict:
+    """What the Hub and ``datasets`` read."""
+    total = len(export.items)
+    size = next((name for top, name in SIZES if total < top), "n>1M")
+    front = {"pretty_name": export.name, "license": "other", "license_name": " / ".join(export.licences())}
+    front |= {"task_categories": ["image-classification"], "annotations_creators": ["machine-generated"]}
+    front |= {"size_categories": [size], "tags": ["synthetic", "higfa", "data-augmentation"]}
+    if name := (export.collection.plan.get("dataset") or {}).get("name"):
+        front["source_datasets"] = [f"extended|other-{name}"]
+    return front | writer.front_matter(export)
+
+
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+
+
+def weights(workflow: Mapping) -> list[tuple[str, str]]:
+    """(node type, file) of every model file that an API graph names."""
+    found = []
+    for node in workflow.values():
+        inputs = node.get("inputs") if isinstance(node, Mapping) else None
+        for value in (inputs or {}).values():
+            if isinstance(value, str) and value.lower().endswith(WEIGHTS):
+                found.append((str(node.get("class_type")), value))
+    return sorted(set(found))
+
+
+def reasons(rejected: Mapping[str, int]) -> Counter:
+    """Reasons without the numbers and names of single images, so that equal ones add up."""
+    found = Counter()
+    for reason, count in rejected.items():
+        reason = re.sub(r" -?[\d.e+-]+ is below", " is below", reason)
+        reason = re.sub(r" sees (['\"]).*\1$", " sees another class", reason)
+        found[re.sub(r"^near-duplicate:.*", "near-duplicate of an earlier image", reason)] += count
+    return found
+
+
+class _Plain(yaml.SafeDumper):
+    def ignore_aliases(self, data):
+        return True  # readers of front matter do not all know them
+
+
+def _images(export: Export) -> list[str]:
+    made, real = export.counts(True), export.counts(False)
+    known = Counter(source.class_name for source in export.collection.sources)
+    rejected = {name: sum(export.collection.rejected.get(name, {}).values()) for name in export.classes}
+    rows = [
+        (label, name, made[name], real[name], known[name] if known else "unknown", rejected[name])
+        for label, name in enumerate(export.classes)
+    ]
+    head = ("label", "class", "synthetic", "real, in here", "real, in the source", "rejected")
+    text = [f"{sum(made.values())} synthetic and {sum(real.values())} real images of {len(export.classes)} classes."]
+    if empty := [name for name in export.classes if not made[name]]:
+        text.append(f"**Without any synthetic image**: {', '.join(empty)}.")
+    if export.options.per_class:
+        text.append(f"At most {export.options.per_class} of each class were taken, the first of the plan.")
+    return [*text, _table(head, rows)]
+
+
+def _making(export: Export) -> list[str]:
+    collection, made = export.collection, [item.row for item in export.items if item.row["synthetic"]]
+    plan, text = collection.plan, []
+    if dataset := plan.get("dataset"):
+        facts = f"{dataset.get('layout', 'unknown layout')}; {dataset.get('evidence', '')}"
+        text.append(f"Real training images: {dataset.get('name')} ({facts}). Images of other splits were never used.")
+    files = weights(collection.workflow)
+    unnamed = "The workflow names no model file." if collection.workflow else "No workflow is known."
+    text.append("Model files in the workflow:" if files else f"{unnamed} So no checkpoint is named.")
+    if files:
+        text.append(_table(("node", "file"), files))
+    prompts = Counter(row["prompt"] for row in made if row["prompt"])
+    if prompts:
+        shown = prompts.most_common(PROMPTS_SHOWN)
+        text += [f"Prompts, {len(shown)} of {len(prompts)}:", _bullets(f"{text} ({n})" for text, n in shown)]
+    for title, value in (("Options of the plan", plan.get("options")), ("Thresholds", _asked(plan.get("rules")))):
+        if value:
+            text += [f"{title}:", f"```json\n{json.dumps(value, ensure_ascii=False, indent=1)}\n```"]
+    versions = Counter(json.dumps(row.get("versions") or {}, sort_keys=True) for row in made)
+    text.append("Versions: " + "; ".join(_pairs(json.loads(value)) or "unknown" for value in versions))
+    return [*text, "Each image's source, seed, prompt, scores and transform are in `manifest.jsonl`."]
+
+
+def _rejected(export: Export) -> list[str]:
+    rows = [
+        (name, reason, count)
+        for name in export.classes
+        for reason, count in sorted(reasons(export.collection.rejected.get(name, {})).items())
+    ]
+    return [_table(("class", "reason", "images"), rows)] if rows else ["Nothing."]
+
+
+def _licences(export: Export) -> list[str]:
+    source, checkpoint = export.licences()
+    text = "The images derive from both: who passes them on has to meet the terms of both."
+    return [f"- real images: {source}\n- checkpoint: {checkpoint}", text]
+
+
+def _asked(rules: Mapping | None) -> dict:
+    return {name: value for name, value in (rules or {}).items() if value not in (0, -1, False)}
+
+
+def _pairs(values: Mapping) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _table(head: tuple, rows: Iterable[tuple]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,0 +1,201 @@
+"""Finished datasets, or the shards of one plan, as one thing to export: classes, accepted images, what was planned."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from PIL import Image
+
+from ..files.paths import check_class_names, inside
+from ..plans.plan_file import PlanFile, planned_keys
+from ..sources.source import SourceImage
+from ..store.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image to export: its manifest row, its file and, where there is one, its mask's.
+
+    ``real``: the image below ``root`` that it is, if it was not generated.
+    """
+
+    row: Mapping
+    path: Path
+    mask: Path | None = None
+    real: SourceImage | None = None
+    root: Path | None = None
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Accepted images in plan order, of all ``classes`` (in label order).
+
+    ``rejected``: class name -> reason -> number. ``plans``: each folder's ``plan.json``, where it has one.
+    ``others``: how many accepted images were left out because they are not of the plan in their folder.
+    """
+
+    folders: tuple[Path, ...]
+    classes: tuple[str, ...]
+    items: tuple[Item, ...]
+    rejected: Mapping[str, Counter]
+    plans: tuple[dict, ...] = ()
+    others: int = 0
+
+    @property
+    def plan(self) -> dict:
+        """The first ``plan.json``, or an empty one: shards differ in nothing that is read here."""
+        return self.plans[0] if self.plans else {}
+
+    @cached_property
+    def workflow(self) -> dict:
+        """The API graph that made the images: the plan's, or the one that ComfyUI wrote into the first PNG."""
+        if self.plan.get("workflow") or not self.items:
+            return self.plan.get("workflow") or {}
+        try:
+            with Image.open(self.items[0].path) as image:
+                graph = json.loads(image.info.get("prompt", "{}"))
+        except (OSError, ValueError):
+            return {}
+        return graph if isinstance(graph, dict) else {}
+
+    @property
+    def root(self) -> Path | None:
+        """The folder of the real images, where a plan tells it; it may be out of reach."""
+        root = (self.plan.get("dataset") or {}).get("root")
+        return Path(root) if root else None
+
+    @cached_property
+    def sources(self) -> tuple[SourceImage, ...]:
+        """The real training images that the plan knows."""
+        found = {path: about for plan in self.plans for path, about in (plan.get("sources") or {}).items()}
+        return tuple(_source(path, about, self.classes) for path, about in sorted(found.items()))
+
+    def first(self, per_class: int | None = None) -> list[Item]:
+        """The first ``per_class`` accepted images of each class; without a number, all."""
+        taken, counts = [], Counter()
+        for item in self.items:
+            if per_class is None or counts[item.row["class_name"]] < per_class:
+                counts[item.row["class_name"]] += 1
+                taken.append(item)
+        return taken
+
+    def real_sources(self, root: Path) -> tuple[SourceImage, ...]:
+        """All real training images: those of the plans, else what ``root`` holds. ValueError for other classes."""
+        if self.sources:
+            return self.sources
+        from ..sources.layouts import read_dataset  # reads a whole image set: only where nothing else knows
+
+        found = read_dataset(root)
+        if found.class_names != self.classes:
+            raise ValueError(f"{root} has other classes than the dataset: name the folder it was made from")
+        return found.images
+
+
+def read_collection(folders: Sequence[str | Path], all_images: bool = False) -> Collection:
+    """Read finished datasets of the same classes. ValueError when they differ, or an accepted image is not intact.
+
+    From a folder with a plan come only images of that plan, not of one that it replaced, unless ``all_images``.
+    """
+    if not folders:
+        raise ValueError("No dataset given: name a folder that Export Dataset or higfa run made")
+    folders = [Path(folder) for folder in folders]
+    manifests = [_open(folder) for folder in folders]
+    classes = _classes(manifests)
+    rows: dict[tuple[str, int], tuple[Path, dict]] = {}
+    labels = {name: label for label, name in enumerate(classes)}
+    others = 0
+    for manifest in manifests:
+        keys = None if all_images else planned_keys(manifest.folder)
+        for row in manifest.rows():
+            if keys is None or row["key"] in keys:
+                _add(rows, manifest.folder, row, labels)
+            else:
+                others += row["accepted"]
+    rejected = defaultdict(Counter)
+    accepted = []
+    for folder, row in rows.values():
+        if row["accepted"]:
+            accepted.append(_item(folder, row, labels[row["class_name"]]))
+        else:
+            rejected[row["class_name"]][row["reason"]] += 1
+    if not accepted:
+        left_out = f" but {others} of other plans (--all-images takes them)" if others else ""
+        raise ValueError(f"No accepted image in {', '.join(map(str, folders))}{left_out}: there is nothing to export")
+    plans = [plan for folder in folders if (plan := _read_plan(folder / "plan.json", classes))]
+    return Collection(tuple(folders), classes, tuple(sorted(accepted, key=_order)), rejected, tuple(plans), others)
+
+
+def _open(folder: Path) -> Manifest:
+    if not (folder / "manifest.jsonl").is_file():
+        raise ValueError(f"No dataset in {folder}: give the folder with manifest.jsonl")
+    return Manifest(folder)
+
+
+def _classes(manifests: Sequence[Manifest]) -> tuple[str, ...]:
+    lists = [_class_list(manifest) for manifest in manifests]
+    for manifest, classes in zip(manifests, lists):
+        if classes != lists[0]:
+            raise ValueError(f"{manifest.folder} has other classes than {manifests[0].folder}: export them one by one")
+    names = lists[0]
+    if names is None:  # images without a job: torchvision's order
+        names = sorted({row["class_name"] for manifest in manifests for row in manifest.rows()})
+    check_class_names(names)
+    return tuple(names)
+
+
+def _class_list(manifest: Manifest) -> list[str] | None:
+    # Where servers write elsewhere, their dataset.json stays there.
+    info = manifest.info()
+    return info["classes"] if info else list(PlanFile(manifest.folder).classes)
+
+
+def _add(rows: dict, folder: Path, row: dict, labels: Mapping[str, int]) -> None:
+    name = row["class_name"]
+    if name not in labels or row["label"] not in (None, labels[name]):
+        raise ValueError(f"{folder}: {row['file']} is {name!r}, label {row['label']}, which its dataset.json has not")
+    known, old = rows.setdefault((row["key"], row["index"]), (folder, row))
+    if any(old[field] != row[field] for field in ("sha256", "accepted")):
+        raise ValueError(f"{row['file']} of {folder} is not the image that {known} has of the same job: leave one out")
+
+
+def _item(folder: Path, row: dict, label: int) -> Item:
+    path = folder / row["file"]  # stays inside: the manifest's reader looked
+    try:
+        size = path.stat().st_size
+    except OSError:
+        raise ValueError(f"{path} is missing: make it again, or copy it there") from None
+    if size != row["bytes"]:
+        raise ValueError(f"{path} has {size} bytes, its manifest says {row['bytes']}: make it again")
+    mask = inside(folder, row["mask"]) if row.get("mask") else None
+    if mask and not mask.is_file():
+        raise ValueError(f"Mask {mask} is missing: make its image again, or copy it there")
+    return Item({**row, "label": label, "synthetic": True}, path, mask)
+
+
+def _order(item: Item) -> tuple:
+    index = item.row.get("plan_index")
+    return index is None, index or 0, item.row["key"], item.row["index"]
+
+
+def _source(path: str, about: Mapping, classes: tuple[str, ...]) -> SourceImage:
+    label = about["label"]
+    box = tuple(about["box"]) if about.get("box") else None
+    values = tuple(about.get("mask_values") or ())
+    return SourceImage(path, classes[label], label, about.get("mask"), values, box, about.get("crop_bottom") or 0)
+
+
+def _read_plan(path: Path, classes: tuple[str, ...]) -> dict:
+    try:
+        plan = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): restore it, or remove it to export without") from error
+    if "classes" in plan and tuple(about["name"] for about in plan["classes"]) != classes:
+        raise ValueError(f"{path} is of other classes than the dataset beside it: remove it to export without")
+    return plan

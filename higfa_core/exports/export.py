@@ -1,0 +1,157 @@
+"""Finished datasets -> a folder in a format that training code reads, whole or not at all."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .base import Export, Options
+from .card import write_card
+from .collection import Collection, Item, read_collection
+from .contact_sheet import write_sheets
+from .croissant import write_croissant
+from .formats import FORMATS
+from .pictures import pictures, real_items
+
+MARKS = ("README.md", "croissant.json", "manifest.jsonl")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: images by class (name -> (synthetic, real)), their bytes, and where.
+
+    ``others``: accepted images that were left out, being of other plans.
+    """
+
+    out: Path
+    counts: dict[str, tuple[int, int]]
+    bytes: int
+    sheets: int = 0
+    others: int = 0
+
+
+def export(
+    folders: Sequence[str | Path], out: str | Path, format: str, options: Options, replace: bool = False
+) -> Exported:
+    """Write the accepted images of finished datasets into the new folder ``out``.
+
+    Everything is written beside it and renamed at the end. ``replace``: an earlier export may be in its place.
+    ValueError for what cannot be exported, mostly before the first write.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    out, collection = Path(os.path.abspath(out)), read_collection(folders, options.all_images)
+    job = _choose(collection, out, format, options)
+    _check_place(out, replace, [*collection.folders, *([job.root] if job.root else [])])
+    writer = FORMATS[format]
+    if hasattr(writer, "check"):
+        writer.check(job)
+    stage = out.with_name(f"{_stage_name(out)}{os.getpid()}")
+    stage.mkdir(parents=True)
+    try:
+        size = _write_images(stage, job, writer)
+        sheets = write_sheets(stage / "contact-sheets", job) if options.contact_sheets else 0
+        write_card(stage, job, writer)
+        write_croissant(stage, job)
+        _sync(stage)
+        _swap(stage, out)
+        _sweep(out)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    made, real = job.counts(True), job.counts(False)
+    counts = {name: (made[name], real[name]) for name in job.classes}
+    return Exported(out, counts, size, sheets, collection.others)
+
+
+def _choose(collection: Collection, out: Path, format: str, options: Options) -> Export:
+    root, items = options.source or collection.root, collection.first(options.per_class)
+    if options.real:
+        items = _between(items, _real(collection, root, items[0]))
+    return Export(collection, options, format, out, tuple(items), root)
+
+
+def _real(collection: Collection, root: Path | None, like: Item) -> list[Item]:
+    if root is None:
+        raise ValueError("No plan.json tells where the real images are: name their folder with --source")
+    known = {path: about.get("sha256") for path, about in (collection.plan.get("sources") or {}).items()}
+    return real_items(root, collection.real_sources(root), like.row, known)
+
+
+def _between(items: list[Item], others: list[Item]) -> list[Item]:
+    """Both lists in their orders, evenly mixed: a reader in order sees both kinds all the time."""
+    placed = [((i + 0.5) / len(group), item) for group in (items, others) for i, item in enumerate(group)]
+    return [item for _, item in sorted(placed, key=lambda pair: pair[0])]
+
+
+def _check_place(out: Path, replace: bool, sources: list[Path]) -> None:
+    place = Path(os.path.realpath(out))
+    for source in sources:
+        folder = Path(os.path.realpath(source))
+        if place == folder or folder in place.parents or place in folder.parents:
+            raise ValueError(f"{out} and {folder} are inside one another: export to a folder of its own")
+    if out.exists() or out.is_symlink():
+        if not replace:
+            raise ValueError(f"{out} exists: choose another folder, or add --replace")
+        if not out.is_dir() or out.is_symlink() or not all((out / name).is_file() for name in MARKS):
+            raise ValueError(f"{out} is no earlier export, it is not replaced: choose another folder, or remove it")
+
+
+def _write_images(stage: Path, job: Export, writer) -> int:
+    size = 0
+    with open(stage / "manifest.jsonl", "w", encoding="utf-8", newline="\n") as manifest:
+        for row in writer.write(stage, pictures(job.items, job.options.image_format), job):
+            manifest.write(json.dumps(row, ensure_ascii=False) + "\n")
+            size += row["bytes"]
+    return size
+
+
+def _sync(stage: Path) -> None:
+    """Make all files durable, then the folders that name them: at the end, when most are on the disk already."""
+    for where, _, files in os.walk(stage, topdown=False):
+        for name in files:
+            with open(Path(where, name), "rb+") as file:
+                os.fsync(file.fileno())
+        _sync_folder(Path(where))
+
+
+def _swap(stage: Path, out: Path) -> None:
+    old = stage.with_name(f"{stage.name}.old")
+    if out.exists():
+        os.rename(out, old)
+    try:
+        os.rename(stage, out)
+    except OSError:
+        if old.exists():
+            os.rename(old, out)
+        raise
+    _sync_folder(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _stage_name(out: Path) -> str:
+    return f"{out.name}.part-{platform.node()}-"
+
+
+def _sweep(out: Path) -> None:
+    """Remove what exports to the same place left when they were killed on this machine."""
+    import psutil
+
+    for path in out.parent.glob(f"{glob.escape(_stage_name(out))}*"):
+        number = path.name.removeprefix(_stage_name(out)).removesuffix(".old")
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

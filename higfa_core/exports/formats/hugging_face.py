@@ -1,0 +1,92 @@
+"""``data/train/<class>/<image>`` with ``data/train/metadata.jsonl``: the imagefolder of Hugging Face ``datasets``.
+
+With a metadata file no label comes from the folders, so it is a column; the README's front matter makes it a
+ClassLabel in label order. No column may end in ``_file_name``: that would be taken for another image.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from ...files.paths import folder_name
+from ..base import Export, put
+from ..pictures import Picture
+
+SCORES = {
+    "confidence": "float64",
+    "rank": "int64",
+    "margin": "float64",
+    "judge_confidence": "float64",
+    "judge_rank": "int64",
+    "judge_margin": "float64",
+    "contour_agreement": "float64",
+    "sharpness": "float64",
+    "phash": "string",
+}
+COLUMNS = {
+    "label": "int64",
+    "class_name": "string",
+    "synthetic": "bool",
+    "prompt": "string",
+    "seed": "int64",
+    "replica": "int64",
+    "source_path": "string",
+    "contour_path": "string",
+    **SCORES,
+    "width": "int64",
+    "height": "int64",
+    "box": "list",
+    "key": "string",
+    "sha256": "string",
+    "workflow": "string",
+}
+RENAMED = {"source_path": "source", "contour_path": "contour_source"}
+
+
+def write(stage: Path, pictures: Iterable[Picture], export: Export) -> Iterator[dict]:
+    """Write the images; yields each row as it was exported."""
+    base = stage / "data" / "train"
+    base.mkdir(parents=True)
+    with open(base / "metadata.jsonl", "w", encoding="utf-8", newline="\n") as metadata:
+        for picture in pictures:
+            file = f"{folder_name(picture.row['class_name'])}/{picture.name}"
+            put(base / file, picture.data)
+            metadata.write(json.dumps({"file_name": file, **flat_row(picture.row)}, ensure_ascii=False) + "\n")
+            yield {**picture.row, "file": f"data/train/{file}", "mask": None}
+
+
+def flat_row(row: Mapping) -> dict:
+    """The columns of a row: always all of them, each of one type."""
+    found = {name: (row["scores"] if name in SCORES else row).get(RENAMED.get(name, name)) for name in COLUMNS}
+    for name, kind in COLUMNS.items():
+        if found[name] is not None and kind in ("float64", "list"):  # JSON of another tool may have 1 for 1.0
+            found[name] = float(found[name]) if kind == "float64" else [float(value) for value in found[name]]
+    return found
+
+
+def features(export: Export) -> list[dict]:
+    """The columns, as ``dataset_info`` in a README describes them."""
+    plain = [{"name": name, "dtype": kind} for name, kind in COLUMNS.items() if name not in ("label", "box")]
+    return [{"name": "label", "dtype": class_label(export)}, *plain, {"name": "box", "list": "float64"}]
+
+
+def class_label(export: Export) -> dict:
+    """The type of a label."""
+    return {"class_label": {"names": dict(enumerate(export.classes))}}
+
+
+def front_matter(export: Export) -> dict:
+    """What ``datasets`` needs to know."""
+    columns = [{"name": "image", "dtype": "image"}, *features(export)]
+    config = {"config_name": "default", "data_files": [{"split": "train", "path": "data/train/**"}]}
+    # The Hub reads dataset_info; load_dataset would type the columns by metadata.jsonl but for the config's features.
+    return {"configs": [config | {"features": columns}], "dataset_info": {"features": columns}}
+
+
+USE = """```python
+from datasets import load_dataset
+
+train = load_dataset("path/to/this/folder", split="train")  # image, label (a ClassLabel), provenance
+```"""

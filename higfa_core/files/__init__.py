@@ -1,0 +1,1 @@
+"""Files on disk: atomic writes, confined paths, images, hashes."""

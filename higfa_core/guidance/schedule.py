@@ -1,0 +1,57 @@
+"""When the classifier may speak: windows in noise level, never in step index."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Window:
+    """The final stage: sigma_off < sigma <= sigma_on.
+
+    Samplers such as heun call the model more than once a step and between the steps, so a stage cannot be told by
+    counting calls. `flow` marks models with x = (1 - sigma) x0 + sigma n (SD3, Flux) instead of x = x0 + sigma n.
+    """
+
+    sigma_on: float
+    sigma_off: float
+    flow: bool = False
+
+    def active(self, sigma: float) -> bool:
+        """Compared in float32, as sigmas reach the model, so that a bound that is a sigma of the run is inside."""
+        return bool(np.float32(self.sigma_off) < np.float32(sigma) <= np.float32(self.sigma_on))
+
+    def ramp(self, sigma: float, next_sigma: float | None = None) -> float:
+        """0 at `sigma_on`, 1 from 0.7 `sigma_on` down, smoothstep between.
+
+        Multistep samplers extrapolate from the call before and would amplify a correction that jumps in. With the
+        schedule's next level the ramp is read in the middle of the step (geometric mean): read at its start, a
+        coarse schedule would push less than a fine one (tests/guidance/test_schedule.py measures both).
+        """
+        middle = (sigma * max(next_sigma, self.sigma_off)) ** 0.5 if next_sigma is not None else sigma
+        x = min(1.0, max(0.0, (self.sigma_on - middle) / (0.3 * self.sigma_on)))
+        return x * x * (3 - 2 * x)
+
+    def posterior_scale(self, sigma: float) -> float:
+        """Standard deviation of x0 given x for unit-variance data: the trust region of a correction to x0."""
+        signal = 1.0 - sigma if self.flow else 1.0
+        return sigma / (sigma**2 + signal**2) ** 0.5
+
+    def guided_steps(self, sigmas: torch.Tensor) -> list[int]:
+        """Which steps of a schedule (the N + 1 sigmas ComfyUI gives, last one included) start inside the window."""
+        return [i for i, sigma in enumerate(sigmas[:-1].tolist()) if self.active(sigma)]
+
+
+def next_level(sigmas: list[float], sigma: float) -> float:
+    """The highest level of a schedule below `sigma`; 0 if there is none. Holds for calls between two steps, too."""
+    return max((s for s in sigmas if s < sigma), default=0.0)
+
+
+def window_from_percent(percent_to_sigma, start_percent: float, end_sigma: float, flow: bool = False) -> Window:
+    """Window from ComfyUI's `percent` (share of the noise schedule, as ControlNet's start_percent) and a lowest sigma.
+
+    `end_sigma` is given on the x = x0 + sigma n scale; flow models get the level of equal signal-to-noise ratio.
+    """
+    end = end_sigma / (1 + end_sigma) if flow else end_sigma
+    return Window(float(percent_to_sigma(start_percent)), end, flow)

@@ -1,0 +1,97 @@
+"""From the index of a job, or its JSON, to the job and the pixels it starts from."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..files.images import load_image, load_mask
+from ..files.paths import fingerprint, inside, refuse_held_out
+from ..sources.layouts import read_dataset
+from ..sources.source import Box, SourceDataset, load_source
+from .plan import Job, Plan
+from .plan_file import PlanFile
+from .prompts import Prompts
+
+
+def pick_job(input_folder: str | Path, dataset: str, index: int, job: str = "", **options) -> tuple[Job, int]:
+    """Job ``index`` of the plan over ``input_folder/dataset``, and how many there are.
+
+    ``options``: prompt_template, replicas, plan_seed, contour_from. A ``job`` as JSON wins over everything else
+    (and counts as 1).
+    """
+    if job.strip():
+        return Job.from_json(job), 1
+    plan = _plan(input_folder, dataset, **options)
+    if not 0 <= index < len(plan):
+        raise ValueError(f"No job {index} in {dataset!r}: there are {len(plan)}, use 0 to {len(plan) - 1}")
+    return plan[index], len(plan)
+
+
+def pick_planned(input_folder: str | Path, plan_folder: str | Path, index: int) -> tuple[Job, int, dict[str, str]]:
+    """Job ``index`` of the plan that ``higfa plan`` wrote into ``plan_folder``, and how many there are.
+
+    Last come the layout and its options with which the images were read, for :func:`load_job`.
+    """
+    plan = PlanFile(plan_folder)
+    root = plan.header["dataset"]["root"]
+    if not Path(input_folder, plan.header["dataset"]["name"]).is_dir():
+        outside = f"The plan's images are in {root}, outside ComfyUI's input folder"
+        raise ValueError(f"{outside}: move them there, or use higfa run")
+    options = plan.header["options"]
+    layout = {"layout": options.get("layout", "auto"), **dict(options.get("layout_option", ()))}
+    return plan.job(index), len(plan), layout
+
+
+def load_job(input_folder: str | Path, job: Job, **layout: str) -> tuple[Job, Tensor, Tensor | None]:
+    """The job with its image's size and mask file, that image [1, H, W, 3] and the object [1, H, W]: its mask, else
+    its box; None where the dataset has neither.
+
+    ``layout``: how to read the dataset, as :func:`.layouts.read_dataset` is told it.
+    """
+    if job.image_file:
+        image = load_image(inside(input_folder, job.image_file))
+        mask = load_mask(inside(input_folder, job.mask_file), *image.shape[1:3]) if job.mask_file else None
+    else:
+        root = inside(input_folder, job.dataset)
+        source = _read(root, fingerprint(root), **layout).by_path.get(job.contour_source)
+        if source is None:
+            where = f"No training image {job.contour_source!r} in {root}"
+            raise ValueError(f"{where}: was it moved, or held out (held_out.txt) since it was planned?")
+        inside(root, source.path)
+        image, mask = load_source(root, source)
+        job = replace(job, mask_file=f"{job.dataset}/{source.mask}" if source.mask else "")
+    height, width = image.shape[1:3]
+    if mask is None and job.box:
+        mask = _box_mask(job.box, height, width)
+    return replace(job, size=(width, height)), image, mask
+
+
+def _box_mask(box: Box, height: int, width: int) -> Tensor:
+    x, y, w, h = box
+    mask = torch.zeros(1, height, width)
+    mask[:, max(0, math.floor(y)) : math.ceil(y + h), max(0, math.floor(x)) : math.ceil(x + w)] = 1
+    return mask
+
+
+def _plan(input_folder, dataset, prompt_template="a photo of a {class}", **options) -> Plan:
+    refuse_held_out(*dataset.split("/"))
+    root = inside(input_folder, dataset)
+    if not root.is_dir():
+        read_dataset(root)  # says what is wrong
+    return _kept_plan(root, dataset, fingerprint(root), prompt_template, **options)
+
+
+@functools.lru_cache(maxsize=4)
+def _kept_plan(root, name, version, prompt_template, replicas=1, plan_seed=0, contour_from="same") -> Plan:
+    return Plan(_read(root, version), replicas, Prompts((prompt_template,)), plan_seed, contour_from, name)
+
+
+@functools.lru_cache(maxsize=4)
+def _read(root: Path, version: str, **layout: str) -> SourceDataset:
+    return read_dataset(root, **layout)

@@ -1,0 +1,186 @@
+"""A plan on disk: ``plan.json`` (what was decided) and ``plan.jsonl`` (one job a line), in the dataset's folder."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from ..files.atomic import write_atomic
+from ..sources.source import SourceImage
+from .plan import Job, Plan
+from .rules import Rules
+from .workflow import image_key
+
+HEADER, JOBS = "plan.json", "plan.jsonl"
+VERSION = 1
+LINE = ("index", "key", "class_name", "source", "contour_source", "prompt", "seed", "replica")
+
+
+def write_plan(
+    folder: str | Path,
+    plan: Plan,
+    *,
+    workflow: Mapping,
+    workflow_digest: str,
+    dataset_name: str,
+    options: Mapping,
+    quota: Mapping[str, int] | None = None,
+    rules: Rules = Rules(),
+    licences: Mapping[str, str] | None = None,
+    replace: bool = False,
+) -> dict:
+    """Write the plan, return its header. The same plan again changes nothing; ValueError when another is there.
+
+    ``quota``: accepted images wanted of each class; without one every job is run.
+    """
+    folder = Path(folder)
+    part = folder / f".{JOBS}.{os.getpid()}.part"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        jobs_sha256 = _write_jobs(part, plan)
+        header = _header(plan, jobs_sha256, quota, rules) | {
+            "dataset_name": dataset_name,
+            "options": dict(options),
+            "licences": dict(licences or {}),
+            "workflow_digest": workflow_digest,
+            "workflow": dict(workflow),
+        }
+        _refuse_another(folder, header, replace)
+        os.replace(part, folder / JOBS)
+    finally:
+        part.unlink(missing_ok=True)
+    write_atomic(folder / HEADER, json.dumps(header, ensure_ascii=False, indent=1).encode())
+    return header
+
+
+class PlanFile:
+    """The plan in ``folder``. ValueError when there is none, or its two files do not belong together."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        try:
+            self.header = json.loads((self.folder / HEADER).read_text("utf-8"))
+        except FileNotFoundError:
+            raise ValueError(f"No {HEADER} in {self.folder}: make a plan with higfa plan") from None
+        except ValueError as error:
+            raise ValueError(f"{self.folder / HEADER} is damaged ({error}): make the plan again") from error
+        if self.header.get("version") != VERSION:
+            raise ValueError(f"{self.folder / HEADER} has version {self.header.get('version')!r}, this reads {VERSION}")
+        self.classes = tuple(info["name"] for info in self.header["classes"])
+        self._labels = {name: label for label, name in enumerate(self.classes)}
+
+    def __len__(self) -> int:
+        return self.header["jobs"]
+
+    @property
+    def rules(self) -> Rules:
+        """What an image must have to count as accepted."""
+        return Rules(**self.header["rules"])
+
+    def lines(self) -> Iterator[bytes]:
+        """The jobs as they stand in the file. ValueError at the end when the file is not the header's."""
+        digest = hashlib.sha256()
+        with open(self.folder / JOBS, "rb") as file:
+            for line in file:
+                digest.update(line)
+                yield line
+        if digest.hexdigest() != self.header["jobs_sha256"]:
+            raise ValueError(f"{self.folder / JOBS} was changed after planning: make the plan again")
+
+    def image_keys(self) -> set[str]:
+        """The keys of the images that this plan makes."""
+        digest = self.header["workflow_digest"]
+        return {image_key(json.loads(line)["key"], digest) for line in self.lines()}
+
+    def job(self, index: int) -> Job:
+        """Job number ``index``."""
+        path = self.folder / JOBS
+        lines = _kept_lines(path, path.stat().st_mtime_ns)
+        if not 0 <= index < len(lines):
+            raise ValueError(f"No job {index} in the plan: there are {len(lines)}, use 0 to {len(lines) - 1}")
+        return self.parse(lines[index])
+
+    def parse(self, line: bytes | str) -> Job:
+        """The job on a line of the plan."""
+        values = json.loads(line)
+        box = self.header["sources"][values["contour_source"]]["box"]
+        label, name = self._labels[values["class_name"]], self.header["dataset"]["name"]
+        return Job(**values, dataset=name, label=label, classes=self.classes, box=tuple(box) if box else None)
+
+    def source(self, path: str) -> SourceImage:
+        """The source image at ``path``, as the layout described it when the plan was made."""
+        about = self.header["sources"][path]
+        return SourceImage(
+            path,
+            self.classes[about["label"]],
+            about["label"],
+            about["mask"],
+            tuple(about["mask_values"]),
+            tuple(about["box"]) if about["box"] else None,
+            about["crop_bottom"],
+        )
+
+
+def planned_keys(folder: str | Path) -> set[str] | None:
+    """The keys of the images of the plan in ``folder``; None where there is no plan, as on the canvas."""
+    there = all((Path(folder) / name).is_file() for name in (HEADER, JOBS))
+    return PlanFile(folder).image_keys() if there else None
+
+
+@functools.lru_cache(maxsize=2)
+def _kept_lines(path: Path, mtime_ns: int) -> list[bytes]:
+    return path.read_bytes().splitlines()
+
+
+def _write_jobs(path: Path, plan: Plan) -> str:
+    digest = hashlib.sha256()
+    with open(path, "wb") as file:
+        for job in plan:
+            line = json.dumps({name: getattr(job, name) for name in LINE}, ensure_ascii=False).encode() + b"\n"
+            digest.update(line)
+            file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def _header(plan: Plan, jobs_sha256: str, quota: Mapping[str, int] | None, rules: Rules) -> dict:
+    return {
+        "version": VERSION,
+        "dataset": _dataset(plan),
+        "classes": [asdict(info) for info in plan.dataset.classes],
+        "counts": plan.counts(),
+        "quota": dict(quota) if quota else None,
+        "rules": asdict(rules),
+        "jobs": len(plan),
+        "jobs_sha256": jobs_sha256,
+        "sources": {image.path: _source(image, plan) for image in plan.dataset.images},
+    }
+
+
+def _dataset(plan: Plan) -> dict:
+    found = plan.dataset
+    about = {"name": plan.name, "root": str(Path(found.root).absolute()), "layout": found.layout}
+    return about | {"evidence": found.evidence, "licence": found.licence, "held_out": found.held_out}
+
+
+def _source(image: SourceImage, plan: Plan) -> dict:
+    values = {name: value for name, value in vars(image).items() if name not in ("path", "class_name")}
+    return values | {"sha256": plan.known_sha256(image.path)}
+
+
+def _refuse_another(folder: Path, header: dict, replace: bool) -> None:
+    if replace or not (folder / HEADER).is_file():
+        return
+    old = PlanFile(folder).header
+    changed = [name for name in header if old.get(name) != json.loads(json.dumps(header[name]))]
+    if changed:
+        raise ValueError(
+            f"{folder} holds another plan (other {', '.join(changed)}): choose another folder, or add --replace; "
+            "images of jobs that are in both plans stay, exports leave the others out"
+        )

@@ -1,0 +1,93 @@
+"""API-format workflows: finding nodes, filling in a job, and telling whether two make the same pixels."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+
+from ..files.hashes import json_sha256
+from .plan import Job
+
+JOB, EXPORT = "HiGFA_DatasetJob", "HiGFA_ExportDataset"
+Graph = Mapping[str, Mapping]
+
+
+def find_node(graph: Graph, class_type: str) -> str:
+    """The id of the only node of that type. ValueError when there is none, or more than one."""
+    found = [node for node, about in graph.items() if about.get("class_type") == class_type]
+    if len(found) != 1:
+        raise ValueError(f"The workflow must have one {class_type} node, it has {len(found)}: {', '.join(found)}")
+    return found[0]
+
+
+def check_workflow(graph: object) -> None:
+    """ValueError unless this is an API-format workflow that makes a dataset: Dataset Job and Export Dataset, joined."""
+    if isinstance(graph, Mapping) and {"nodes", "links"} <= graph.keys():
+        raise ValueError("This is a workflow as the canvas saves it: export it with File > Export (API)")
+    nodes = graph.values() if isinstance(graph, Mapping) else [None]
+    if not all(isinstance(node, Mapping) and "class_type" in node and "inputs" in node for node in nodes):
+        raise ValueError("This is no workflow in API format: export it with File > Export (API)")
+    job, export = find_node(graph, JOB), find_node(graph, EXPORT)
+    link = graph[export]["inputs"].get("job")
+    if not is_link(link) or str(link[0]) != job:
+        raise ValueError("Connect Dataset Job's job output to Export Dataset: the labels come that way")
+    if not is_link(graph[export]["inputs"].get("images")):
+        raise ValueError("Connect images to Export Dataset")
+    if job not in _upstream(graph, graph[export]["inputs"]["images"]):
+        raise ValueError("The images of Export Dataset do not depend on Dataset Job: all jobs would be alike")
+
+
+def digest(graph: Graph, export: str) -> str:
+    """SHA-256 (hex) of the part of the workflow that decides the pixels that Export Dataset gets.
+
+    The nodes above its ``images`` input, by their types, values and links: node ids, titles and everything else
+    in the workflow do not count, nor do the values of Dataset Job (they are in the job's own key).
+    """
+    link = graph[export]["inputs"].get("images")
+    return _hash(_describe(graph, link, {})) if is_link(link) else ""
+
+
+def image_key(job_key: str, workflow: str) -> str:
+    """The key of the images that ``workflow`` (a :func:`digest`, "" for none) makes of a job."""
+    return hashlib.sha256(f"{job_key}{workflow}".encode()).hexdigest() if workflow else job_key
+
+
+def fill_in(graph: Graph, job: Job, dataset_name: str, export: Mapping[str, object] | None = None) -> dict:
+    """A copy of the workflow set to one job, exporting into ``dataset_name``; ``export``: more widgets of that node."""
+    filled = copy.deepcopy(dict(graph))
+    filled[find_node(graph, JOB)]["inputs"]["job"] = job.to_json()
+    filled[find_node(graph, EXPORT)]["inputs"] |= {"dataset_name": dataset_name, **(export or {})}
+    return filled
+
+
+def is_link(value: object) -> bool:
+    """Whether an input's value is a link [node id, output slot]."""
+    return isinstance(value, (list, tuple)) and len(value) == 2 and isinstance(value[1], int)
+
+
+def _describe(graph: Graph, value: object, known: dict[str, str]) -> object:
+    if not is_link(value):
+        # JavaScript writes 1.0 as 1.
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+    node, slot = str(value[0]), value[1]
+    if node not in known:
+        about = graph[node]
+        inputs = {} if about["class_type"] == JOB else about["inputs"]
+        described = {name: _describe(graph, inner, known) for name, inner in inputs.items()}
+        known[node] = _hash([about["class_type"], described])
+    return [known[node], slot]
+
+
+def _upstream(graph: Graph, link: object) -> set[str]:
+    found, todo = set(), [str(link[0])]
+    while todo:
+        node = todo.pop()
+        if node not in found and node in graph:
+            found.add(node)
+            todo += [str(value[0]) for value in graph[node]["inputs"].values() if is_link(value)]
+    return found
+
+
+def _hash(value: object) -> str:
+    return json_sha256(value)

@@ -1,0 +1,90 @@
+"""``held_out.txt``: training images that a classifier's training held out, and that can never become sources.
+
+One path a line, relative to the file's folder, with forward slashes. It counts whichever folder of a set is read:
+``birds`` and ``birds/train`` see the same list, and so do a benchmark's own folder and the one or two above it.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from ..files.atomic import write_atomic
+from ..files.paths import HELD_OUT_LIST as NAME
+from ..files.paths import training_folders
+from .source import SourceDataset
+
+
+def listed(dataset: SourceDataset, home: Path | None = None) -> frozenset[str]:
+    """The images of ``dataset`` that a list names; ``home``: the folder of the set's own lists, below its root.
+
+    ValueError for a list that cannot be read, or names a file that is not there.
+    """
+    known = {_nfc(image.path): image.path for image in dataset.images}
+    found = set()
+    for folder in _folders(dataset.root, home):
+        for path in _lines(folder / NAME):
+            place = _from(dataset.root, folder, path)
+            if place in known:
+                found.add(known[place])
+            elif not (folder / path).exists():
+                raise ValueError(f"{folder / NAME} names {path!r}, which is not there: correct or remove the line")
+    return frozenset(found)
+
+
+def without(dataset: SourceDataset, paths: frozenset[str]) -> SourceDataset:
+    """The dataset without these images, which count as held out."""
+    if not paths:
+        return dataset
+    images = tuple(image for image in dataset.images if image.path not in paths)
+    if not images:
+        raise ValueError(f"{NAME} in {dataset.root} holds out all images: remove some of its lines")
+    return replace(dataset, images=images, held_out=dataset.held_out + len(paths))
+
+
+def add(root: Path, paths: Iterable[str]) -> Path:
+    """Add paths to the list of ``root``, whose other lines stay; returns where it is."""
+    file = root / NAME
+    lines = {*paths, *(_lines(file) if file.is_file() else ())}
+    write_atomic(file, "".join(f"{path}\n" for path in sorted(lines)).encode())
+    return file
+
+
+def refuse_read_only(root: Path) -> None:
+    """ValueError when :func:`add` could not write."""
+    if not os.access(root, os.W_OK):
+        raise ValueError(
+            f"{root} is read-only, so {NAME} there cannot keep the images held out from becoming sources: make it "
+            "writable, or switch keep_split off"
+        )
+
+
+def _folders(root: Path, home: Path | None) -> list[Path]:
+    below = home or next(iter(training_folders(root)), root)
+    steps = [root.joinpath(*below.relative_to(root).parts[:n]) for n in range(len(below.relative_to(root).parts) + 1)]
+    return [folder for folder in (*list(root.parents)[:2], *steps) if (folder / NAME).is_file()]
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text ({error}): save it as such") from error
+    paths = [line.strip().replace("\\", "/") for line in lines if line.strip()]
+    for path in paths:
+        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+            raise ValueError(f"{file}: {path!r} must be relative and without '..': correct the line")
+    return [PurePosixPath(path).as_posix() for path in paths]
+
+
+def _from(root: Path, folder: Path, path: str) -> str:
+    """A path of a list in ``folder`` as the dataset spells it."""
+    full = folder / path
+    return _nfc(full.relative_to(root).as_posix()) if full.is_relative_to(root) else ""
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)  # macOS hands out decomposed names

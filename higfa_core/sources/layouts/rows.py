@@ -1,0 +1,158 @@
+"""Rows of a CSV, JSONL or Parquet file that list images and their labels, as a dataset."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...files.paths import is_held_out, split_of
+from ..source import Box, ClassInfo, SourceDataset, SourceImage, prompt_name
+from .lists import normal, training_set
+
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One listed image: ``path`` and ``mask`` relative to the root; ``where`` says from which line it is."""
+
+    path: str
+    label: object
+    where: str
+    split: str = ""
+    mask: str | None = None
+    box: object = None
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a CSV (with a header), JSONL or Parquet file."""
+    try:
+        return {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}[path.suffix.lower()](path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"Cannot read {path} ({error}): write it as UTF-8") from error
+
+
+def to_dataset(
+    root: Path,
+    layout: str,
+    evidence: str,
+    rows: Sequence[Row],
+    names: Sequence[str] = (),
+    numbers: Sequence[int] = (),
+    licence: str = "",
+) -> SourceDataset:
+    """The training rows as a dataset.
+
+    ``names``: the classes in label order, where something lists them; ``numbers``: their numbers there. Without
+    names the classes are the labels of all rows, held out or not, so that a class keeps its number in every split.
+    """
+    splits = {bool(row.split): row for row in rows}
+    if len(splits) == 2:
+        raise ValueError(f"{splits[False].where}: the split is empty and in other rows not: write train, val or test")
+    train, held_out = [], []
+    for row in rows:
+        (train if is_training(row) else held_out).append(row)
+    if not train and rows:
+        splits = ", ".join(sorted({str(row.split) for row in rows if row.split})) or "their folders"
+        raise ValueError(f"{layout} in {root}: none of {len(rows)} rows is a training image (split: {splits})")
+    for row in train:
+        if not _is_label(row.label):
+            raise ValueError(f"{row.where}: {row.label!r} is no label: give a name or a whole number")
+    found = {row.label: row for row in train}
+    spoken = {label: _named(row, names) if names else str(label) for label, row in found.items()}
+    if not names:
+        names, numbers = _classes(set(spoken.values()), held_out)
+    labels = {name: label for label, name in enumerate(names)}
+    images = []
+    for row in train:
+        name, mask = spoken[row.label], normal(row.mask) if row.mask else None
+        images.append(SourceImage(normal(row.path), name, labels[name], mask, box=_box(row)))
+    classes = [ClassInfo(name, prompt_name(name)) for name in labels]
+    others = [normal(row.path) for row in held_out]
+    return training_set(root, layout, evidence, classes, images, others, licence, numbers)
+
+
+def is_training(row: Row) -> bool:
+    """Whether the row is a training image by its split and its folders. ValueError when these contradict."""
+    named = next(filter(split_of, row.path.split("/")[:-1]), "")
+    listed = str(row.split).strip()
+    if split_of(listed) == "train" and is_held_out(named):
+        raise ValueError(f"{row.where}: {row.path!r} is in a {named} folder and listed as {row.split}: correct one")
+    return (not listed or split_of(listed) == "train") and not is_held_out(named)
+
+
+def _is_label(label: object) -> bool:
+    if isinstance(label, bool) or not isinstance(label, (int, str)):
+        return False
+    return not re.fullmatch(r"|-\d+|-?\d+\.\d*", str(label))  # -1: what `datasets` calls no label
+
+
+def _classes(names: set[str], held_out: Sequence[Row]) -> tuple[list[str], list[int]]:
+    """All classes in order and, where they are whole numbers, these: 2 before 10."""
+    others = {str(row.label): row.where for row in held_out if _is_label(row.label)}
+    if not all(map(str.isdecimal, names)):
+        return sorted(names | others.keys()), []
+    if odd := next((name for name in others if not name.isdecimal()), ""):
+        raise ValueError(f"{others[odd]}: {odd!r} is no whole number as the other labels are: correct or empty it")
+    ordered = sorted(names | others.keys(), key=lambda name: (int(name), name))
+    return ordered, [int(name) for name in ordered]
+
+
+def _named(row: Row, names: Sequence[str]) -> str:
+    if row.label in names:
+        return str(row.label)
+    if str(row.label).isdecimal() and int(row.label) < len(names):
+        return names[int(row.label)]
+    known = f"{len(names)} classes that are named ({', '.join(names[:5])})"
+    raise ValueError(f"{row.where}: {row.label!r} is none of the {known}")
+
+
+def _box(row: Row) -> Box | None:
+    if row.box is None or row.box == "" or row.box == []:
+        return None
+    try:
+        values = row.box.strip("[]() ").replace(",", " ").split() if isinstance(row.box, str) else row.box
+        x, y, width, height = map(float, values)
+        if width > 0 and height > 0:
+            return (x, y, width, height)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"{row.where}: box {row.box!r} must be x, y, width and height in pixels")
+
+
+def _read_csv(path: Path) -> list[dict]:
+    with path.open(newline="", encoding="utf-8-sig") as lines:
+        rows = list(csv.DictReader(lines))
+    for number, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            raise ValueError(f"{path}, row {number}: it has more or fewer fields than the header: correct it")
+    return rows
+
+
+def _read_jsonl(path: Path) -> list[dict]:
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: no JSON ({error})") from error
+        if not isinstance(rows[-1], Mapping):
+            raise ValueError(f"{path}, line {number}: expected an object, got {line[:80]!r}")
+    return rows
+
+
+def _read_parquet(path: Path) -> list[dict]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise ValueError(f"Reading {path} needs pyarrow: pip install pyarrow, or use CSV or JSONL") from error
+    try:
+        return parquet.read_table(path).to_pylist()
+    except (ArrowException, OSError) as error:
+        raise ValueError(f"Cannot read {path} ({error}): write it again") from error

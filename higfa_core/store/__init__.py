@@ -1,0 +1,1 @@
+"""A synthetic dataset on disk: images, manifest rows, scores."""

@@ -1,0 +1,233 @@
+"""The state of a synthetic dataset on disk: images, ``manifest.jsonl`` (the only truth) and ``dataset.json``.
+
+Image first, manifest row second, each made durable before the next: a row without its file is made again, a
+file without a row is overwritten. Several processes of one machine may append to one manifest on its own disk
+(on Windows and on network shares, where appending is not atomic: one process a dataset).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+from ..files.atomic import STALE_SECONDS, write_atomic
+from .rows import ACCEPTED, REJECTED, Tail, append_line, encode_row, parse_row
+
+log = logging.getLogger(__name__)
+
+GENERATOR = "HiGFA for ComfyUI"
+FORMAT_VERSION = 1
+SETTLED_SECONDS = 1.0  # a folder changed less long ago may change again within one tick of its clock
+
+
+class Manifest:
+    """``folder/manifest.jsonl``: one JSON row for every image; the last row of a (key, index) counts.
+
+    A line that a crash cut short is reported once and ignored; the next append starts on a line of its own.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.path = self.folder / "manifest.jsonl"
+        self._tail = Tail(self.path)
+        self._forget()
+        if rest := self.refresh():
+            self._warn(rest)
+        self._sweep()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def refresh(self) -> bytes:
+        """Read what was appended since the last look, by this or another process; returns a torn last line."""
+        if self._tail.restarted():
+            self._forget()
+        lines, rest = self._tail.lines()
+        for line in lines:
+            if not self._take(line):
+                self._warn(line)
+        # Without a newline it may still be whole. If not: torn by a crash, or another process is writing it.
+        return b"" if self._take(rest) else rest
+
+    def rows(self) -> list[dict]:
+        """All rows in the order in which their (key, index) first appeared."""
+        return list(self._rows.values())
+
+    def get(self, key: str, index: int) -> dict | None:
+        """The row of image ``index`` of job ``key``, or None."""
+        return self._rows.get((key, index))
+
+    def is_intact(self, row: Mapping) -> bool:
+        """Whether the row's file is there with the recorded hash."""
+        with suppress(OSError):
+            data = (self.folder / row["file"]).read_bytes()
+            return len(data) == row["bytes"] and hashlib.sha256(data).hexdigest() == row["sha256"]
+        return False
+
+    def missing(self) -> list[dict]:
+        """Rows whose file is not there (by name and size, without reading the images; masks by name)."""
+        found = []
+        for folder, members in self._folders.items():
+            path = self.folder / folder
+            changed = path.stat().st_mtime_ns if path.is_dir() else 0
+            if self._complete.get(folder) == (changed, len(members)):
+                continue
+            there = sizes(path)
+            gone = [key for key, (name, size) in members.items() if there.get(name, -1) != (size or there.get(name))]
+            if not gone and time.time() - changed / 1e9 > SETTLED_SECONDS:
+                self._complete[folder] = (changed, len(members))
+            found += [self._rows[key] for key in gone]
+        return found
+
+    def write(
+        self,
+        row: Mapping,
+        data: bytes,
+        replace: bool = False,
+        stale: tuple[str, ...] = (),
+        extra: Mapping[str, bytes] | None = None,
+    ) -> str:
+        """Store one image and its row; ``file`` says where, ``sha256`` and ``bytes`` are filled in here.
+
+        Returns "written", "same" (that very image was there), "kept" (an intact image with other bytes was
+        there and ``replace`` is off) or "replaced". ``stale``: other paths where a crash may have
+        left this image. ``extra``: path -> content of files that belong to it, like its mask.
+        """
+        row = {**row, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        line = encode_row(row)  # first, so that a bad row leaves no image behind
+        self.refresh()
+        old = self.get(row["key"], row["index"])
+        extra = extra or {}
+        whole = all((self.folder / path).is_file() for path in extra)
+        if old is not None and whole and self.is_intact(old):
+            same = old["sha256"] == row["sha256"]
+            if same and all(old[name] == row[name] for name in ("file", "accepted", "reason")):
+                return "same"
+            if not replace:
+                return "same" if same else "kept"
+        for path, content in extra.items():
+            write_atomic(self.folder / path, content)
+        write_atomic(self.folder / row["file"], data)
+        self._append(line)
+        for path in {*stale, *([old["file"]] if old else [])} - {row["file"]}:
+            (self.folder / path).unlink(missing_ok=True)
+        return "replaced" if old else "written"
+
+    def append(self, row: Mapping) -> None:
+        """Add one row durably: a single write at the end of the file. ValueError when a field is missing."""
+        self._append(encode_row(row))
+
+    def _append(self, line: bytes) -> None:
+        append_line(self.path, line)
+        self.refresh()
+
+    def status(self, planned: Mapping[str, int] | None = None) -> dict[str, dict[str, int]]:
+        """Class name -> {"planned", "written", "accepted"}; ``planned`` is :meth:`.plan.Plan.counts`."""
+        info = self.info() or {}
+        planned = planned or {}
+        names = dict.fromkeys([*(info.get("classes") or []), *planned])
+        table = {name: {"planned": planned.get(name, 0), "written": 0, "accepted": 0} for name in names}
+        for row in self._rows.values():
+            counts = table.setdefault(row["class_name"], {"planned": 0, "written": 0, "accepted": 0})
+            counts["written"] += 1
+            counts["accepted"] += bool(row["accepted"])
+        return table
+
+    def info(self) -> dict | None:
+        """The content of ``dataset.json``, or None before it is written."""
+        try:
+            return json.loads((self.folder / "dataset.json").read_text("utf-8"))
+        except FileNotFoundError:
+            return None
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{self.folder / 'dataset.json'} is damaged ({error}): restore it") from error
+
+    def start(self, classes: tuple[str, ...] | None) -> dict:
+        """Write ``dataset.json`` once; later calls check that the classes are the same (None: not given)."""
+        info = self.info()
+        if info is None:
+            classes = None if classes is None else list(classes)
+            info = {"classes": classes, "version": FORMAT_VERSION, "generator": GENERATOR}
+            write_atomic(self.folder / "dataset.json", json.dumps(info, ensure_ascii=False, indent=1).encode())
+        elif classes is not None and info["classes"] != list(classes):
+            raise ValueError(
+                f"Dataset {self.folder.name!r} was started with other classes "
+                f"({_difference(info['classes'], classes)}): choose another dataset_name"
+            )
+        return info
+
+    def _forget(self) -> None:
+        self._rows: dict[tuple[str, int], dict] = {}
+        self._folders: dict[str, dict] = defaultdict(dict)  # folder -> (key, index) or mask -> (file name, bytes)
+        self._complete: dict[str, tuple[int, int]] = {}
+        self._warned: set[bytes] = set()
+
+    def _take(self, line: bytes) -> bool:
+        if not line.strip():
+            return True
+        row = parse_row(line)
+        if row is None:
+            return False
+        key = row["key"], row["index"]
+        for file, _ in _files(self._rows.get(key, {})):
+            self._folders[file.rpartition("/")[0]].pop(key, None)
+        for file, size in _files(row):
+            folder, _, name = file.rpartition("/")
+            self._folders[folder][key] = (name, size)
+        self._rows[key] = row
+        return True
+
+    def _warn(self, line: bytes) -> None:
+        if line not in self._warned:
+            log.warning("%s: ignoring a damaged line: %r; its image is made again", self.path, line[:120])
+        self._warned.add(line)
+
+    def _sweep(self) -> None:
+        for file in self.folder.glob("**/.*.part"):
+            with suppress(OSError):
+                if time.time() - file.stat().st_mtime > STALE_SECONDS:
+                    file.unlink()
+
+
+def decide(folder: str | Path, row: Mapping, accepted: bool, reason: str) -> dict:
+    """Record another verdict on a stored image and move it to where it now belongs; returns the new row."""
+    folder = Path(folder)
+    place = ACCEPTED if accepted else REJECTED
+    moved = {**row, "accepted": accepted, "reason": reason}
+    moved["file"] = "/".join((place, *PurePosixPath(row["file"]).parts[1:]))
+    if moved["file"] != row["file"]:
+        # Both paths hold it until the row is there, so that a crash loses nothing.
+        write_atomic(folder / moved["file"], (folder / row["file"]).read_bytes())
+    append_line(folder / "manifest.jsonl", encode_row(moved))
+    if moved["file"] != row["file"]:
+        (folder / row["file"]).unlink(missing_ok=True)
+    return moved
+
+
+def _files(row: Mapping) -> Iterator[tuple[str, int | None]]:
+    if row:
+        yield row["file"], row["bytes"]
+        if row.get("mask"):
+            yield row["mask"], None
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Name -> bytes of the files in a folder; {} when there is none."""
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        return {entry.name: entry.stat().st_size for entry in entries}
+    return {}
+
+
+def _difference(old: list[str] | None, new: tuple[str, ...]) -> str:
+    if old is None:
+        return "no class list"
+    gone, added = sorted(set(old) - set(new)), sorted(set(new) - set(old))
+    parts = [f"without {name!r}" for name in added[:3]] + [f"with {name!r}" for name in gone[:3]]
+    return ", ".join(parts) or "in another order"

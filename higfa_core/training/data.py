@@ -1,0 +1,169 @@
+"""Labelled images to train, calibrate and check a classifier: which file is which class, and what is held out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..files import paths
+from ..files.images import load_image
+from ..sources import held_out
+from ..sources.layouts import read_split
+from ..store.rows import Tail, parse_row
+
+MANIFEST = "manifest.jsonl"  # of our datasets and exports
+
+
+class Labelled(NamedTuple):
+    """An image file, the index of its class, and how many rows at its lower end are a banner."""
+
+    path: Path
+    label: int
+    crop_bottom: int = 0
+
+    def load(self) -> Tensor:
+        """The image [1, H, W, 3] in 0..1, without the banner. ValueError if unreadable."""
+        return load_image(self.path, self.crop_bottom)
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """Images for training and held out. Any layout of folders can give one.
+
+    ``to_list``: files below ``root`` that are held out, or copies of one that is, and would be sources all the same
+    because no ``held_out.txt`` names all of them; empty where one does.
+    """
+
+    class_names: tuple[str, ...]
+    train: tuple[Labelled, ...]
+    validation: tuple[Labelled, ...]
+    root: Path = Path()
+    to_list: tuple[Path, ...] = ()
+
+    def __post_init__(self):
+        paths.check_class_names(self.class_names)
+        if len(self.class_names) < 2:
+            found = ", ".join(repr(name) for name in self.class_names) or "none"
+            raise ValueError(
+                f"A classifier needs at least 2 classes, found {found}. Add a folder of images for another"
+            )
+        counts = Counter(item.label for item in self.train)
+        empty = [name for label, name in enumerate(self.class_names) if not counts[label]]
+        if empty:
+            raise ValueError(f"No training image of {', '.join(empty[:5])}. Add images, or remove the class")
+
+    def counts(self) -> list[int]:
+        """Training images of each class."""
+        counts = Counter(item.label for item in self.train)
+        return [counts[label] for label in range(len(self.class_names))]
+
+    def keep_split(self) -> Path | None:
+        """List the images held out in their folder, so that none becomes a source (see :mod:`..dataset.held_out`).
+
+        Returns the list's file; None when there is nothing to list.
+        """
+        if not self.to_list:
+            return None
+        return held_out.add(self.root, [path.relative_to(self.root).as_posix() for path in self.to_list])
+
+
+def read_labelled(root: str | os.PathLike, validation_share: float = 0.2, seed: int = 0) -> LabelledSet:
+    """Read ``root/<class>/...``, or ``root/train`` with ``root/val`` (or as :func:`..dataset.paths.split_of` knows
+    them), or the training images of a layout that :func:`..dataset.layouts.read_dataset` knows; ``test`` is never read.
+
+    Classes are in the layout's order (sorted names for class folders). Held out are the images of the validation
+    folder and of a ``held_out.txt``; where there is neither, ``validation_share`` of each class, drawn by ``seed``: at
+    least one image, unless the class has only one. A share of 0 holds out nothing. Of files with the same content
+    only one is used; one that is held out is not trained on. ValueError for what cannot be trained on.
+    """
+    root = Path(os.path.abspath(root))
+    if not 0 <= validation_share < 1:
+        raise ValueError(f"The validation share must be at least 0 and below 1, got {validation_share}")
+    paths.refuse_inside_held_out(root)
+    sources, listed = read_split(root)
+    names, listed = sources.class_names, {root / path for path in listed}
+    items = [Labelled(root / source.path, source.label, source.crop_bottom) for source in sources.images]
+    entries = [entry for entry in os.scandir(root) if entry.is_dir()] if sources.layout == "image folder" else ()
+    folders = sorted(entry.name for entry in entries if paths.split_of(entry.name) == "validation")
+    validation = [item for folder in folders for item in _validation_files(root / folder, names)]
+    groups = _groups_of_copies([*validation, *items], names)
+    if validation_share and not folders and not listed:
+        _refuse_synthetic(root)
+        held = _draw_share(root, groups, validation_share, seed)
+    else:
+        out = {*validation, *(item for item in items if item.path in listed)}
+        held = {group[0] for group in groups if out.intersection(group)}
+    train, out = (tuple(group[0] for group in groups if (group[0] in held) == side) for side in (False, True))
+    files = {item.path for group in groups if group[0] in held for item in group} - {x.path for x in validation}
+    return LabelledSet(names, train, out, root, () if files == listed else tuple(sorted(files)))
+
+
+def _refuse_synthetic(root: Path) -> None:
+    lines, _ = Tail(root / MANIFEST).lines()
+    if any(map(parse_row, lines)):
+        raise ValueError(
+            f"{root} holds synthetic images ({MANIFEST}), and none may be held out to validate on: add val/<class>/ "
+            "with real ones that are no sources, or set the validation share to 0"
+        )
+
+
+def _validation_files(folder: Path, names: tuple[str, ...]) -> list[Labelled]:
+    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
+    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    unknown = [name for name in found if name not in names]
+    if unknown:
+        raise ValueError(f"Class {unknown[0]!r} is in {folder}, but not in the training images. Correct its name")
+    classes = {name: names.index(name) for name in found}
+    files = make_dataset(folder, classes, IMG_EXTENSIONS, allow_empty=True) if classes else []
+    files = [Labelled(Path(path), label) for path, label in files if not Path(path).name.startswith(".")]
+    if not files:
+        raise ValueError(f"No images in {folder}: expected {folder.name}/<class>/<image>. Fill or remove the folder")
+    return files
+
+
+def _groups_of_copies(items: list[Labelled], names: tuple[str, ...]) -> list[list[Labelled]]:
+    """The items, equal files together. ValueError where equal files have different classes."""
+    sizes = [item.path.stat().st_size for item in items]
+    alike = Counter(sizes)
+    groups: dict[object, list[Labelled]] = {}
+    for item, size in zip(items, sizes):
+        # Only files of one size can be equal.
+        content = hashlib.sha256(item.path.read_bytes()).digest() if alike[size] > 1 else size
+        groups.setdefault(content, []).append(item)
+    clashes = [(group[0], other) for group in groups.values() for other in group if other.label != group[0].label]
+    if clashes:
+        first, second = clashes[0]
+        more = f", and {len(clashes) - 1} more" if len(clashes) > 1 else ""
+        raise ValueError(
+            f"The same image is in two classes: {first.path} ({names[first.label]}) and {second.path} "
+            f"({names[second.label]}){more}. Keep it in the right one"
+        )
+    return list(groups.values())
+
+
+def _draw_share(root: Path, groups: list[list[Labelled]], share: float, seed: int) -> set[Labelled]:
+    classes = defaultdict(list)
+    for group in groups:
+        classes[group[0].label].append(group[0])
+    held = set()
+    for members in classes.values():
+        wanted = min(max(int(len(members) * share + 0.5), 1), len(members) - 1)
+        # Ordered by a hash of the name, so that adding an image moves few others to the other side.
+        held.update(sorted(members, key=lambda item: _draw(item.path.relative_to(root), seed))[:wanted])
+    if not held:
+        raise ValueError(
+            f"No class in {root} has two different images, so none can be held out to stop and calibrate on. "
+            "Add images, or set the validation share to 0 to train a fixed number of steps, uncalibrated"
+        )
+    return held
+
+
+def _draw(path: Path, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}\0{path.as_posix()}".encode()).digest()

@@ -1,0 +1,142 @@
+"""From a labelled set to classifier files: the guide, the judge if wanted, their calibration and plots."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..sources import held_out
+from . import backbone, plots
+from .data import LabelledSet
+from .judge import GUIDE, JUDGE, judge_settings
+from .settings import TrainSettings
+from .trainer import Progress, TrainResult, train
+
+log = logging.getLogger(__name__)
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run, its role and the file it was saved as."""
+
+    role: str
+    path: Path
+    result: TrainResult
+
+    def plots(self) -> dict[str, Tensor]:
+        """Images [1, H, W, 3] of one size by name; see :mod:`.plots`."""
+        return plots.plots(self.result, f"{self.role}: {self.result.settings.arch}")
+
+
+def train_files(
+    labelled: LabelledSet,
+    settings: TrainSettings,
+    out: Path,
+    judge: bool = False,
+    judge_arch: str = "",
+    overwrite: bool = False,
+    resume: bool = False,
+    keep_split: bool = True,
+    progress: Progress | None = None,
+    check: Callable[[], None] | None = None,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+) -> list[Trained]:
+    """Train and save ``out``, and with ``judge`` ``<stem>.judge.safetensors`` on the same images.
+
+    With ``keep_split``, images held out by share are listed in their folder when a classifier is saved, so that none
+    becomes a source.
+    To interrupt, ``check`` raises. Once all images are read, the best so far is then saved as
+    ``<stem>.partial.safetensors``, the run can be continued with ``resume``, and the exception goes on.
+    All that can be wrong is looked at before the first image is read. See :func:`train` for the rest.
+    """
+
+    def save(result: TrainResult, path: Path, role: str) -> None:
+        _save(result, path, role)
+        if keep_split and (listed := labelled.keep_split()):
+            log.info("listed the images held out in %s: they will be no sources", listed)
+
+    plan = [(GUIDE, out, settings)]
+    if judge:
+        plan.append((JUDGE, _sibling(out, JUDGE), judge_settings(settings, judge_arch)))
+    _refuse_names(out, [path for _, path, _ in plan], overwrite, resume)
+    for _, _, wanted in plan:
+        backbone.check(wanted.arch, len(labelled.class_names), wanted.pretrained, wanted.image_size)
+    if keep_split and labelled.to_list:
+        held_out.refuse_read_only(labelled.root)
+    done = []
+    for role, path, wanted in plan:
+        log.info("training the %s %s: %s", role, path.name, wanted.arch)
+        partial = _sibling(path, "partial")
+        result = train(
+            labelled,
+            wanted,
+            progress=progress,
+            check=check,
+            checkpoint=_fresh(checkpoint_of(path), resume),
+            keep=lambda best, role=role, partial=partial: save(best, partial, f"partial {role}"),
+            device=device,
+            workers=workers,
+        )
+        save(result, path, role)
+        partial.unlink(missing_ok=True)
+        done.append(Trained(role, path, result))
+    for _, path, _ in plan:
+        checkpoint_of(path).unlink(missing_ok=True)
+    return done
+
+
+def checkpoint_of(path: Path) -> Path:
+    """Where an unfinished run for ``path`` is kept; the suffix is none that ComfyUI lists as a model."""
+    return path.with_suffix(".training")
+
+
+def summary(trained: list[Trained]) -> str:
+    """What was trained, as aligned text."""
+    return "\n".join(line for one in trained for line in _lines(one))
+
+
+def _lines(one: Trained) -> list[str]:
+    r = one.result
+    steps = f"step {r.best_step} of {r.settings.steps}" + (f" ({r.stopped})" if r.stopped else "")
+    lines = [
+        f"{one.role:<13}{one.path.name}: {r.settings.arch}, {len(r.classifier.class_names)} classes",
+        f"{'images':<13}{r.train_images} for training, {len(r.held_out)} held out",
+        f"{'weights':<13}{steps}",
+    ]
+    if not r.calibration:
+        return [*lines, f"{'calibration':<13}none: no image was held out, the temperature stays 1"]
+    right = int((r.logits.argmax(1) == r.labels).sum())
+    lines.append(f"{'accuracy':<13}{r.accuracy:.1%} of the images held out ({right} of {len(r.labels)})")
+    return [*lines, f"{'calibration':<13}{r.calibration.summary()}"]
+
+
+def _refuse_names(out: Path, paths: list[Path], overwrite: bool, resume: bool) -> None:
+    if out.suffix != SUFFIX:
+        raise ValueError(f"Classifiers are saved as {SUFFIX}, got '{out.name}'. Choose such a name")
+    for path in paths:
+        finished = resume and checkpoint_of(path).is_file()  # the guide is done, its judge is not
+        if path.exists() and not (overwrite or finished):
+            raise FileExistsError(f"{path} exists. Choose another name, or allow overwriting")
+
+
+def _sibling(path: Path, word: str) -> Path:
+    return path.with_name(f"{path.stem}.{word}{SUFFIX}")
+
+
+def _fresh(checkpoint: Path, resume: bool) -> Path:
+    if not resume:
+        checkpoint.unlink(missing_ok=True)
+    return checkpoint
+
+
+def _save(result: TrainResult, path: Path, role: str) -> None:
+    result.classifier.source = path.name
+    result.classifier.save(path, extra={**result.metadata(), "role": role})
+    log.info("saved %s", path)
