@@ -101,7 +101,7 @@ def fill(store, count):
 
 
 class Stub:
-    """A server that takes jobs and never runs them; its dataset has ``manifest``."""
+    """A server that takes jobs and never runs them; its dataset has `manifest`."""
 
     def __init__(self, manifest):
         self.manifest = manifest

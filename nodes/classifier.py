@@ -16,7 +16,7 @@ HiGFAClassifier = io.Custom("HIGFA_CLASSIFIER")
 
 
 def register_folder() -> None:
-    """Make ``models/higfa_classifiers`` a model folder, after any that extra_model_paths.yaml has named."""
+    """Make `models/higfa_classifiers` a model folder, after any that extra_model_paths.yaml has named."""
     paths = list(folder_paths.folder_names_and_paths.get(FOLDER, ([],))[0])
     default = os.path.join(folder_paths.models_dir, FOLDER)
     if default not in paths:

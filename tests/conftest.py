@@ -73,5 +73,5 @@ def pack(core_nodes, tmp_path_factory) -> SimpleNamespace:
 
 @pytest.fixture(scope="session")
 def miniature_layout():
-    """(name, folder) -> the root of a miniature of that layout, built below ``folder``."""
+    """(name, folder) -> the root of a miniature of that layout, built below `folder`."""
     return lambda name, folder: BUILDERS[name](Path(folder))

@@ -58,7 +58,7 @@ def planes(tmp_path):
 
 @pytest.fixture
 def make_server(tmp_path):
-    """Fake servers that keep the graphs they ran, in ``jobs``: the job, and the image that came of it."""
+    """Fake servers that keep the graphs they ran, in `jobs`: the job, and the image that came of it."""
     servers = []
 
     def make(**options):

@@ -21,7 +21,7 @@ class ServerError(ConnectionError):
 
 
 class PromptRejected(ValueError):
-    """The server refused a prompt: which node and why; ``node_errors`` is what the server said."""
+    """The server refused a prompt: which node and why; `node_errors` is what the server said."""
 
     def __init__(self, message: str, node_errors: dict):
         super().__init__(message)
@@ -33,7 +33,7 @@ class PromptFailed(RuntimeError):
 
 
 class Client:
-    """ComfyUI at ``url``; ``timeout`` in seconds for one request. Raises ServerError without an answer."""
+    """ComfyUI at `url`; `timeout` in seconds for one request. Raises ServerError without an answer."""
 
     def __init__(self, url: str = "http://127.0.0.1:8188", timeout: float = 30.0):
         parts = urllib.parse.urlsplit(url)
@@ -79,7 +79,7 @@ class Client:
             time.sleep(poll)
 
     def interrupt(self, prompt_id: str | None = None) -> None:
-        """Stop the running prompt (only if it is ``prompt_id``, when given)."""
+        """Stop the running prompt (only if it is `prompt_id`, when given)."""
         self._request("/interrupt", {"prompt_id": prompt_id} if prompt_id else {})
 
     def cancel(self, prompt_ids: Iterable[str]) -> None:
@@ -103,7 +103,7 @@ class Client:
         return self._request(f"/view?{query}")
 
     def read_output(self, filename: str, subfolder: str, start: int = 0, most: int | None = None) -> bytes | None:
-        """``most`` bytes (None: all) of a file of the output folder from ``start`` on; None when it is not there."""
+        """`most` bytes (None: all) of a file of the output folder from `start` on; None when it is not there."""
         query = urllib.parse.urlencode({"filename": filename, "subfolder": subfolder, "type": "output"})
         end = None if most is None else start + most
         headers = {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end else {}

@@ -19,7 +19,7 @@ KEY = re.compile(rb'"key": ?"(\w+)"')  # a tenth of the time of reading the whol
 
 
 class Collector:
-    """Brings home what the server of ``client`` has made."""
+    """Brings home what the server of `client` has made."""
 
     def __init__(self, client: Client, states: States):
         self.client, self.states = client, states

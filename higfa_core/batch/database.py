@@ -12,7 +12,7 @@ from ..files.atomic import alone
 
 
 class Database:
-    """The file at ``path``, on a local disk: processes see each other's changes through shared memory."""
+    """The file at `path`, on a local disk: processes see each other's changes through shared memory."""
 
     def __init__(self, path: Path):
         self.path = path

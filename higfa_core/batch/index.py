@@ -43,7 +43,7 @@ CREATE TABLE IF NOT EXISTS drivers (driver TEXT PRIMARY KEY, host TEXT, pid INTE
 
 
 class Index(Database):
-    """The jobs of the plan in ``folder`` and their images; ``shard`` (i, n): the i-th of n disjoint parts, from 1.
+    """The jobs of the plan in `folder` and their images; `shard` (i, n): the i-th of n disjoint parts, from 1.
 
     May be used from several threads. A new file is filled from the plan and from the manifest.
     """
@@ -104,7 +104,7 @@ class Index(Database):
         return bool(rows) and {i for i, _ in rows} >= set(range(rows[0][1]))
 
     def unfinished(self, keys: Iterable[str]) -> set[str]:
-        """Those of ``keys`` that are of this plan's jobs and not done."""
+        """Those of `keys` that are of this plan's jobs and not done."""
         keys, found = list(keys), set()
         for start in range(0, len(keys), 500):  # SQLite may take no more than 999 at once
             some = tuple(keys[start : start + 500])
@@ -134,7 +134,7 @@ class Index(Database):
                 db.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (name, getattr(tail, name)))
 
     def apply_rules(self, idx: int) -> None:
-        """Bring the verdicts on the class of job ``idx`` in line with the plan's rules as they are now."""
+        """Bring the verdicts on the class of job `idx` in line with the plan's rules as they are now."""
         if self._judges or self._stamp() != self._seen:
             self._judge(self._all("SELECT class FROM jobs WHERE idx = ?", (idx,))[0][0])
 
@@ -154,7 +154,7 @@ class Index(Database):
                 self.ingest()
 
     def _reload_rules(self) -> None:
-        """``higfa filter`` may have changed them since."""
+        """`higfa filter` may have changed them since."""
         if (stamp := self._stamp()) == self._seen:
             return
         plan = PlanFile(self.folder)
@@ -170,7 +170,7 @@ class Index(Database):
         return None
 
     def _catch_up(self, labels: set[int]) -> None:
-        """Judge the classes of ``labels``; all, where other rules judged them (a new plan, a filter cut short)."""
+        """Judge the classes of `labels`; all, where other rules judged them (a new plan, a filter cut short)."""
         now, known = json.dumps(self.rules.given()), self._all("SELECT value FROM meta WHERE name = 'rules'")
         if known and known != [(now,)]:
             self._judges, labels = True, {label for (label,) in self._all("SELECT DISTINCT class FROM images")}

@@ -11,10 +11,10 @@ from .states import Lease, States
 
 @dataclass(frozen=True)
 class Options:
-    """How to run. Times in seconds; ``attempts``: of each job; ``limit``: jobs to send at most in this run.
+    """How to run. Times in seconds; `attempts`: of each job; `limit`: jobs to send at most in this run.
 
-    ``patience``: how long a silent server keeps its jobs, ``give_up``: how long all may be silent, ``job_timeout``:
-    how long one that answers may neither begin nor end a job (0: for ever). ``free_every``: jobs after which a server
+    `patience`: how long a silent server keeps its jobs, `give_up`: how long all may be silent, `job_timeout`:
+    how long one that answers may neither begin nor end a job (0: for ever). `free_every`: jobs after which a server
     is asked to give memory back (0: never).
     """
 
@@ -35,7 +35,7 @@ class Options:
 
 
 class Foreman(Protocol):
-    """What a worker needs of :class:`.runner.Run`."""
+    """What a worker needs of `.runner.Run`."""
 
     states: States
     options: Options

@@ -1,4 +1,4 @@
-"""Prompts of any kind through one server; for the jobs of a plan there is :mod:`.runner`."""
+"""Prompts of any kind through one server; for the jobs of a plan there is `.runner`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .client import Client, PromptFailed, PromptRejected, ServerError
 
 @dataclass(frozen=True)
 class Failure:
-    """A job that :func:`run_jobs` gave up on."""
+    """A job that `run_jobs` gave up on."""
 
     name: str
     reason: str
@@ -42,11 +42,11 @@ def run_jobs(
     poll: float = 0.25,
     patience: float = 60.0,
 ) -> list[Failure]:
-    """Run (name, API prompt) pairs, at most ``max_in_flight`` at the server; return those that failed.
+    """Run (name, API prompt) pairs, at most `max_in_flight` at the server; return those that failed.
 
-    ``prompts`` is pulled as room appears. ``on_done(name, history entry)`` is called for each finished one;
+    `prompts` is pulled as room appears. `on_done(name, history entry)` is called for each finished one;
     when it returns False (no usable result) the attempt counts as failed. Failed and lost prompts are sent
-    again up to ``attempts`` times in all, rejected ones are not. A server that gives no answer for ``patience``
+    again up to `attempts` times in all, rejected ones are not. A server that gives no answer for `patience`
     seconds raises ServerError. When anything raises (Ctrl-C too), what is at the server is cancelled.
     """
     if max_in_flight < 1 or attempts < 1:

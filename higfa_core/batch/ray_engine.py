@@ -1,4 +1,4 @@
-"""Servers as warm actors of a Ray cluster: ``higfa run --engine ray``.
+"""Servers as warm actors of a Ray cluster: `higfa run --engine ray`.
 
 The driver's loop and records stay as they are, only a request takes another way: driver -> actor -> ComfyUI. An
 actor owns a URL that perhaps only its cluster can reach, or starts a ComfyUI on its GPU, and again when that ends.
@@ -30,7 +30,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 class ComfyActor:
-    """Owns the server at ``url``, or one that it starts from the folder ``comfyui`` of its node."""
+    """Owns the server at `url`, or one that it starts from the folder `comfyui` of its node."""
 
     def __init__(self, url: str | None, comfyui: str | None, timeout: float):
         self.url, self.comfyui, self.timeout = url, comfyui, timeout
@@ -44,7 +44,7 @@ class ComfyActor:
         return self.url or f"ray://{_gpu()}"
 
     def answer(self, *request) -> tuple[int, bytes] | tuple[str, dict] | str:
-        """As ``Client._answer``; PromptRejected becomes (message, node_errors), ServerError its message."""
+        """As `Client._answer`; PromptRejected becomes (message, node_errors), ServerError its message."""
         if not self.url and (self.process is None or self.process.poll() is not None):
             return self._start()
         try:
@@ -78,7 +78,7 @@ class ComfyActor:
 
 
 class RayClient(Client):
-    """A client whose requests an actor makes; ``url`` is the server's name only."""
+    """A client whose requests an actor makes; `url` is the server's name only."""
 
     def __init__(self, url: str, actor: object, timeout: float):
         self.url, self.timeout, self.client_id = url, timeout, uuid.uuid4().hex
@@ -106,9 +106,9 @@ class RayClient(Client):
 def ray_clients(
     address: str | None, servers: Sequence[str], comfyui: str | None, timeout: float = 30.0
 ) -> Iterator[list[RayClient]]:
-    """Clients for ``servers``, and for a ComfyUI on each GPU when its folder on the nodes is given.
+    """Clients for `servers`, and for a ComfyUI on each GPU when its folder on the nodes is given.
 
-    ``address``: of the cluster; None takes RAY_ADDRESS, else a cluster of this machine, which is started if need be.
+    `address`: of the cluster; None takes RAY_ADDRESS, else a cluster of this machine, which is started if need be.
     """
     try:
         import ray

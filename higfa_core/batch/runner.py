@@ -13,7 +13,7 @@ from .worker import Worker
 
 
 class Run:
-    """A run of the plan in ``states`` over several servers."""
+    """A run of the plan in `states` over several servers."""
 
     def __init__(self, states: States, clients: Sequence[Client], options: Options = Options()):
         if not clients:
@@ -27,7 +27,7 @@ class Run:
         self._budget, self._lock = options.limit, threading.Lock()
 
     def go(self, watch: Callable[[Run], None] = lambda run: None, every: float = 0.5) -> None:
-        """Run until nothing is left, every server is unfit, or Ctrl-C; ``watch`` is called ``every`` seconds."""
+        """Run until nothing is left, every server is unfit, or Ctrl-C; `watch` is called `every` seconds."""
         urls = [worker.client.url for worker in self.workers]
         self.states.expire_dead(urls)
         renewed = time.monotonic()
@@ -52,7 +52,7 @@ class Run:
                 raise worker.crash
 
     def next_job(self, server: str) -> Lease | None:
-        """A job for ``server``, unless the limit of this run is reached."""
+        """A job for `server`, unless the limit of this run is reached."""
         with self._lock:
             if self.stopping.is_set() or self._budget == 0:
                 return None

@@ -1,6 +1,6 @@
 """Where every job of a plan stands: planned -> leased -> done | failed, or spare (not needed).
 
-A lease belongs to a driver (a running ``higfa run``) and ends when the driver no longer renews it, so any number of
+A lease belongs to a driver (a running `higfa run`) and ends when the driver no longer renews it, so any number of
 drivers of one machine may work on one file.
 """
 
@@ -49,7 +49,7 @@ class States(Index):
         self._db.close()
 
     def lease(self, server: str) -> Lease | None:
-        """The next job, for ``server``; None when there is none now. With quotas, none that may be superfluous."""
+        """The next job, for `server`; None when there is none now. With quotas, none that may be superfluous."""
         with self._change() as db:
             full = self._full_classes(db)
             marks = ",".join("?" * len(full))
@@ -64,7 +64,7 @@ class States(Index):
             return lease
 
     def adopt(self, server: str) -> list[Lease]:
-        """Take over jobs that a driver which is gone had sent to ``server``."""
+        """Take over jobs that a driver which is gone had sent to `server`."""
         with self._change() as db:
             query = "SELECT idx, key, body, attempts, prompt_id FROM jobs WHERE state = 'leased' AND server = ?"
             rows = db.execute(f"{query} AND lease_until < ?", (server, time.time())).fetchall()
@@ -86,7 +86,7 @@ class States(Index):
             )
 
     def expire_dead(self, servers: list[str]) -> None:
-        """End the leases of drivers of this machine whose process is gone; free those at other ``servers``."""
+        """End the leases of drivers of this machine whose process is gone; free those at other `servers`."""
         import psutil
 
         gone = []
@@ -116,7 +116,7 @@ class States(Index):
         self._set(idx, "done", "")
 
     def lost(self, idx: int, cap: int) -> None:
-        """The server no longer knows the job; after ``cap`` times it counts as failed."""
+        """The server no longer knows the job; after `cap` times it counts as failed."""
         with self._change() as db:
             db.execute("UPDATE jobs SET losses = losses + 1 WHERE idx = ? AND state = 'leased'", (idx,))
             (losses,) = db.execute("SELECT losses FROM jobs WHERE idx = ?", (idx,)).fetchone()
@@ -124,7 +124,7 @@ class States(Index):
         self._set(idx, "failed" if losses >= cap else "planned", reason)
 
     def error(self, idx: int, reason: str, cap: int) -> bool:
-        """The job ended without its images; after ``cap`` times it has failed. Returns whether it has."""
+        """The job ended without its images; after `cap` times it has failed. Returns whether it has."""
         with self._change() as db:
             db.execute("UPDATE jobs SET attempts = attempts + 1 WHERE idx = ? AND state = 'leased'", (idx,))
             (attempts,) = db.execute("SELECT attempts FROM jobs WHERE idx = ?", (idx,)).fetchone()

@@ -14,7 +14,7 @@ class SmoothReLU(TorchFunctionMode):
 
     A ReLU net is piecewise linear: its gradient jumps from one linear piece to the next. Softplus makes it
     smooth, which gives better guidance from the same weights (EluCD, arXiv 2310.11311: beta 3 with an
-    ImageNet DDPM, 5 with EDM). ``count`` counts the calls replaced.
+    ImageNet DDPM, 5 with EDM). `count` counts the calls replaced.
     """
 
     def __init__(self, beta: float):

@@ -1,6 +1,6 @@
 """A fine-grained image classifier: a module, class names, preprocessing, calibrated probabilities.
 
-What a classifier file holds and what may lie beside it: see :mod:`.files`.
+What a classifier file holds and what may lie beside it: see `.files`.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ CHUNK = 32  # images per forward pass of predict_proba
 class FineGrainedClassifier:
     """An image classifier with the names of its classes and a calibrated temperature.
 
-    ``module`` takes preprocessed images and returns logits [B, K], one per class name (ValueError otherwise).
+    `module` takes preprocessed images and returns logits [B, K], one per class name (ValueError otherwise).
     It is put into eval mode, float32, with gradients to the weights off (batch norm uses its running
-    statistics, so samples of a batch never influence each other). ``patcher`` is a slot for ComfyUI's
+    statistics, so samples of a batch never influence each other). `patcher` is a slot for ComfyUI's
     ModelPatcher.
 
-    The gradient of :meth:`logits` with respect to the images is available inside ComfyUI's inference mode::
+    The gradient of `logits` with respect to the images is available inside ComfyUI's inference mode::
 
         with torch.inference_mode(False), torch.enable_grad():
             params = classifier.clone_params(device)  # once per run
@@ -69,7 +69,7 @@ class FineGrainedClassifier:
         self.patcher = None
 
     def index(self, name: str) -> int:
-        """Output index of the class ``name``. Case, underscores, numbering ("003.") and missing synonyms are
+        """Output index of the class `name`. Case, underscores, numbering ("003.") and missing synonyms are
         forgiven where that is unambiguous; otherwise ValueError with the closest name."""
         return names.index(name, self.class_names, self.source)
 
@@ -83,7 +83,7 @@ class FineGrainedClassifier:
     def logits(self, images: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
         """images [B, 3, H, W] in 0..1 -> uncalibrated logits [B, K], float32.
 
-        With ``params`` (from :meth:`clone_params`, on the images' device) the module is called functionally.
+        With `params` (from `clone_params`, on the images' device) the module is called functionally.
         """
         x = self.preprocess(images)
         with SmoothReLU(self.smooth_relu) if self.smooth_relu else contextlib.nullcontext():
@@ -100,7 +100,7 @@ class FineGrainedClassifier:
         return torch.cat([(f / self.temperature).softmax(dim=-1).cpu() for f in chunks])
 
     def clone_params(self, device: torch.device | str) -> dict[str, Tensor]:
-        """Copies of all weights and buffers on ``device`` that autograd accepts, even inside inference mode.
+        """Copies of all weights and buffers on `device` that autograd accepts, even inside inference mode.
 
         ComfyUI moves weights in inference mode, after which backward refuses them. Buffers that a state dict
         leaves out (relative position indices) are included: backward needs them too.
@@ -111,9 +111,9 @@ class FineGrainedClassifier:
 
     @torch.no_grad()
     def with_smooth_activations(self, beta: float) -> FineGrainedClassifier:
-        """The same weights with Softplus(``beta``) for ReLU, see :class:`.activations.SmoothReLU`.
+        """The same weights with Softplus(`beta`) for ReLU, see `.activations.SmoothReLU`.
 
-        ``beta`` above 0: 3 to 5 in the source, the larger the closer to ReLU. Probabilities come from the
+        `beta` above 0: 3 to 5 in the source, the larger the closer to ReLU. Probabilities come from the
         smooth network too, so a calibrated temperature is only roughly right. ValueError without a ReLU.
         """
         if not 0 < beta < math.inf:
@@ -134,9 +134,9 @@ class FineGrainedClassifier:
         dtype: torch.dtype = torch.float32,
         extra: dict[str, str] | None = None,
     ) -> None:
-        """Write a ``higfa-classifier-1`` safetensors file, atomically and byte for byte reproducibly.
+        """Write a `higfa-classifier-1` safetensors file, atomically and byte for byte reproducibly.
 
-        ``extra`` goes into its metadata as well (what training found out).
+        `extra` goes into its metadata as well (what training found out).
         """
         path = Path(path)
         if path.suffix != ".safetensors":
@@ -174,7 +174,7 @@ class FineGrainedClassifier:
     @classmethod
     @torch.inference_mode(False)
     def from_timm(cls, name: str) -> FineGrainedClassifier:
-        """timm's pretrained model ``name`` ("resnet50.a1_in1k"), downloaded unless it is on this computer."""
+        """timm's pretrained model `name` ("resnet50.a1_in1k"), downloaded unless it is on this computer."""
         name = name.strip()
         module, class_names = timm_models.pretrained(name)
         preprocessing = architectures.preprocessing(name, module, {}, {})

@@ -24,7 +24,7 @@ def checked(names) -> tuple[str, ...]:
 
 
 def index(name: str, names: Sequence[str], source: str) -> int:
-    """Position of ``name``; ValueError with the closest one. What :func:`_plain` removes is forgiven, and one
+    """Position of `name`; ValueError with the closest one. What `_plain` removes is forgiven, and one
     of several synonyms is enough ("tench" for ImageNet's "tench, Tinca tinca"), where that is unambiguous."""
     if name in names:
         return names.index(name)
@@ -43,7 +43,7 @@ def index(name: str, names: Sequence[str], source: str) -> int:
 
 
 def listed(labels: Mapping | Sequence | None) -> list[str] | None:
-    """The names of an ``id2label`` or ``label_names`` entry; None where it has none, or only LABEL_0, LABEL_1 ...
+    """The names of an `id2label` or `label_names` entry; None where it has none, or only LABEL_0, LABEL_1 ...
 
     Public models repeat names (ImageNet has two cranes): those get their number, "crane (134)".
     """

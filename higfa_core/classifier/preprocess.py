@@ -15,12 +15,12 @@ from torch.nn import functional as F
 class Preprocess:
     """How the classifier wants its images; the fields are those of timm's data config, and three more.
 
-    ``input_size`` is (h, w) in pixels; ``mean`` and ``std`` are per channel for images in 0..1 (three values,
-    or one for a grey-scale model). ``crop_mode`` "center" resizes the shorter side to
-    ``input_size / crop_pct``, "squash" both sides; then the centre is cropped. ``resize`` says that size in
+    `input_size` is (h, w) in pixels; `mean` and `std` are per channel for images in 0..1 (three values,
+    or one for a grey-scale model). `crop_mode` "center" resizes the shorter side to
+    `input_size / crop_pct`, "squash" both sides; then the centre is cropped. `resize` says that size in
     pixels instead, as torchvision and transformers do: a number for the shorter side, (h, w) for both.
-    ``crop_rounding`` is what becomes of half a pixel: "round" (timm, torchvision) or "floor" (transformers).
-    ``channel_order`` is "RGB" or "BGR". ValueError if out of range.
+    `crop_rounding` is what becomes of half a pixel: "round" (timm, torchvision) or "floor" (transformers).
+    `channel_order` is "RGB" or "BGR". ValueError if out of range.
     """
 
     input_size: tuple[int, int]
@@ -62,7 +62,7 @@ class Preprocess:
         object.__setattr__(self, "resize", sides if pair else self.resize)
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """Size of a ``height`` x ``width`` image before the crop, rounded as timm and torchvision round it."""
+        """Size of a `height` x `width` image before the crop, rounded as timm and torchvision round it."""
         if isinstance(self.resize, tuple):
             return self.resize
         if self.resize:

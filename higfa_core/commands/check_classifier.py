@@ -1,4 +1,4 @@
-"""``higfa check-classifier``: is a classifier fit to guide? Its images need no ComfyUI server, only COMFYUI_PATH."""
+"""`higfa check-classifier`: is a classifier fit to guide? Its images need no ComfyUI server, only COMFYUI_PATH."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 python -m higfa_core.commands.demo --base BASE --output BASE/output/NAME [--check | --server URL]
 
 The jobs are those of workflows/api/miniature_augment.json, so pressing Run on the canvas goes on with the same
-dataset. ``--check`` says quickly (it imports neither torch nor NumPy) whether anything is left to do.
+dataset. `--check` says quickly (it imports neither torch nor NumPy) whether anything is left to do.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ JUDGE_NOTE = (
 def comparison_graph(job_graph: dict, prefix: str) -> dict:
     """The graph of one job with stock KSamplers in place of HiGFA's: contours, text only, text + contour.
 
-    Node ids of results: ``save <name>`` and, for the generated ones, ``judge <name>``.
+    Node ids of results: `save <name>` and, for the generated ones, `judge <name>`.
     """
     sampler = job_graph[find_node(job_graph, SAMPLER)]["inputs"]
     plain = job_graph[sampler["positive"][0]]["inputs"]  # what goes into Apply ControlNet
@@ -222,7 +222,7 @@ class Demo:
             return _run_rounds(client, prompts, done)
 
     def comparison(self, job) -> dict | None:
-        """What :func:`read_comparison` gave for the job, when all its images are there."""
+        """What `read_comparison` gave for the job, when all its images are there."""
         try:
             found = json.loads(self._comparison_file(job)[0].read_text("utf-8"))
         except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""``higfa export``: finished datasets in the formats that training code reads."""
+"""`higfa export`: finished datasets in the formats that training code reads."""
 
 from __future__ import annotations
 

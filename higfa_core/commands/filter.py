@@ -1,4 +1,4 @@
-"""``higfa filter``: apply other rules to a dataset that is there. Nothing is generated again, nothing is deleted."""
+"""`higfa filter`: apply other rules to a dataset that is there. Nothing is generated again, nothing is deleted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command ``higfa``. Each command is imported when it is called, so that ``higfa --help`` is quick."""
+"""The command `higfa`. Each command is imported when it is called, so that `higfa --help` is quick."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``higfa plan``: from a folder of labelled images and a workflow to a list of jobs, with nothing left to chance."""
+"""`higfa plan`: from a folder of labelled images and a workflow to a list of jobs, with nothing left to chance."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def _or(value: int | None, default: int) -> int:
 
 
 def add_rule_arguments(parser: argparse.ArgumentParser) -> None:
-    """One option for every rule of :class:`.rules.Rules`."""
+    """One option for every rule of `.rules.Rules`."""
     for field in fields(Rules):
         option = "--" + field.name.replace("_", "-")
         if field.type == "bool":

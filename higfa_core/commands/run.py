@@ -1,4 +1,4 @@
-"""``higfa run``: make the images of a plan on one or many ComfyUI servers; started again, it goes on."""
+"""`higfa run`: make the images of a plan on one or many ComfyUI servers; started again, it goes on."""
 
 from __future__ import annotations
 

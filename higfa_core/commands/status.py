@@ -1,4 +1,4 @@
-"""``higfa status``: what is planned, made, accepted and failed, class by class."""
+"""`higfa status`: what is planned, made, accepted and failed, class by class."""
 
 from __future__ import annotations
 

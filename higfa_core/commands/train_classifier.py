@@ -1,4 +1,4 @@
-"""``higfa train-classifier``: a classifier, and a judge if wanted, from a folder of labelled images."""
+"""`higfa train-classifier`: a classifier, and a judge if wanted, from a folder of labelled images."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ CLASSES = 12  # shown live; the worst ones
 
 
 class View:
-    """Shows a :class:`.runner.Run`; a context manager whose call is the run's ``watch``."""
+    """Shows a `.runner.Run`; a context manager whose call is the run's `watch`."""
 
     def __init__(self, console: Console | None = None):
         self.console = console or Console(file=sys.stderr)

@@ -14,7 +14,7 @@ from .planes import thicken
 
 
 def centre(height: int, width: int, to_height: int, to_width: int) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of what ``comfy.utils.common_upscale(..., crop="center")`` cuts out."""
+    """(top, left, height, width) of what `comfy.utils.common_upscale(..., crop="center")` cuts out."""
     old, new = width / height, to_width / to_height
     left = round((width - width * (new / old)) / 2) if old > new else 0
     top = round((height - height * (old / new)) / 2) if old < new else 0
@@ -22,7 +22,7 @@ def centre(height: int, width: int, to_height: int, to_width: int) -> tuple[int,
 
 
 def fit_plane(plane: np.ndarray, height: int, width: int, lines: bool = False) -> np.ndarray:
-    """A plane [h, w] as it lies in an image of that size; thin ``lines`` stay when it shrinks."""
+    """A plane [h, w] as it lies in an image of that size; thin `lines` stay when it shrinks."""
     if plane.shape == (height, width):
         return plane
     top, left, h, w = centre(*plane.shape, height, width)
@@ -34,7 +34,7 @@ def fit_plane(plane: np.ndarray, height: int, width: int, lines: bool = False) -
 
 
 def fit_boxes(boxes: np.ndarray, size: tuple[int, int], to_size: tuple[int, int]) -> np.ndarray:
-    """Boxes [N, 4] (x0, y0, x1, y1) in a plane of ``size`` (height, width) as they lie in an image of ``to_size``,
+    """Boxes [N, 4] (x0, y0, x1, y1) in a plane of `size` (height, width) as they lie in an image of `to_size`,
     clipped to it."""
     top, left, h, w = centre(*size, *to_size)
     scale = np.array([to_size[1] / w, to_size[0] / h])

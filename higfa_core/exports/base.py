@@ -15,10 +15,10 @@ from .pictures import IMAGE_FORMATS
 class Options:
     """What an export may be asked for.
 
-    ``image_format``: see :mod:`.pictures`. ``real``: copy the real training images in, too. ``source``: their
-    folder, where no plan tells or they were moved. ``per_class``: only the first accepted images of each class.
-    ``all_images``: also of plans that the present one replaced. ``probability``: of a synthetic image in the mixing
-    lists. ``shard_size``: samples in a WebDataset shard.
+    `image_format`: see `.pictures`. `real`: copy the real training images in, too. `source`: their
+    folder, where no plan tells or they were moved. `per_class`: only the first accepted images of each class.
+    `all_images`: also of plans that the present one replaced. `probability`: of a synthetic image in the mixing
+    lists. `shard_size`: samples in a WebDataset shard.
     """
 
     name: str = ""
@@ -45,7 +45,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Export:
-    """One export: the images chosen from a collection, where they go (``out``) and as what (``format``)."""
+    """One export: the images chosen from a collection, where they go (`out`) and as what (`format`)."""
 
     collection: Collection
     options: Options

@@ -31,7 +31,7 @@ LIMITS = (
 
 
 def write_card(stage: Path, export: Export, writer: ModuleType) -> None:
-    """Write ``README.md``; ``writer``, the format's module, says how it is read."""
+    """Write `README.md`; `writer`, the format's module, says how it is read."""
     front = yaml.dump(front_matter(export, writer), Dumper=_Plain, allow_unicode=True, sort_keys=False, width=1000)
     parts = [f"# {export.name}", METHOD, "## Read it", writer.USE, "## Images", *_images(export)]
     parts += ["## How they were made", *_making(export), "## What was rejected", *_rejected(export)]
@@ -40,7 +40,7 @@ def write_card(stage: Path, export: Export, writer: ModuleType) -> None:
 
 
 def front_matter(export: Export, writer: ModuleType) -> dict:
-    """What the Hub and ``datasets`` read."""
+    """What the Hub and `datasets` read."""
     total = len(export.items)
     size = next((name for top, name in SIZES if total < top), "n>1M")
     front = {"pretty_name": export.name, "license": "other", "license_name": " / ".join(export.licences())}

@@ -21,7 +21,7 @@ from ..store.manifest import Manifest
 class Item:
     """One image to export: its manifest row, its file and, where there is one, its mask's.
 
-    ``real``: the image below ``root`` that it is, if it was not generated.
+    `real`: the image below `root` that it is, if it was not generated.
     """
 
     row: Mapping
@@ -33,10 +33,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Collection:
-    """Accepted images in plan order, of all ``classes`` (in label order).
+    """Accepted images in plan order, of all `classes` (in label order).
 
-    ``rejected``: class name -> reason -> number. ``plans``: each folder's ``plan.json``, where it has one.
-    ``others``: how many accepted images were left out because they are not of the plan in their folder.
+    `rejected`: class name -> reason -> number. `plans`: each folder's `plan.json`, where it has one.
+    `others`: how many accepted images were left out because they are not of the plan in their folder.
     """
 
     folders: tuple[Path, ...]
@@ -48,7 +48,7 @@ class Collection:
 
     @property
     def plan(self) -> dict:
-        """The first ``plan.json``, or an empty one: shards differ in nothing that is read here."""
+        """The first `plan.json`, or an empty one: shards differ in nothing that is read here."""
         return self.plans[0] if self.plans else {}
 
     @cached_property
@@ -76,7 +76,7 @@ class Collection:
         return tuple(_source(path, about, self.classes) for path, about in sorted(found.items()))
 
     def first(self, per_class: int | None = None) -> list[Item]:
-        """The first ``per_class`` accepted images of each class; without a number, all."""
+        """The first `per_class` accepted images of each class; without a number, all."""
         taken, counts = [], Counter()
         for item in self.items:
             if per_class is None or counts[item.row["class_name"]] < per_class:
@@ -85,7 +85,7 @@ class Collection:
         return taken
 
     def real_sources(self, root: Path) -> tuple[SourceImage, ...]:
-        """All real training images: those of the plans, else what ``root`` holds. ValueError for other classes."""
+        """All real training images: those of the plans, else what `root` holds. ValueError for other classes."""
         if self.sources:
             return self.sources
         from ..sources.layouts import read_dataset  # reads a whole image set: only where nothing else knows
@@ -99,7 +99,7 @@ class Collection:
 def read_collection(folders: Sequence[str | Path], all_images: bool = False) -> Collection:
     """Read finished datasets of the same classes. ValueError when they differ, or an accepted image is not intact.
 
-    From a folder with a plan come only images of that plan, not of one that it replaced, unless ``all_images``.
+    From a folder with a plan come only images of that plan, not of one that it replaced, unless `all_images`.
     """
     if not folders:
         raise ValueError("No dataset given: name a folder that Export Dataset or higfa run made")

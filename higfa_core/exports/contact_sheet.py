@@ -19,7 +19,7 @@ Row = tuple[str, list[Item]]
 
 
 def write_sheets(folder: Path, export: Export) -> int:
-    """Write ``<class>-001.jpg`` and so on; returns how many. Sources are drawn where they can be read."""
+    """Write `<class>-001.jpg` and so on; returns how many. Sources are drawn where they can be read."""
     pages, by_class = 0, defaultdict(list)
     for item in export.items:
         if item.row["synthetic"]:
@@ -35,7 +35,7 @@ def write_sheets(folder: Path, export: Export) -> int:
 
 
 def sheet_rows(items: Sequence[Item]) -> Iterator[Row]:
-    """(source, its results): at most ``RESULTS`` in a row, a source with more has several rows."""
+    """(source, its results): at most `RESULTS` in a row, a source with more has several rows."""
     by_source = sorted(items, key=lambda item: item.row["source"] or "")
     for source, group in groupby(by_source, lambda item: item.row["source"] or ""):
         while some := list(islice(group, RESULTS)):

@@ -1,4 +1,4 @@
-"""``croissant.json``: the export in MLCommons' Croissant 1.1, with its provenance (W3C PROV) and RAI fields."""
+"""`croissant.json`: the export in MLCommons' Croissant 1.1, with its provenance (W3C PROV) and RAI fields."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ CITATION = (
 
 
 def write_croissant(stage: Path, export: Export) -> None:
-    """Write ``croissant.json`` about everything that is in ``stage``."""
+    """Write `croissant.json` about everything that is in `stage`."""
     put_json(stage / "croissant.json", describe(stage, export))
 
 

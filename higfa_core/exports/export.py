@@ -26,7 +26,7 @@ MARKS = ("README.md", "croissant.json", "manifest.jsonl")
 class Exported:
     """What was written: images by class (name -> (synthetic, real)), their bytes, and where.
 
-    ``others``: accepted images that were left out, being of other plans.
+    `others`: accepted images that were left out, being of other plans.
     """
 
     out: Path
@@ -39,9 +39,9 @@ class Exported:
 def export(
     folders: Sequence[str | Path], out: str | Path, format: str, options: Options, replace: bool = False
 ) -> Exported:
-    """Write the accepted images of finished datasets into the new folder ``out``.
+    """Write the accepted images of finished datasets into the new folder `out`.
 
-    Everything is written beside it and renamed at the end. ``replace``: an earlier export may be in its place.
+    Everything is written beside it and renamed at the end. `replace`: an earlier export may be in its place.
     ValueError for what cannot be exported, mostly before the first write.
     """
     if format not in FORMATS:

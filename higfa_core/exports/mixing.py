@@ -15,11 +15,11 @@ Sample = tuple[str, int]
 
 
 class MixedDataset(Dataset):
-    """``real_samples`` (path, label), each replaced with ``probability`` by one of its synthetic images.
+    """`real_samples` (path, label), each replaced with `probability` by one of its synthetic images.
 
-    ``pairs``: real path -> paths of synthetic images; an image without any is always itself. What is drawn is a
+    `pairs`: real path -> paths of synthetic images; an image without any is always itself. What is drawn is a
     function of (seed, epoch, index) alone, so neither workers nor the order of access change it; call
-    :meth:`set_epoch` before each epoch. Random transforms draw from torch as always.
+    `set_epoch` before each epoch. Random transforms draw from torch as always.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class MixedDataset(Dataset):
 
     @classmethod
     def from_lists(cls, mix: str | Path, root: str | Path | None = None, **options) -> MixedDataset:
-        """The dataset that a ``mix.json`` of ``higfa export --format lists`` describes.
+        """The dataset that a `mix.json` of `higfa export --format lists` describes.
 
-        ``root``: where the real images are, if not where they were. ``options``: as above; the probability is the
-        file's unless given. ``classes`` of the result are the names in label order.
+        `root`: where the real images are, if not where they were. `options`: as above; the probability is the
+        file's unless given. `classes` of the result are the names in label order.
         """
         mix = Path(mix)
         about = json.loads(mix.read_text("utf-8"))
@@ -71,7 +71,7 @@ class MixedDataset(Dataset):
         self._epoch.fill_(epoch)
 
     def path(self, index: int) -> str:
-        """The file that sample ``index`` is in this epoch."""
+        """The file that sample `index` is in this epoch."""
         path, _ = self.samples[index]
         draw = random.Random(f"{self.seed}/{int(self._epoch)}/{index % len(self)}")
         synthetic = self.pairs.get(path)

@@ -1,6 +1,6 @@
 """The images of an export, one after the other: read, verified, and encoded anew where that is asked for.
 
-``keep`` copies bytes, so that hashes stay those of the dataset and text chunks stay in. Every other format
+`keep` copies bytes, so that hashes stay those of the dataset and text chunks stay in. Every other format
 encodes the pixels anew: text chunks (prompt, workflow) go, and generated images are marked in their XMP with
 IPTC's DigitalSourceType trainedAlgorithmicMedia.
 """
@@ -37,7 +37,7 @@ XMP = (
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as it is exported: its row (``file`` is the format's to fill in), content and file name."""
+    """An image as it is exported: its row (`file` is the format's to fill in), content and file name."""
 
     row: Mapping
     data: bytes
@@ -47,7 +47,7 @@ class Picture:
 
     @property
     def name(self) -> str:
-        """``stem`` + ``suffix``: unique in its class, with one dot."""
+        """`stem` + `suffix`: unique in its class, with one dot."""
         return self.stem + self.suffix
 
 
@@ -65,7 +65,7 @@ def pictures(items: Iterable[Item], image_format: str) -> Iterator[Picture]:
 
 
 def real_items(root: Path, sources: Iterable[SourceImage], like: Mapping, hashes: Mapping[str, str]) -> list[Item]:
-    """Items of the real images below ``root``; their rows have the keys of ``like``. ValueError if one is missing."""
+    """Items of the real images below `root`; their rows have the keys of `like`. ValueError if one is missing."""
     found = []
     for source in sources:
         path = inside(root, source.path)
@@ -91,7 +91,7 @@ def digest(data: bytes) -> str:
 
 
 def encode(image: Image.Image, image_format: str, synthetic: bool = True) -> bytes:
-    """A PIL image -> file content without text chunks; marked as generated when ``synthetic``."""
+    """A PIL image -> file content without text chunks; marked as generated when `synthetic`."""
     buffer, picture = io.BytesIO(), Image.fromarray(np.asarray(image.convert("RGB")))  # drops what came with it
     mark = {"xmp": XMP} if synthetic else {}
     if image_format == "png":

@@ -46,8 +46,8 @@ def render_report(
     judge_note: str,
     next_steps: Iterable[tuple[str, str]],
 ) -> str:
-    """The page. ``comparison`` and ``sheet``: class name -> pictures; ``settings``: node -> its values;
-    ``next_steps``: (what to do, the command or code for it)."""
+    """The page. `comparison` and `sheet`: class name -> pictures; `settings`: node -> its values;
+    `next_steps`: (what to do, the command or code for it)."""
     parts = [
         f"<h1>{escape(title)}</h1>",
         _counts(counts),

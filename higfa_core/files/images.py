@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def load_image(path: str | Path, crop_bottom: int = 0) -> Tensor:
-    """Image file -> [1, H, W, 3] float32 in 0..1, turned as its EXIF tag says, without its lowest ``crop_bottom``
+    """Image file -> [1, H, W, 3] float32 in 0..1, turned as its EXIF tag says, without its lowest `crop_bottom`
     rows. ValueError if unreadable, or nothing is left."""
     pixels = torch.from_numpy(_pixels(path, "RGB"))[None]
     keep = pixels.shape[1] - crop_bottom

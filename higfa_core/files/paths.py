@@ -21,7 +21,7 @@ MAX_NAME_BYTES = 200
 
 
 def inside(root: str | Path, relative: str) -> Path:
-    """``root/relative``; ValueError when absolute, with ``..``, or leading out of ``root`` by a link."""
+    """`root/relative`; ValueError when absolute, with `..`, or leading out of `root` by a link."""
     parts = PurePosixPath(relative.replace("\\", "/")).parts  # a Windows server would see these
     anchored = PurePosixPath(relative).anchor or PureWindowsPath(relative).anchor or "\0" in relative
     if not parts or ".." in parts or anchored:
@@ -35,7 +35,7 @@ def inside(root: str | Path, relative: str) -> Path:
 
 
 def split_of(name: str) -> str:
-    """Which split a folder of that name is: train, validation, test, or "" for none. ``Training``, ``test_set``."""
+    """Which split a folder of that name is: train, validation, test, or "" for none. `Training`, `test_set`."""
     return SPLITS.get(re.sub("[ _-]?set$", "", name.strip().lower()), "")
 
 
@@ -45,7 +45,7 @@ def is_held_out(name: str) -> bool:
 
 
 def training_folders(root: Path) -> list[Path]:
-    """The folders in ``root`` that are training splits."""
+    """The folders in `root` that are training splits."""
     try:
         return sorted(Path(entry) for entry in os.scandir(root) if split_of(entry.name) == "train" and entry.is_dir())
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -62,7 +62,7 @@ def refuse_held_out(*parts: str) -> None:
 
 
 def refuse_inside_held_out(root: Path) -> None:
-    """ValueError when ``root``, an absolute path, is a validation or test split, or a folder inside one."""
+    """ValueError when `root`, an absolute path, is a validation or test split, or a folder inside one."""
     refuse_held_out(root.name)
     for parent in root.parents:  # any folder may be called "test", but one beside "train" is a split
         if is_held_out(parent.name) and training_folders(parent.parent):
@@ -72,7 +72,7 @@ def refuse_inside_held_out(root: Path) -> None:
 def folder_name(class_name: str) -> str:
     """The folder of a class: its name, with what some system cannot store percent-encoded.
 
-    ``F-16A/B`` -> ``F-16A%2FB``. :func:`class_of_folder` gives the name back. ValueError when it is too long.
+    `F-16A/B` -> `F-16A%2FB`. `class_of_folder` gives the name back. ValueError when it is too long.
     """
     name = re.sub(r'[\x00-\x1f\x7f%<>:"/\\|?*]', lambda found: _encoded(found[0]), class_name)
     if name[:1] in (".", " "):
@@ -88,7 +88,7 @@ def folder_name(class_name: str) -> str:
 
 
 def class_of_folder(folder: str) -> str:
-    """The class name that :func:`folder_name` encoded."""
+    """The class name that `folder_name` encoded."""
     return re.sub("%([0-9A-F]{2})", lambda found: chr(int(found[1], 16)), folder)
 
 
@@ -108,7 +108,7 @@ def check_class_names(names: Sequence[str]) -> None:
 
 
 def name_flaw(name: str) -> str:
-    """Why ``name`` cannot be a folder on Linux, macOS and Windows alike; empty when it can."""
+    """Why `name` cannot be a folder on Linux, macOS and Windows alike; empty when it can."""
     if re.search(r'[\x00-\x1f\x7f<>:"/\\|?*]', name):
         return 'has a slash, a control character or one of <>:"|?*'
     if not name or name[0] == "." or name[-1] in ". " or name[0] == " ":
@@ -119,7 +119,7 @@ def name_flaw(name: str) -> str:
 
 
 def fingerprint(root: str | Path) -> str:
-    """A value that changes when a file below ``root``, or a list of images held out above it, is added, removed,
+    """A value that changes when a file below `root`, or a list of images held out above it, is added, removed,
     renamed or written."""
     digest, root = hashlib.sha256(), Path(root)
     above = [folder / HELD_OUT_LIST for folder in list(root.absolute().parents)[:2]]
@@ -130,7 +130,7 @@ def fingerprint(root: str | Path) -> str:
 
 
 def walk(folder: Path) -> list[Path]:
-    """All files below ``folder`` but hidden ones, sorted."""
+    """All files below `folder` but hidden ones, sorted."""
     found = []
     for where, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]

@@ -12,10 +12,10 @@ def job_counts(
     fill_to: int | None = None,
     only_rare: int | None = None,
 ) -> dict[str, int]:
-    """Class name -> number of synthetic images wanted, from the number of real ``images`` of each class.
+    """Class name -> number of synthetic images wanted, from the number of real `images` of each class.
 
-    Exactly one of: ``replicas``, that many from each real image (proportional); ``per_class``, the same number
-    for every class; ``fill_to``, as many as bring real and synthetic together to that number. ``only_rare``:
+    Exactly one of: `replicas`, that many from each real image (proportional); `per_class`, the same number
+    for every class; `fill_to`, as many as bring real and synthetic together to that number. `only_rare`:
     nothing for classes with that many real images or more.
     """
     ways = {"replicas": replicas, "per_class": per_class, "fill_to": fill_to}

@@ -20,9 +20,9 @@ from .prompts import Prompts
 
 
 def pick_job(input_folder: str | Path, dataset: str, index: int, job: str = "", **options) -> tuple[Job, int]:
-    """Job ``index`` of the plan over ``input_folder/dataset``, and how many there are.
+    """Job `index` of the plan over `input_folder/dataset`, and how many there are.
 
-    ``options``: prompt_template, replicas, plan_seed, contour_from. A ``job`` as JSON wins over everything else
+    `options`: prompt_template, replicas, plan_seed, contour_from. A `job` as JSON wins over everything else
     (and counts as 1).
     """
     if job.strip():
@@ -34,9 +34,9 @@ def pick_job(input_folder: str | Path, dataset: str, index: int, job: str = "", 
 
 
 def pick_planned(input_folder: str | Path, plan_folder: str | Path, index: int) -> tuple[Job, int, dict[str, str]]:
-    """Job ``index`` of the plan that ``higfa plan`` wrote into ``plan_folder``, and how many there are.
+    """Job `index` of the plan that `higfa plan` wrote into `plan_folder`, and how many there are.
 
-    Last come the layout and its options with which the images were read, for :func:`load_job`.
+    Last come the layout and its options with which the images were read, for `load_job`.
     """
     plan = PlanFile(plan_folder)
     root = plan.header["dataset"]["root"]
@@ -52,7 +52,7 @@ def load_job(input_folder: str | Path, job: Job, **layout: str) -> tuple[Job, Te
     """The job with its image's size and mask file, that image [1, H, W, 3] and the object [1, H, W]: its mask, else
     its box; None where the dataset has neither.
 
-    ``layout``: how to read the dataset, as :func:`.layouts.read_dataset` is told it.
+    `layout`: how to read the dataset, as `.layouts.read_dataset` is told it.
     """
     if job.image_file:
         image = load_image(inside(input_folder, job.image_file))

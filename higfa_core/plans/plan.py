@@ -24,12 +24,12 @@ MAX_SEED = 2**63 - 1
 
 @dataclass(frozen=True)
 class Job:
-    """One image to generate. ``source`` and ``contour_source`` are relative to the folder ``dataset``.
+    """One image to generate. `source` and `contour_source` are relative to the folder `dataset`.
 
-    ``classes`` are all class names in label order; ``key`` (64 hex digits) covers all of the job that affects
-    pixels. ``image_file`` and ``mask_file``: where a batch run has put the contour's image and mask, relative to
-    ComfyUI's input folder. ``box``: the object in the contour's image, (x, y, width, height) in pixels of an
-    image of ``size`` (width, height).
+    `classes` are all class names in label order; `key` (64 hex digits) covers all of the job that affects
+    pixels. `image_file` and `mask_file`: where a batch run has put the contour's image and mask, relative to
+    ComfyUI's input folder. `box`: the object in the contour's image, (x, y, width, height) in pixels of an
+    image of `size` (width, height).
     """
 
     dataset: str
@@ -71,7 +71,7 @@ class Job:
 
     @classmethod
     def from_json(cls, text: str) -> Job:
-        """The job that :meth:`to_json` wrote. ValueError for anything else."""
+        """The job that `to_json` wrote. ValueError for anything else."""
         try:
             values = json.loads(text)
         except json.JSONDecodeError as error:
@@ -92,12 +92,12 @@ _KINDS = {f.name: {"int": int, "str": str}.get(f.type, tuple) for f in fields(Jo
 
 
 class Plan(Sequence[Job]):
-    """``counts[class]`` jobs for every class, in an order that goes round the classes.
+    """`counts[class]` jobs for every class, in an order that goes round the classes.
 
     In a class the jobs go through all images once, then through all again (the next replica), and the classes
-    take turns: in any prefix two classes differ by at most one job as long as neither has run out. ``counts``
-    may be one number: that many replicas of every image. ``name``: what jobs call the dataset. Source files are
-    read (for their hashes) only when a job is asked for. ``hashes``: path -> SHA-256, where already known.
+    take turns: in any prefix two classes differ by at most one job as long as neither has run out. `counts`
+    may be one number: that many replicas of every image. `name`: what jobs call the dataset. Source files are
+    read (for their hashes) only when a job is asked for. `hashes`: path -> SHA-256, where already known.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class Plan(Sequence[Job]):
 
 
 def job_seed(plan_seed: int, source: str, class_name: str, replica: int) -> int:
-    """Seed in 0..2**63-1: top 63 bits of SHA-256 of the JSON ``[plan_seed,source,class_name,replica]``.
+    """Seed in 0..2**63-1: top 63 bits of SHA-256 of the JSON `[plan_seed,source,class_name,replica]`.
 
     JSON without spaces, in UTF-8, strings in Unicode form NFC (macOS hands out decomposed file names).
     """

@@ -1,4 +1,4 @@
-"""A plan on disk: ``plan.json`` (what was decided) and ``plan.jsonl`` (one job a line), in the dataset's folder."""
+"""A plan on disk: `plan.json` (what was decided) and `plan.jsonl` (one job a line), in the dataset's folder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write_plan(
 ) -> dict:
     """Write the plan, return its header. The same plan again changes nothing; ValueError when another is there.
 
-    ``quota``: accepted images wanted of each class; without one every job is run.
+    `quota`: accepted images wanted of each class; without one every job is run.
     """
     folder = Path(folder)
     part = folder / f".{JOBS}.{os.getpid()}.part"
@@ -59,7 +59,7 @@ def write_plan(
 
 
 class PlanFile:
-    """The plan in ``folder``. ValueError when there is none, or its two files do not belong together."""
+    """The plan in `folder`. ValueError when there is none, or its two files do not belong together."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -98,7 +98,7 @@ class PlanFile:
         return {image_key(json.loads(line)["key"], digest) for line in self.lines()}
 
     def job(self, index: int) -> Job:
-        """Job number ``index``."""
+        """Job number `index`."""
         path = self.folder / JOBS
         lines = _kept_lines(path, path.stat().st_mtime_ns)
         if not 0 <= index < len(lines):
@@ -113,7 +113,7 @@ class PlanFile:
         return Job(**values, dataset=name, label=label, classes=self.classes, box=tuple(box) if box else None)
 
     def source(self, path: str) -> SourceImage:
-        """The source image at ``path``, as the layout described it when the plan was made."""
+        """The source image at `path`, as the layout described it when the plan was made."""
         about = self.header["sources"][path]
         return SourceImage(
             path,
@@ -127,7 +127,7 @@ class PlanFile:
 
 
 def planned_keys(folder: str | Path) -> set[str] | None:
-    """The keys of the images of the plan in ``folder``; None where there is no plan, as on the canvas."""
+    """The keys of the images of the plan in `folder`; None where there is no plan, as on the canvas."""
     there = all((Path(folder) / name).is_file() for name in (HEADER, JOBS))
     return PlanFile(folder).image_keys() if there else None
 

@@ -16,8 +16,8 @@ FIELDS = ("class", "super", "background", "style", "index")
 class Prompts:
     """Templates and the lists that fill them.
 
-    ``{class}`` (required) is the class as a prompt spells it, ``{super}`` what it is a kind of (``super_class``,
-    or the layout's own), ``{background}`` and ``{style}`` an entry of these lists, ``{index}`` the job's number.
+    `{class}` (required) is the class as a prompt spells it, `{super}` what it is a kind of (`super_class`,
+    or the layout's own), `{background}` and `{style}` an entry of these lists, `{index}` the job's number.
     """
 
     templates: tuple[str, ...] = ("a photo of a {class}",)
@@ -43,13 +43,13 @@ class Prompts:
         return len(self.templates) * max(1, len(self.backgrounds)) * max(1, len(self.styles))
 
     def check_classes(self, classes: Sequence[ClassInfo]) -> None:
-        """ValueError when a template wants ``{super}`` of a class that has none."""
+        """ValueError when a template wants `{super}` of a class that has none."""
         lacking = [info.name for info in classes if not (self.super_class or info.super_class)]
         if lacking and any("{super}" in template for template in self.templates):
             raise ValueError(f"Class {lacking[0]!r} has no super-class for {{super}}: give one for all classes")
 
     def render(self, info: ClassInfo, index: int, draw: int) -> str:
-        """The prompt of job ``index``; ``draw``, a large random number, picks the variants."""
+        """The prompt of job `index`; `draw`, a large random number, picks the variants."""
         parts = {"class": info.prompt, "super": self.super_class or info.super_class, "index": index}
         draw, choice = divmod(draw, len(self.templates))
         for name, values in (("background", self.backgrounds), ("style", self.styles)):
@@ -60,7 +60,7 @@ class Prompts:
 
 
 def check_template(template: str) -> set[str]:
-    """The fields of a template. ValueError unless ``{class}`` is one and all others are known."""
+    """The fields of a template. ValueError unless `{class}` is one and all others are known."""
     valid = ", ".join(f"{{{name}}}" for name in FIELDS)
     try:
         parsed = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(template)]
@@ -76,7 +76,7 @@ def check_template(template: str) -> set[str]:
 
 
 def read_lines(path: str | Path) -> tuple[str, ...]:
-    """The lines of a text file, without empty ones and those that begin with ``#``. ValueError when none is left."""
+    """The lines of a text file, without empty ones and those that begin with `#`. ValueError when none is left."""
     try:
         lines = Path(path).read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

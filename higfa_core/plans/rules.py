@@ -19,8 +19,8 @@ class Verdict:
 class Rules:
     """Least values that an image's scores must have; 0 and False ask nothing.
 
-    ``max_duplicate_bits``: reject an image whose perceptual hash differs in at most that many of its 64 bits from
-    an earlier one of the class; -1 asks nothing. Scores: see :mod:`.scores`.
+    `max_duplicate_bits`: reject an image whose perceptual hash differs in at most that many of its 64 bits from
+    an earlier one of the class; -1 asks nothing. Scores: see `.scores`.
     """
 
     min_confidence: float = 0.0

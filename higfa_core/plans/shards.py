@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shard:
-    """The ``part``-th of ``parts``, from 1. The jobs of a class are dealt out in turn, classes begin in turn."""
+    """The `part`-th of `parts`, from 1. The jobs of a class are dealt out in turn, classes begin in turn."""
 
     part: int = 1
     parts: int = 1
@@ -17,9 +17,9 @@ class Shard:
             raise ValueError(f"A shard is i/n with 1 <= i <= n, got {self.part}/{self.parts}")
 
     def has(self, label: int, number: int) -> bool:
-        """Whether job ``number`` of class ``label``, both from 0, is in this part."""
+        """Whether job `number` of class `label`, both from 0, is in this part."""
         return (label + number) % self.parts == self.part - 1
 
     def share(self, label: int, quota: int) -> int:
-        """How many of the class's first ``quota`` jobs are in this part: its share of that quota."""
+        """How many of the class's first `quota` jobs are in this part: its share of that quota."""
         return (quota + self.parts - 1 - (self.part - 1 - label) % self.parts) // self.parts

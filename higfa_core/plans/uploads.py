@@ -20,7 +20,7 @@ UPLOADS = "higfa_sources"  # sub-folder of ComfyUI's input folder; names in it a
 def upload_files(root: str | Path, source: SourceImage) -> list[tuple[str, bytes]]:
     """(name, content) of the image, and of its mask if it has one, as a server needs them to start the job.
 
-    Plain files go as they are, cropped ones and special masks as PNG: the pixels are those of ``load_source``.
+    Plain files go as they are, cropped ones and special masks as PNG: the pixels are those of `load_source`.
     """
     image = Path(root, source.path)
     if not source.crop_bottom and not source.mask_values:

@@ -41,7 +41,7 @@ def check_workflow(graph: object) -> None:
 def digest(graph: Graph, export: str) -> str:
     """SHA-256 (hex) of the part of the workflow that decides the pixels that Export Dataset gets.
 
-    The nodes above its ``images`` input, by their types, values and links: node ids, titles and everything else
+    The nodes above its `images` input, by their types, values and links: node ids, titles and everything else
     in the workflow do not count, nor do the values of Dataset Job (they are in the job's own key).
     """
     link = graph[export]["inputs"].get("images")
@@ -49,12 +49,12 @@ def digest(graph: Graph, export: str) -> str:
 
 
 def image_key(job_key: str, workflow: str) -> str:
-    """The key of the images that ``workflow`` (a :func:`digest`, "" for none) makes of a job."""
+    """The key of the images that `workflow` (a `digest`, "" for none) makes of a job."""
     return hashlib.sha256(f"{job_key}{workflow}".encode()).hexdigest() if workflow else job_key
 
 
 def fill_in(graph: Graph, job: Job, dataset_name: str, export: Mapping[str, object] | None = None) -> dict:
-    """A copy of the workflow set to one job, exporting into ``dataset_name``; ``export``: more widgets of that node."""
+    """A copy of the workflow set to one job, exporting into `dataset_name`; `export`: more widgets of that node."""
     filled = copy.deepcopy(dict(graph))
     filled[find_node(graph, JOB)]["inputs"]["job"] = job.to_json()
     filled[find_node(graph, EXPORT)]["inputs"] |= {"dataset_name": dataset_name, **(export or {})}

@@ -1,7 +1,7 @@
-"""``held_out.txt``: training images that a classifier's training held out, and that can never become sources.
+"""`held_out.txt`: training images that a classifier's training held out, and that can never become sources.
 
 One path a line, relative to the file's folder, with forward slashes. It counts whichever folder of a set is read:
-``birds`` and ``birds/train`` see the same list, and so do a benchmark's own folder and the one or two above it.
+`birds` and `birds/train` see the same list, and so do a benchmark's own folder and the one or two above it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .source import SourceDataset
 
 
 def listed(dataset: SourceDataset, home: Path | None = None) -> frozenset[str]:
-    """The images of ``dataset`` that a list names; ``home``: the folder of the set's own lists, below its root.
+    """The images of `dataset` that a list names; `home`: the folder of the set's own lists, below its root.
 
     ValueError for a list that cannot be read, or names a file that is not there.
     """
@@ -46,7 +46,7 @@ def without(dataset: SourceDataset, paths: frozenset[str]) -> SourceDataset:
 
 
 def add(root: Path, paths: Iterable[str]) -> Path:
-    """Add paths to the list of ``root``, whose other lines stay; returns where it is."""
+    """Add paths to the list of `root`, whose other lines stay; returns where it is."""
     file = root / NAME
     lines = {*paths, *(_lines(file) if file.is_file() else ())}
     write_atomic(file, "".join(f"{path}\n" for path in sorted(lines)).encode())
@@ -54,7 +54,7 @@ def add(root: Path, paths: Iterable[str]) -> Path:
 
 
 def refuse_read_only(root: Path) -> None:
-    """ValueError when :func:`add` could not write."""
+    """ValueError when `add` could not write."""
     if not os.access(root, os.W_OK):
         raise ValueError(
             f"{root} is read-only, so {NAME} there cannot keep the images held out from becoming sources: make it "
@@ -81,7 +81,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _from(root: Path, folder: Path, path: str) -> str:
-    """A path of a list in ``folder`` as the dataset spells it."""
+    """A path of a list in `folder` as the dataset spells it."""
     full = folder / path
     return _nfc(full.relative_to(root).as_posix()) if full.is_relative_to(root) else ""
 

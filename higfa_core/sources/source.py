@@ -30,8 +30,8 @@ class ClassInfo:
 class SourceImage:
     """One real training image; paths are relative to the dataset root, with forward slashes.
 
-    ``box``: the object as (x, y, width, height) in pixels of the image as :func:`load_source` gives it, that is
-    after ``crop_bottom`` pixels were cut off. ``mask_values``: the grey values of the mask file that mean
+    `box`: the object as (x, y, width, height) in pixels of the image as `load_source` gives it, that is
+    after `crop_bottom` pixels were cut off. `mask_values`: the grey values of the mask file that mean
     foreground; without them its brightness is the mask.
     """
 
@@ -48,8 +48,8 @@ class SourceImage:
 class SourceDataset:
     """The training part of a labelled image set. Validation and test images are counted and never listed.
 
-    ``layout``: which one was recognised, ``evidence``: by what. ``classes`` are in label order. ``licence`` is
-    empty when the layout does not tell. ``held_out``: how many images belong to other splits. ``numbers``: of the
+    `layout`: which one was recognised, `evidence`: by what. `classes` are in label order. `licence` is
+    empty when the layout does not tell. `held_out`: how many images belong to other splits. `numbers`: of the
     classes, where the layout labels images with whole numbers; the labels are others when these are not 0, 1, 2 ...
     """
 
@@ -89,10 +89,10 @@ class SourceDataset:
 
 
 def prompt_name(class_name: str) -> str:
-    """The class name as a prompt should spell it: ``003.Laysan_Albatross`` -> ``Laysan Albatross``.
+    """The class name as a prompt should spell it: `003.Laysan_Albatross` -> `Laysan Albatross`.
 
     Drops a leading running number (CUB) or WordNet id (Stanford Dogs); numbers that belong to the name stay
-    (``707-320``, ``2012 BMW``).
+    (`707-320`, `2012 BMW`).
     """
     rest = re.sub(r"^(?:\d+[._]|n\d{8}[-_])", "", class_name)
     kept = rest if any(c.isalpha() for c in rest) else class_name

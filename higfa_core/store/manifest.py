@@ -1,4 +1,4 @@
-"""The state of a synthetic dataset on disk: images, ``manifest.jsonl`` (the only truth) and ``dataset.json``.
+"""The state of a synthetic dataset on disk: images, `manifest.jsonl` (the only truth) and `dataset.json`.
 
 Image first, manifest row second, each made durable before the next: a row without its file is made again, a
 file without a row is overwritten. Several processes of one machine may append to one manifest on its own disk
@@ -28,7 +28,7 @@ SETTLED_SECONDS = 1.0  # a folder changed less long ago may change again within 
 
 
 class Manifest:
-    """``folder/manifest.jsonl``: one JSON row for every image; the last row of a (key, index) counts.
+    """`folder/manifest.jsonl`: one JSON row for every image; the last row of a (key, index) counts.
 
     A line that a crash cut short is reported once and ignored; the next append starts on a line of its own.
     """
@@ -61,7 +61,7 @@ class Manifest:
         return list(self._rows.values())
 
     def get(self, key: str, index: int) -> dict | None:
-        """The row of image ``index`` of job ``key``, or None."""
+        """The row of image `index` of job `key`, or None."""
         return self._rows.get((key, index))
 
     def is_intact(self, row: Mapping) -> bool:
@@ -94,11 +94,11 @@ class Manifest:
         stale: tuple[str, ...] = (),
         extra: Mapping[str, bytes] | None = None,
     ) -> str:
-        """Store one image and its row; ``file`` says where, ``sha256`` and ``bytes`` are filled in here.
+        """Store one image and its row; `file` says where, `sha256` and `bytes` are filled in here.
 
         Returns "written", "same" (that very image was there), "kept" (an intact image with other bytes was
-        there and ``replace`` is off) or "replaced". ``stale``: other paths where a crash may have
-        left this image. ``extra``: path -> content of files that belong to it, like its mask.
+        there and `replace` is off) or "replaced". `stale`: other paths where a crash may have
+        left this image. `extra`: path -> content of files that belong to it, like its mask.
         """
         row = {**row, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
         line = encode_row(row)  # first, so that a bad row leaves no image behind
@@ -129,7 +129,7 @@ class Manifest:
         self.refresh()
 
     def status(self, planned: Mapping[str, int] | None = None) -> dict[str, dict[str, int]]:
-        """Class name -> {"planned", "written", "accepted"}; ``planned`` is :meth:`.plan.Plan.counts`."""
+        """Class name -> {"planned", "written", "accepted"}; `planned` is `.plan.Plan.counts`."""
         info = self.info() or {}
         planned = planned or {}
         names = dict.fromkeys([*(info.get("classes") or []), *planned])
@@ -141,7 +141,7 @@ class Manifest:
         return table
 
     def info(self) -> dict | None:
-        """The content of ``dataset.json``, or None before it is written."""
+        """The content of `dataset.json`, or None before it is written."""
         try:
             return json.loads((self.folder / "dataset.json").read_text("utf-8"))
         except FileNotFoundError:
@@ -150,7 +150,7 @@ class Manifest:
             raise ValueError(f"{self.folder / 'dataset.json'} is damaged ({error}): restore it") from error
 
     def start(self, classes: tuple[str, ...] | None) -> dict:
-        """Write ``dataset.json`` once; later calls check that the classes are the same (None: not given)."""
+        """Write `dataset.json` once; later calls check that the classes are the same (None: not given)."""
         info = self.info()
         if info is None:
             classes = None if classes is None else list(classes)

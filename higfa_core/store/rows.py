@@ -1,4 +1,4 @@
-"""The rows of ``manifest.jsonl``: their fields, and reading and appending them line by line."""
+"""The rows of `manifest.jsonl`: their fields, and reading and appending them line by line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROW_FIELDS = (
 
 
 class Tail:
-    """Reads the rows that were appended to a manifest since the last look; ``offset`` is where it stands."""
+    """Reads the rows that were appended to a manifest since the last look; `offset` is where it stands."""
 
     def __init__(self, path: str | Path, offset: int = 0, inode: str | None = None):
         self.path, self.offset, self.inode = Path(path), offset, inode

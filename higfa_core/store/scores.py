@@ -27,7 +27,7 @@ TOLERANCE = 0.0075  # of the diagonal, as the Berkeley boundary benchmark (Marti
 
 
 class Classifier(Protocol):
-    """What scoring needs of :class:`higfa_core.classifier.FineGrainedClassifier`."""
+    """What scoring needs of `higfa_core.classifier.FineGrainedClassifier`."""
 
     class_names: tuple[str, ...]
 
@@ -37,7 +37,7 @@ class Classifier(Protocol):
 
 
 def classifier_scores(images: Tensor, class_name: str, classifier: Classifier, prefix: str = "") -> list[dict]:
-    """For each of images [B, H, W, 3]: confidence, rank and margin of the class, and the class ``seen`` most."""
+    """For each of images [B, H, W, 3]: confidence, rank and margin of the class, and the class `seen` most."""
     target = classifier.index(class_name)
     probabilities = classifier.predict_proba(images).float().cpu().numpy()
     return [
@@ -59,9 +59,9 @@ def picture_scores(
     image: Tensor, contour: Tensor | None = None, mask: Tensor | None = None, pixels: np.ndarray | None = None
 ) -> dict:
     """Scores of one image [H, W, 3] in 0..1. Contour [h, w, 3] and mask [h, w] of another size lie in it as
-    :mod:`..contour.fit` says.
+    `..contour.fit` says.
 
-    ``pixels``: the image as :func:`to_bytes` gives it, where that is at hand.
+    `pixels`: the image as `to_bytes` gives it, where that is at hand.
     """
     pixels = to_bytes(image) if pixels is None else pixels
     grey = _grey(pixels)
@@ -84,7 +84,7 @@ def sharpness(pixels: np.ndarray | Image.Image) -> float:
 
 
 def perceptual_hash(pixels: np.ndarray | Image.Image) -> str:
-    """64-bit DCT hash of pixels [H, W, 3] uint8 as 16 hex digits; equal to ``str(imagehash.phash(...))``."""
+    """64-bit DCT hash of pixels [H, W, 3] uint8 as 16 hex digits; equal to `str(imagehash.phash(...))`."""
     from scipy.fftpack import dct
 
     small = np.asarray(_grey(pixels).resize((32, 32), Image.Resampling.LANCZOS))

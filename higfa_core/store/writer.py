@@ -1,7 +1,7 @@
 """Images in memory -> a dataset folder that torchvision's ImageFolder reads, with one manifest row an image.
 
-Layout: ``<dataset>/train/<class>/<key>-<i>.png`` (accepted), ``<dataset>/rejected/<class>/...``,
-``<dataset>/masks/<class>/...`` where a mask is given, ``<dataset>/manifest.jsonl`` and ``<dataset>/dataset.json``
+Layout: `<dataset>/train/<class>/<key>-<i>.png` (accepted), `<dataset>/rejected/<class>/...`,
+`<dataset>/masks/<class>/...` where a mask is given, `<dataset>/manifest.jsonl` and `<dataset>/dataset.json`
 (the class list, and with it the labels).
 """
 
@@ -85,14 +85,14 @@ def export_images(
     replace: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> Report:
-    """Write images [B, H, W, 3] in 0..1 into the dataset ``output/dataset_name``.
+    """Write images [B, H, W, 3] in 0..1 into the dataset `output/dataset_name`.
 
-    The class comes from ``job`` or, without one, from ``class_name``; without a job an image is known by its
-    content and the dataset has no fixed labels. ``contour`` [1 or B, h, w, 3] and ``mask`` [1 or B, h, w] belong
+    The class comes from `job` or, without one, from `class_name`; without a job an image is known by its
+    content and the dataset has no fixed labels. `contour` [1 or B, h, w, 3] and `mask` [1 or B, h, w] belong
     to the images; agreement is measured inside the mask. A mask from a file is stored, and gives the box where the
-    job has none. ``transform`` holds one entry, or
-    one an image; it, ``guidance`` and ``versions`` (plain values) go into the rows, ``metadata`` into PNG text
-    chunks. ``workflow``: the :func:`..workflow.digest` of what made the images. ``check`` is called before each
+    job has none. `transform` holds one entry, or
+    one an image; it, `guidance` and `versions` (plain values) go into the rows, `metadata` into PNG text
+    chunks. `workflow`: the `..workflow.digest` of what made the images. `check` is called before each
     file and may raise to stop. All input is checked before the first write (ValueError).
     """
     if job is not None and class_name not in ("", job.class_name):
@@ -157,7 +157,7 @@ def open_manifest(folder: Path) -> Manifest:
 
 
 def dataset_folder(output: str | Path, dataset_name: str) -> Path:
-    """``output/dataset_name``, may be nested. ValueError when it leads out or is no portable name."""
+    """`output/dataset_name`, may be nested. ValueError when it leads out or is no portable name."""
     folder = inside(output, dataset_name)
     for part in dataset_name.split("/"):
         if flaw := name_flaw(part):
@@ -166,7 +166,7 @@ def dataset_folder(output: str | Path, dataset_name: str) -> Path:
 
 
 def check_images(images: Tensor, name: str) -> None:
-    """ValueError, naming ``name``, unless images is a non-empty finite float [B, H, W, 3]."""
+    """ValueError, naming `name`, unless images is a non-empty finite float [B, H, W, 3]."""
     if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[-1] != 3 or not images.is_floating_point():
         shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"Images of {name} must be float [batch, height, width, 3], got {shape}")
@@ -181,7 +181,7 @@ def check_images(images: Tensor, name: str) -> None:
 def encode_image(
     image: Tensor | np.ndarray, image_format: str = "png", metadata: Mapping[str, str] | None = None
 ) -> bytes:
-    """image [H, W, 3], in 0..1 or uint8, -> file content; ``metadata`` is for PNG only."""
+    """image [H, W, 3], in 0..1 or uint8, -> file content; `metadata` is for PNG only."""
     if image_format not in SUFFIXES:
         raise ValueError(f"image_format must be one of {', '.join(SUFFIXES)}, got {image_format!r}")
     pixels = to_bytes(image) if isinstance(image, Tensor) else image

@@ -9,7 +9,7 @@ from ..classifier.preprocess import Preprocess
 
 
 def build(arch: str, classes: int, pretrained: bool, image_size: int = 0) -> tuple[nn.Module, dict, Preprocess]:
-    """(module, its ``model_kwargs``, its preprocessing); ``image_size`` 0 is the architecture's own.
+    """(module, its `model_kwargs`, its preprocessing); `image_size` 0 is the architecture's own.
 
     The whole image is seen (crop_pct 1): guidance should not lose the marks at the border. ValueError for an unknown
     architecture, for one that cannot take the size, and for weights that cannot be had.
@@ -27,7 +27,7 @@ def build(arch: str, classes: int, pretrained: bool, image_size: int = 0) -> tup
 
 
 def check(arch: str, classes: int, pretrained: bool, image_size: int = 0) -> tuple[nn.Module, dict, Preprocess]:
-    """As :func:`build`, but without the pretrained weights: only that they can be had."""
+    """As `build`, but without the pretrained weights: only that they can be had."""
     kwargs = timm_models.size_kwargs(arch, (image_size, image_size)) if image_size else {}
     module = timm_models.build(arch, classes, kwargs)
     preprocess = _preprocess(module, image_size)

@@ -18,7 +18,7 @@ FEW = 100  # below this many images the ECE of a perfectly calibrated classifier
 
 @dataclass(frozen=True)
 class Calibration:
-    """The temperature fitted to ``images`` held-out images, and the fit with temperature 1 and with this one."""
+    """The temperature fitted to `images` held-out images, and the fit with temperature 1 and with this one."""
 
     temperature: float
     ece_before: float
@@ -37,7 +37,7 @@ class Calibration:
 
 
 def calibrate(logits: Tensor, labels: Tensor) -> Calibration:
-    """Fit the temperature to held-out ``logits`` [N, K] with classes ``labels`` [N]. ValueError without images."""
+    """Fit the temperature to held-out `logits` [N, K] with classes `labels` [N]. ValueError without images."""
     temperature = fit_temperature(logits, labels)
     before, after = logits.double(), logits.double() / temperature
     return Calibration(
@@ -51,11 +51,11 @@ def calibrate(logits: Tensor, labels: Tensor) -> Calibration:
 
 
 def fit_temperature(logits: Tensor, labels: Tensor, prior: float = PRIOR) -> float:
-    """The likeliest T for ``softmax(logits / T)``, within ``BOUNDS``.
+    """The likeliest T for `softmax(logits / T)`, within `BOUNDS`.
 
     Minimises the summed NLL + (log T)^2 / (2 prior^2), a normal prior on log T around 1. A few images move T
     little, and images that are all classified rightly do not send it to 0 (where the NLL alone would); from some
-    hundred images on the prior no longer shows. ``prior`` = inf is plain maximum likelihood.
+    hundred images on the prior no longer shows. `prior` = inf is plain maximum likelihood.
     """
     if not len(labels):
         raise ValueError("A temperature needs held-out images, got none. Hold some out")

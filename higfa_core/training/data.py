@@ -36,8 +36,8 @@ class Labelled(NamedTuple):
 class LabelledSet:
     """Images for training and held out. Any layout of folders can give one.
 
-    ``to_list``: files below ``root`` that are held out, or copies of one that is, and would be sources all the same
-    because no ``held_out.txt`` names all of them; empty where one does.
+    `to_list`: files below `root` that are held out, or copies of one that is, and would be sources all the same
+    because no `held_out.txt` names all of them; empty where one does.
     """
 
     class_names: tuple[str, ...]
@@ -64,7 +64,7 @@ class LabelledSet:
         return [counts[label] for label in range(len(self.class_names))]
 
     def keep_split(self) -> Path | None:
-        """List the images held out in their folder, so that none becomes a source (see :mod:`..dataset.held_out`).
+        """List the images held out in their folder, so that none becomes a source (see `..dataset.held_out`).
 
         Returns the list's file; None when there is nothing to list.
         """
@@ -74,11 +74,11 @@ class LabelledSet:
 
 
 def read_labelled(root: str | os.PathLike, validation_share: float = 0.2, seed: int = 0) -> LabelledSet:
-    """Read ``root/<class>/...``, or ``root/train`` with ``root/val`` (or as :func:`..dataset.paths.split_of` knows
-    them), or the training images of a layout that :func:`..dataset.layouts.read_dataset` knows; ``test`` is never read.
+    """Read `root/<class>/...`, or `root/train` with `root/val` (or as `..dataset.paths.split_of` knows
+    them), or the training images of a layout that `..dataset.layouts.read_dataset` knows; `test` is never read.
 
     Classes are in the layout's order (sorted names for class folders). Held out are the images of the validation
-    folder and of a ``held_out.txt``; where there is neither, ``validation_share`` of each class, drawn by ``seed``: at
+    folder and of a `held_out.txt`; where there is neither, `validation_share` of each class, drawn by `seed`: at
     least one image, unless the class has only one. A share of 0 holds out nothing. Of files with the same content
     only one is used; one that is held out is not trained on. ValueError for what cannot be trained on.
     """

@@ -14,7 +14,7 @@ CANDIDATES = {True: ("resnet50.a1_in1k", ARCH), False: ("resnet18", "mobilenetv3
 
 
 def judge_settings(guide: TrainSettings, arch: str = "") -> TrainSettings:
-    """The guide's settings with another architecture and seed; ``arch`` "" takes one of another family.
+    """The guide's settings with another architecture and seed; `arch` "" takes one of another family.
 
     The learning rate and the image size carry over where the guide's were given. ValueError for the guide's own
     architecture, whatever its weights were pretrained on.

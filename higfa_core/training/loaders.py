@@ -61,7 +61,7 @@ def mixed_seed(*parts: int) -> int:
 
 
 class Pictures:
-    """Decoded images, the shorter side at most ``side``, in memory as far as ``memory`` bytes reach.
+    """Decoded images, the shorter side at most `side`, in memory as far as `memory` bytes reach.
 
     All files are decoded once when this is made, so that a damaged one is found before the training starts.
     """
@@ -112,9 +112,9 @@ class Augmented(Dataset):
 
 
 class Stream:
-    """Batches of (index, seed) from step ``start`` on: every image once in a random order, again and again.
+    """Batches of (index, seed) from step `start` on: every image once in a random order, again and again.
 
-    Position ``p`` of the stream depends on ``seed`` and ``p`` alone, so a resumed run sees what it would have seen.
+    Position `p` of the stream depends on `seed` and `p` alone, so a resumed run sees what it would have seen.
     """
 
     def __init__(self, images: int, batch_size: int, seed: int, start: int, stop: int):
@@ -147,7 +147,7 @@ def training_batches(dataset: Augmented, stream: Stream, workers: int) -> DataLo
 
 
 class HeldOut:
-    """Validation images, preprocessed as at guidance time, in batches [B, 3, h, w]; in memory as far as ``memory``
+    """Validation images, preprocessed as at guidance time, in batches [B, 3, h, w]; in memory as far as `memory`
     bytes reach."""
 
     def __init__(self, items: Sequence[Labelled], preprocess: Preprocess, batch_size: int, memory: int = MEMORY):
@@ -173,7 +173,7 @@ class HeldOut:
 
 
 def _ahead(function, items: list) -> Iterator:
-    """``map`` in threads, only a few items ahead, so that what was read does not pile up."""
+    """`map` in threads, only a few items ahead, so that what was read does not pile up."""
     pool, waiting = ThreadPoolExecutor(THREADS), []
     try:
         for item in items:

@@ -27,9 +27,9 @@ LAYER_DECAY = 0.75  # pretrained: each layer learns at this share of the rate of
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Held-out images after ``step`` steps (NaN if there are none); ``train_loss`` is the mean since the last one.
+    """Held-out images after `step` steps (NaN if there are none); `train_loss` is the mean since the last one.
 
-    ``loss`` is the NLL at the temperature that fits these logits best: what is left after calibration.
+    `loss` is the NLL at the temperature that fits these logits best: what is left after calibration.
     """
 
     step: int
@@ -49,7 +49,7 @@ class Best:
 
 
 class Loop:
-    """Trains ``module`` and keeps the average of its weights (EMA), which is what is evaluated and used.
+    """Trains `module` and keeps the average of its weights (EMA), which is what is evaluated and used.
 
     Rare classes count as much as frequent ones by balanced softmax (Ren et al., arXiv 2007.10740): the log of the
     class's share is added to the logits in the loss. Sampling rare images more often would do the same to the prior,
@@ -102,7 +102,7 @@ class Loop:
         return ""
 
     def save(self, path: Path, key: str) -> None:
-        """Write all that :meth:`load` needs to continue as if nothing had happened, atomically."""
+        """Write all that `load` needs to continue as if nothing had happened, atomically."""
         state = {
             "key": key,
             "step": self.step,

@@ -30,7 +30,7 @@ class Trained:
     result: TrainResult
 
     def plots(self) -> dict[str, Tensor]:
-        """Images [1, H, W, 3] of one size by name; see :mod:`.plots`."""
+        """Images [1, H, W, 3] of one size by name; see `.plots`."""
         return plots.plots(self.result, f"{self.role}: {self.result.settings.arch}")
 
 
@@ -48,13 +48,13 @@ def train_files(
     device: torch.device | str = "cpu",
     workers: int = 0,
 ) -> list[Trained]:
-    """Train and save ``out``, and with ``judge`` ``<stem>.judge.safetensors`` on the same images.
+    """Train and save `out`, and with `judge` `<stem>.judge.safetensors` on the same images.
 
-    With ``keep_split``, images held out by share are listed in their folder when a classifier is saved, so that none
+    With `keep_split`, images held out by share are listed in their folder when a classifier is saved, so that none
     becomes a source.
-    To interrupt, ``check`` raises. Once all images are read, the best so far is then saved as
-    ``<stem>.partial.safetensors``, the run can be continued with ``resume``, and the exception goes on.
-    All that can be wrong is looked at before the first image is read. See :func:`train` for the rest.
+    To interrupt, `check` raises. Once all images are read, the best so far is then saved as
+    `<stem>.partial.safetensors`, the run can be continued with `resume`, and the exception goes on.
+    All that can be wrong is looked at before the first image is read. See `train` for the rest.
     """
 
     def save(result: TrainResult, path: Path, role: str) -> None:
@@ -93,7 +93,7 @@ def train_files(
 
 
 def checkpoint_of(path: Path) -> Path:
-    """Where an unfinished run for ``path`` is kept; the suffix is none that ComfyUI lists as a model."""
+    """Where an unfinished run for `path` is kept; the suffix is none that ComfyUI lists as a model."""
     return path.with_suffix(".training")
 
 

@@ -15,10 +15,10 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 class TrainSettings:
     """How to train. ValueError if out of range.
 
-    A value of 0 for ``image_size`` (pixels) is the architecture's own, for ``steps`` and ``learning_rate`` what
-    :meth:`resolved` derives. ``mixup`` and ``cutmix`` are timm's alphas, 0 is off: they blend images, and with them
-    the marks. ``patience`` is the number of evaluations (of about 40) without improvement after which the run stops.
-    ``precision`` "auto" is bfloat16 on a GPU that has it (NVIDIA's from 2020 on), else float32.
+    A value of 0 for `image_size` (pixels) is the architecture's own, for `steps` and `learning_rate` what
+    `resolved` derives. `mixup` and `cutmix` are timm's alphas, 0 is off: they blend images, and with them
+    the marks. `patience` is the number of evaluations (of about 40) without improvement after which the run stops.
+    `precision` "auto" is bfloat16 on a GPU that has it (NVIDIA's from 2020 on), else float32.
     """
 
     arch: str = ARCH

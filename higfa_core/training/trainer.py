@@ -35,9 +35,9 @@ Progress = Callable[[int, int], None]  # done, total
 class TrainResult:
     """What a run gave.
 
-    ``settings`` are resolved; ``logits`` [N, K] and ``labels`` [N] are of the held-out images, ``confusion`` [K, K]
-    counts them (rows are the true classes). ``calibration`` is None and ``accuracy`` NaN when none was held out, or
-    none was evaluated yet. ``stopped`` says why the run ended before its last step, else "".
+    `settings` are resolved; `logits` [N, K] and `labels` [N] are of the held-out images, `confusion` [K, K]
+    counts them (rows are the true classes). `calibration` is None and `accuracy` NaN when none was held out, or
+    none was evaluated yet. `stopped` says why the run ended before its last step, else "".
     """
 
     classifier: FineGrainedClassifier
@@ -84,17 +84,17 @@ def train(
 ) -> TrainResult:
     """Train, keep the best weights, calibrate them.
 
-    The same images, settings and machine give the same weights, whatever ``workers`` (processes that prepare images)
+    The same images, settings and machine give the same weights, whatever `workers` (processes that prepare images)
     and however often the run was interrupted and resumed. On a GPU this holds as far as PyTorch has deterministic
     kernels. ValueError for what cannot be trained, before it starts.
 
     Args:
-        progress: ``progress(done, total)`` for each image read, then for each step.
+        progress: `progress(done, total)` for each image read, then for each step.
         check: called for each image read, before each step and between the batches of an evaluation; to interrupt,
             it raises.
         checkpoint: file to resume from if it exists, written once in a while and at the end, never deleted.
             ValueError when it is of other images or settings.
-        keep: called with the best so far before an exception (of ``check``, say) is raised on.
+        keep: called with the best so far before an exception (of `check`, say) is raised on.
         device: where to train. The classifier ends on the CPU.
     """
     device = torch.device(device)
@@ -124,7 +124,7 @@ def training_key(labelled: LabelledSet, settings: TrainSettings) -> str:
 
 
 class _Run:
-    """What one call of :func:`train` holds together."""
+    """What one call of `train` holds together."""
 
     def __init__(
         self,

@@ -63,7 +63,7 @@ def make_server(tmp_path):
 
 
 class Clock:
-    """``time`` as the workers see it: while their server hangs, 1000 s pass from look to look."""
+    """`time` as the workers see it: while their server hangs, 1000 s pass from look to look."""
 
     def __init__(self):
         self.ahead, self._flies = {}, {}

@@ -49,10 +49,10 @@ def image_row(graph, accepted=lambda key: True, index=0, batch=1):
 
 
 class FakeComfy:
-    """``faults``: what may go wrong, at the first ``times`` attempts of a job, with probability ``share``.
+    """`faults`: what may go wrong, at the first `times` attempts of a job, with probability `share`.
 
-    A prompt with the fault "hangs" writes ``before`` of its ``batch`` images and runs on until it is interrupted, or
-    for ever if the server is ``deaf``.
+    A prompt with the fault "hangs" writes `before` of its `batch` images and runs on until it is interrupted, or
+    for ever if the server is `deaf`.
     """
 
     def __init__(

@@ -212,7 +212,7 @@ def test_parts_of_a_file(comfy, knows_ranges):
 
 
 class Served:
-    """A server's manifest, in ``folder`` if that is given; ``starts``: where it was read from."""
+    """A server's manifest, in `folder` if that is given; `starts`: where it was read from."""
 
     def __init__(self, data, folder=None):
         self.data, self.folder, self.starts = data, folder, []

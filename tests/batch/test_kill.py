@@ -37,7 +37,7 @@ def made(monkeypatch):
 
 @pytest.fixture
 def drive():
-    """Starts ``higfa run`` in a process of its own."""
+    """Starts `higfa run` in a process of its own."""
     started = []
 
     def start(folder, servers, *options):
@@ -57,7 +57,7 @@ def posted(servers):
 
 
 def kill_after(process, servers, posts, delay=0.0, seconds=0.012):
-    """kill -9 once so many more prompts were posted; a job that begins just before it takes ``seconds``."""
+    """kill -9 once so many more prompts were posted; a job that begins just before it takes `seconds`."""
     target, end = posted(servers) + posts, time.monotonic() + 20
     while posted(servers) < target:
         assert process.poll() is None, process.communicate()[0]

@@ -24,7 +24,7 @@ QUICK = Options(poll=0.002, patience=0.5, give_up=3.0, rest=0.2)
 
 
 def run(folder, servers, options=QUICK, shard=(1, 1), watch=lambda run: None):
-    """Run the plan in ``folder``, for a minute at most; returns the run, closed."""
+    """Run the plan in `folder`, for a minute at most; returns the run, closed."""
     end = time.monotonic() + 60
 
     def look(run):
@@ -292,7 +292,7 @@ def calm(tmp_path, make_plan, make_server):
 
 
 def hang_at(server, bad, times=math.inf):
-    """The job with the key ``bad`` hangs so many times; returns the keys that the server tries, as it does."""
+    """The job with the key `bad` hangs so many times; returns the keys that the server tries, as it does."""
     tries = []
     server._fault = lambda key: tries.append(key) or ("hangs" if key == bad and tries.count(key) <= times else None)
     return tries

@@ -150,7 +150,7 @@ def test_wrong_image_shapes_are_refused():
 
 
 def require_same_picture(settings: dict, theirs, size):
-    """Our preprocessing of a picture and ``theirs`` of the same PIL image agree as 8-bit rounding allows."""
+    """Our preprocessing of a picture and `theirs` of the same PIL image agree as 8-bit rounding allows."""
     ours = Preprocess(**settings)
     image = picture(*size, seed=sum(size))
     pil = Image.fromarray((image[0].permute(1, 2, 0) * 255).round().byte().numpy())

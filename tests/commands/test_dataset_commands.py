@@ -1,4 +1,4 @@
-"""``higfa plan``, ``run``, ``status``, ``filter`` and ``export`` as they are typed."""
+"""`higfa plan`, `run`, `status`, `filter` and `export` as they are typed."""
 
 import json
 import os
@@ -353,7 +353,7 @@ def test_other_bad_input(higfa, birds, tmp_path):
 
 
 def table(text):
-    """Class -> its numbers, of what ``higfa status`` prints."""
+    """Class -> its numbers, of what `higfa status` prints."""
     cells = [line.split() for line in text.splitlines()]
     return {row[0]: [int(cell) for cell in row[1:]] for row in cells if len(row) == 7 and row[1].isdigit()}
 

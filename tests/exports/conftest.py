@@ -1,4 +1,4 @@
-"""A finished dataset as Export Dataset and ``higfa plan`` leave it, over a small set of real images."""
+"""A finished dataset as Export Dataset and `higfa plan` leave it, over a small set of real images."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""From an ``arch`` to a module: timm ("resnet50"), "torchvision/resnet50" or "transformers/vit"."""
+"""From an `arch` to a module: timm ("resnet50"), "torchvision/resnet50" or "transformers/vit"."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def load(arch: str, state: dict[str, Tensor], num_classes: int, kwargs: dict) ->
 
 
 def trained_kwargs(arch: str, args: dict) -> dict:
-    """``model_kwargs`` that the arguments of a training script stand for."""
+    """`model_kwargs` that the arguments of a training script stand for."""
     library, name = _split(arch)
     return timm_models.trained_kwargs(name, args) if library is timm_models else {}
 
 
 def preprocessing(arch: str, module: nn.Module, kwargs: dict, given: dict, args: dict | None = None) -> Preprocess:
-    """``given``, completed by the training script's arguments, then by what the library knows of the architecture."""
+    """`given`, completed by the training script's arguments, then by what the library knows of the architecture."""
     known = [field.name for field in fields(Preprocess)]
     unknown = [key for key in given if key not in known]
     if unknown:

@@ -1,7 +1,7 @@
 """What training scripts leave in a torch checkpoint beside the weights: architecture, class names, arguments.
 
-The arguments are those of timm's or torchvision's ``train.py``, or of a script that calls them the same. What they
-say of the model and its images is read in :mod:`.timm_models` and :mod:`.torchvision_models`.
+The arguments are those of timm's or torchvision's `train.py`, or of a script that calls them the same. What they
+say of the model and its images is read in `.timm_models` and `.torchvision_models`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def class_names(content: Mapping) -> list[str] | None:
 def other_order(listed: list[str], args: Mapping) -> str | None:
     """What is wrong with class names sorted in the one way, where the script sorted its class folders in the other.
 
-    timm sorts them naturally (2 before 10, upper and lower case alike), torchvision as ``sorted`` does.
+    timm sorts them naturally (2 before 10, upper and lower case alike), torchvision as `sorted` does.
     """
     by_timm = "class_map" in args and not args["class_map"] and "/" not in str(args.get("dataset"))
     names_given = isinstance(listed, list) and all(isinstance(name, str) for name in listed)

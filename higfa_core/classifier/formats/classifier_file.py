@@ -1,19 +1,19 @@
 """What a classifier file and the files beside it say.
 
-The weights are a ``state_dict`` of timm, torchvision or transformers. What they alone do not say is looked up
+The weights are a `state_dict` of timm, torchvision or transformers. What they alone do not say is looked up
 in this order:
 
-1. the file's own metadata (``higfa-classifier-1``, what :meth:`FineGrainedClassifier.save` writes),
-2. a sidecar ``<stem>.json`` with the same keys beside it,
-3. what a training script put into a torch checkpoint, see :mod:`.checkpoints`,
-4. ``classes.txt`` beside it, one class name a line, in the order of the outputs,
-5. ``config.json`` beside it (what ``save_pretrained`` of transformers or timm's ``push_to_hf_hub`` writes; with
-   ``preprocessor_config.json``), unless it is that of another architecture,
+1. the file's own metadata (`higfa-classifier-1`, what `FineGrainedClassifier.save` writes),
+2. a sidecar `<stem>.json` with the same keys beside it,
+3. what a training script put into a torch checkpoint, see `.checkpoints`,
+4. `classes.txt` beside it, one class name a line, in the order of the outputs,
+5. `config.json` beside it (what `save_pretrained` of transformers or timm's `push_to_hf_hub` writes; with
+   `preprocessor_config.json`), unless it is that of another architecture,
 6. the weights themselves, where only torchvision has a model with such weights.
 
-Keys: ``arch`` (timm name, "torchvision/<name>" or "transformers/<model_type>"), ``class_names``,
-``num_classes``, ``preprocess`` (fields of :class:`Preprocess`), ``temperature``, ``model_kwargs`` (extra
-arguments of ``timm.create_model``, e.g. ``img_size``, ``in_chans``, or of torchvision's; config of transformers).
+Keys: `arch` (timm name, "torchvision/<name>" or "transformers/<model_type>"), `class_names`,
+`num_classes`, `preprocess` (fields of `Preprocess`), `temperature`, `model_kwargs` (extra
+arguments of `timm.create_model`, e.g. `img_size`, `in_chans`, or of torchvision's; config of transformers).
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _sidecar(path: Path) -> dict:
 
 
 def _checkpoint(path: Path, content: Mapping, state: dict[str, Tensor], stated: dict) -> dict:
-    """What the checkpoint says, where nothing that is ``stated`` overrules it."""
+    """What the checkpoint says, where nothing that is `stated` overrules it."""
     facts = {} if stated.get("arch") else {"arch": checkpoints.arch(content, state)}
     if stated.get("class_names"):
         fault = checkpoints.other_order(stated["class_names"], checkpoints.arguments(content))

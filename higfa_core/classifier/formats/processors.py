@@ -1,4 +1,4 @@
-"""The image processor of a transformers model as a :class:`Preprocess`.
+"""The image processor of a transformers model as a `Preprocess`.
 
 transformers has some twenty processor classes, whose code differs in order, rounding and in which settings they
 heed. So the processor is asked: plain colours give size, mean, std and channel order, and of the ways in which
@@ -21,7 +21,7 @@ TOLERANCE = 0.6  # mean difference in steps of 1/255: both round to 8 bits, at o
 
 
 def preprocess_settings(folder: Path) -> dict:
-    """Fields of Preprocess for the preprocessor_config.json in ``folder``; ValueError if it does something else."""
+    """Fields of Preprocess for the preprocessor_config.json in `folder`; ValueError if it does something else."""
     from transformers import AutoImageProcessor
 
     try:
@@ -72,7 +72,7 @@ def _tried(processor, plain: dict):
 
 
 def _ways(processor) -> set[int | tuple[int, int]]:
-    """What the processor's ``size`` may mean: a length of the shorter side, or both sides."""
+    """What the processor's `size` may mean: a length of the shorter side, or both sides."""
     size, crop_pct = dict(processor.size), getattr(processor, "crop_pct", None) or 1.0
     short = size.get("shortest_edge")
     if short:  # as it stands, ConvNeXt and PoolFormer, LeViT, ConvNeXt from 384 up

@@ -71,7 +71,7 @@ def holds(arch: str, state: Mapping[str, Tensor]) -> bool:
 
 
 def size_kwargs(arch: str, size: tuple[int, ...]) -> dict:
-    """The ``img_size`` that makes a model for images of (h, w), if it needs one."""
+    """The `img_size` that makes a model for images of (h, w), if it needs one."""
     timm = import_timm()
     config = timm.get_pretrained_cfg(arch) if timm.is_model(arch) else None
     if config is None or not config.fixed_input_size or tuple(config.input_size[-2:]) == tuple(size):
@@ -80,7 +80,7 @@ def size_kwargs(arch: str, size: tuple[int, ...]) -> dict:
 
 
 def trained_kwargs(arch: str, args: Mapping) -> dict:
-    """``model_kwargs`` of the model that timm's train.py made with these arguments."""
+    """`model_kwargs` of the model that timm's train.py made with these arguments."""
     if not args:
         return {}
     require_name(arch)
@@ -172,7 +172,7 @@ def cached_file(config) -> str | None:
 def check_reachable(config, what: str, remedy: Callable[[str], str]) -> None:
     """ValueError within seconds when the weights cannot be had; timm itself would try for most of a minute.
 
-    ``what`` begins the message, ``remedy`` (of the repository) ends it.
+    `what` begins the message, `remedy` (of the repository) ends it.
     """
     import huggingface_hub
 

@@ -16,7 +16,7 @@ BUFFERS = ("running_mean", "running_var", "relative_coords_table")
 
 
 def build(name: str, num_classes: int, kwargs: dict) -> nn.Module:
-    """``torchvision.models.<name>`` without weights; ValueError names the closest, or the wrong argument."""
+    """`torchvision.models.<name>` without weights; ValueError names the closest, or the wrong argument."""
     models = _models()
     known = models.list_models(module=models)
     if name not in known:
@@ -37,7 +37,7 @@ def build(name: str, num_classes: int, kwargs: dict) -> nn.Module:
 def preprocess(name: str, module: nn.Module, kwargs: dict, args: dict | None = None) -> dict:
     """Fields of Preprocess as torchvision's default weights of the model want them.
 
-    ``args``: those of torchvision's train.py, which say how it validated.
+    `args`: those of torchvision's train.py, which say how it validated.
     """
     transforms = _models().get_model_weights(name).DEFAULT.transforms()
     (size,), (resize,) = transforms.crop_size, transforms.resize_size

@@ -1,4 +1,4 @@
-"""Image classifiers of Hugging Face transformers, as ``save_pretrained`` writes them. Nothing is fetched, and no
+"""Image classifiers of Hugging Face transformers, as `save_pretrained` writes them. Nothing is fetched, and no
 code that comes with a model is run."""
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Logits(nn.Module):
 
 
 def facts(folder: Path, config: dict, processor: dict, with_preprocess: bool) -> dict:
-    """What config.json, and preprocessor_config.json beside it (``processor``), say of a classifier."""
+    """What config.json, and preprocessor_config.json beside it (`processor`), say of a classifier."""
     for name, content in (("config.json", config), ("preprocessor_config.json", processor)):
         if content.get("auto_map"):
             raise ValueError(f"{name} asks for code that comes with the model (auto_map): it is refused. {OTHER_FILE}")
@@ -56,7 +56,7 @@ def facts(folder: Path, config: dict, processor: dict, with_preprocess: bool) ->
 
 
 def load(model_type: str, state: dict[str, Tensor], num_classes: int, config: dict) -> Logits:
-    """The classifier with its weights; ValueError where they are not those of ``config``.
+    """The classifier with its weights; ValueError where they are not those of `config`.
 
     transformers itself puts the weights in: the names in its files are not those of its modules.
     """

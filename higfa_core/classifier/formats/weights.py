@@ -70,7 +70,7 @@ def put(module: nn.Module, state: dict[str, Tensor], arch: str, num_classes: int
 
 
 def require_fit(arch: str, num_classes: int, missing: list, unexpected: list, mismatched: list) -> None:
-    """ValueError unless all three are empty. ``mismatched`` holds (name, shape in the file, shape needed)."""
+    """ValueError unless all three are empty. `mismatched` holds (name, shape in the file, shape needed)."""
     heads = {found[0] for _, found, needed in mismatched if found[1:] == needed[1:] and needed[0] == num_classes}
     if len(heads) == 1 and not missing:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""``images/<class>/<image>`` with ``annotations.json``: COCO, its category ids being the labels.
+"""`images/<class>/<image>` with `annotations.json`: COCO, its category ids being the labels.
 
-Every image has one annotation with its class. Where the object's place is known it has ``bbox``, ``area`` and,
-with a mask, ``segmentation`` (uncompressed RLE); where not, it has none of these, as in iNaturalist's files: a
+Every image has one annotation with its class. Where the object's place is known it has `bbox`, `area` and,
+with a mask, `segmentation` (uncompressed RLE); where not, it has none of these, as in iNaturalist's files: a
 box around the whole image would teach a detector wrong.
 """
 
@@ -58,7 +58,7 @@ def run_lengths(mask: np.ndarray) -> dict:
 
 
 def front_matter(export: Export) -> dict:
-    """Nothing: ``datasets`` does not read COCO."""
+    """Nothing: `datasets` does not read COCO."""
     return {}
 
 

@@ -1,7 +1,7 @@
-"""``data/train/<class>/<image>`` with ``data/train/metadata.jsonl``: the imagefolder of Hugging Face ``datasets``.
+"""`data/train/<class>/<image>` with `data/train/metadata.jsonl`: the imagefolder of Hugging Face `datasets`.
 
 With a metadata file no label comes from the folders, so it is a column; the README's front matter makes it a
-ClassLabel in label order. No column may end in ``_file_name``: that would be taken for another image.
+ClassLabel in label order. No column may end in `_file_name`: that would be taken for another image.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def flat_row(row: Mapping) -> dict:
 
 
 def features(export: Export) -> list[dict]:
-    """The columns, as ``dataset_info`` in a README describes them."""
+    """The columns, as `dataset_info` in a README describes them."""
     plain = [{"name": name, "dtype": kind} for name, kind in COLUMNS.items() if name not in ("label", "box")]
     return [{"name": "label", "dtype": class_label(export)}, *plain, {"name": "box", "list": "float64"}]
 
@@ -78,7 +78,7 @@ def class_label(export: Export) -> dict:
 
 
 def front_matter(export: Export) -> dict:
-    """What ``datasets`` needs to know."""
+    """What `datasets` needs to know."""
     columns = [{"name": "image", "dtype": "image"}, *features(export)]
     config = {"config_name": "default", "data_files": [{"split": "train", "path": "data/train/**"}]}
     # The Hub reads dataset_info; load_dataset would type the columns by metadata.jsonl but for the config's features.

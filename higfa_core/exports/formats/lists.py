@@ -2,9 +2,9 @@
 
 | file | for |
 |---|---|
-| ``mix.json`` | :class:`higfa_core.exports.mixing.MixedDataset`; paths relative to the file, real ones to ``root`` |
-| ``saspa.json`` | SaSPA's ``--aug_json``: {file name of the real image: [absolute paths]} |
-| ``meta.csv`` | Diff-Mix' ``--syndata_dir``: both directories are the class, strength is 1 |
+| `mix.json` | `higfa_core.exports.mixing.MixedDataset`; paths relative to the file, real ones to `root` |
+| `saspa.json` | SaSPA's `--aug_json`: {file name of the real image: [absolute paths]} |
+| `meta.csv` | Diff-Mix' `--syndata_dir`: both directories are the class, strength is 1 |
 
 SaSPA knows a real image by its bare file name. Where two have the same, the key is their whole path, which it
 does not find: better no synthetic image than one of another class. Diff-Mix writes class names with a space for a

@@ -1,6 +1,6 @@
-"""``<name>-000000.tar`` and so on: a sample is ``<key>.png`` (or .jpg, .webp), ``<key>.cls`` and ``<key>.json``.
+"""`<name>-000000.tar` and so on: a sample is `<key>.png` (or .jpg, .webp), `<key>.cls` and `<key>.json`.
 
-Shards have the same bytes however often they are written: fixed time, owner and order. ``shards.json`` lists them
+Shards have the same bytes however often they are written: fixed time, owner and order. `shards.json` lists them
 with hash and number of samples.
 """
 
@@ -26,7 +26,7 @@ def check(export: Export) -> None:
 
 
 def write(stage: Path, pictures: Iterable[Picture], export: Export) -> Iterator[dict]:
-    """Write the shards; yields each row as it was exported, ``file`` being the shard and the file in it."""
+    """Write the shards; yields each row as it was exported, `file` being the shard and the file in it."""
     shards, size, suffixes = [], export.options.shard_size, set()
     for number, group in groupby(enumerate(pictures), lambda numbered: numbered[0] // size):
         path, count = stage / f"{prefix(export)}-{number:06d}.tar", 0
@@ -48,7 +48,7 @@ def prefix(export: Export) -> str:
 
 
 def front_matter(export: Export) -> dict:
-    """What ``datasets`` needs to know."""
+    """What `datasets` needs to know."""
     encoding = export.options.image_format
     suffix = kept_suffix(export.items[0].path) if encoding == "keep" else SUFFIXES[encoding]
     columns = [

@@ -1,4 +1,4 @@
-"""The layouts in which labelled image sets come; :func:`read_dataset` recognises which one a folder has."""
+"""The layouts in which labelled image sets come; `read_dataset` recognises which one a folder has."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ MAX_FOLDERS = 20  # a folder with more of them holds classes
 
 
 def read_dataset(root: str | Path, layout: str = "auto", **options) -> SourceDataset:
-    """The training images of the labelled set in ``root``. ValueError when there is none, or a damaged one.
+    """The training images of the labelled set in `root`. ValueError when there is none, or a damaged one.
 
-    Images that a ``held_out.txt`` names (see :mod:`..held_out`) are none of them.
+    Images that a `held_out.txt` names (see `..held_out`) are none of them.
 
-    ``root`` may be the set's usual folder, one or two above it, or for sets with a ``data`` folder that one.
-    ``layout``: one of ``LAYOUTS``, or auto to recognise it by its files. ``options`` belong to the layout:
-    ``level`` and ``split`` (aircraft), ``partition`` (dtd), ``split`` (inaturalist), ``label_column``
-    (hugging_face), ``table`` (table).
+    `root` may be the set's usual folder, one or two above it, or for sets with a `data` folder that one.
+    `layout`: one of `LAYOUTS`, or auto to recognise it by its files. `options` belong to the layout:
+    `level` and `split` (aircraft), `partition` (dtd), `split` (inaturalist), `label_column`
+    (hugging_face), `table` (table).
     """
     return held_out.without(*read_split(root, layout, **options))
 
 
 def read_split(root: str | Path, layout: str = "auto", **options) -> tuple[SourceDataset, frozenset[str]]:
-    """As :func:`read_dataset`, with the images that a ``held_out.txt`` names, and their paths: for a training."""
+    """As `read_dataset`, with the images that a `held_out.txt` names, and their paths: for a training."""
     root = Path(os.path.abspath(root))
     check_folder(root)
     if layout not in ("auto", *LAYOUTS):
@@ -88,7 +88,7 @@ def describe(dataset: SourceDataset) -> str:
 
 
 def _find(root: Path, modules: dict[str, ModuleType]) -> tuple[str, Path | None]:
-    """The one native set that ``root`` is, or that is below it."""
+    """The one native set that `root` is, or that is below it."""
     found = _search(root, modules, DEPTH)
     if len(found) > 1:
         several = ", ".join(f"{modules[name].TITLE} in {folder}" for name, folder in found)

@@ -20,12 +20,12 @@ BANNER = 20
 
 
 def is_home(folder: Path) -> bool:
-    """Whether ``folder`` is ``data``, the one with the lists."""
+    """Whether `folder` is `data`, the one with the lists."""
     return (folder / "variants.txt").is_file() and (folder / "images_variant_test.txt").is_file()
 
 
 def read(root: Path, home: Path, *, level: str = "variant", split: str = "train") -> SourceDataset:
-    """The training images. ``level``: variant, family or manufacturer; ``split``: train or trainval."""
+    """The training images. `level`: variant, family or manufacturer; `split`: train or trainval."""
     if level not in LEVELS:
         raise ValueError(f"{TITLE}: level must be one of {', '.join(LEVELS)}, got {level!r}")
     if split not in HELD_OUT:

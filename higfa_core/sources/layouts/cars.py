@@ -22,7 +22,7 @@ MAKES = (
 
 
 def is_home(folder: Path) -> bool:
-    """Whether ``folder`` holds one of the three layouts."""
+    """Whether `folder` holds one of the three layouts."""
     mats = (folder / "devkit" / "cars_meta.mat", folder / "cars_annos.mat")
     return any(mat.is_file() for mat in mats) or _has_class_folders(folder)
 

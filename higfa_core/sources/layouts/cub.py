@@ -12,7 +12,7 @@ EXPECTED = "images.txt, train_test_split.txt, image_class_labels.txt and classes
 
 
 def is_home(folder: Path) -> bool:
-    """Whether ``folder`` is the one with the lists."""
+    """Whether `folder` is the one with the lists."""
     return (folder / "images.txt").is_file() and (folder / "train_test_split.txt").is_file()
 
 

@@ -14,7 +14,7 @@ LICENCE = "images from ImageNet: its terms apply"
 
 
 def is_home(folder: Path) -> bool:
-    """Whether ``folder`` holds the lists and Images/."""
+    """Whether `folder` holds the lists and Images/."""
     return (folder / "train_list.mat").is_file() and (folder / "Images").is_dir()
 
 

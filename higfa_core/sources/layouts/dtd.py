@@ -13,7 +13,7 @@ PARTITIONS = [str(number) for number in range(1, 11)]
 
 
 def is_home(folder: Path) -> bool:
-    """Whether ``folder`` holds labels/ and images/."""
+    """Whether `folder` holds labels/ and images/."""
     return (folder / "labels" / "train1.txt").is_file() and (folder / "images").is_dir()
 
 

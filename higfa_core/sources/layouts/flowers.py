@@ -15,7 +15,7 @@ NAMES_JSON, NAMES_TEXT = "cat_to_name.json", "names.txt"
 
 
 def is_home(folder: Path) -> bool:
-    """Whether ``folder`` has the .mat lists, or class numbers for folders and a file with their names."""
+    """Whether `folder` has the .mat lists, or class numbers for folders and a file with their names."""
     if (folder / "setid.mat").is_file():
         return True
     numbers = sub_folders(folder / "train")

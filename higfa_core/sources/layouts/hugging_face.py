@@ -23,7 +23,7 @@ def is_home(root: Path) -> bool:
 
 
 def read(root: Path, *, label_column: str = "") -> SourceDataset:
-    """The training rows. ``label_column``: by default label, class or text_label, whichever is there first."""
+    """The training rows. `label_column`: by default label, class or text_label, whichever is there first."""
     files = _metadata_files(root)
     if not files:
         raise ValueError(f"{root} must hold {EXPECTED}")

@@ -1,8 +1,8 @@
 """Class-per-folder image trees (torchvision's ImageFolder).
 
-``root/<class>/...`` or ``root/train/<class>/...``; with ``train/`` (or ``Training/``, ``training_set/`` ...) only that
+`root/<class>/...` or `root/train/<class>/...`; with `train/` (or `Training/`, `training_set/` ...) only that
 part is used. A class may have sub-folders, but folders of splits or classes are no class. Masks are optional PNG files
-with the same relative path in ``root/masks/``.
+with the same relative path in `root/masks/`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tif
 
 
 def read(root: Path) -> SourceDataset:
-    """All training images below ``root``, sorted by class name, then path. ValueError for an unusable tree."""
+    """All training images below `root`, sorted by class name, then path. ValueError for an unusable tree."""
     check_folder(root)
     base = _base(root)
     found = {name: image_paths(root, base / name) for name in _class_names(base, root)}
@@ -39,7 +39,7 @@ def read(root: Path) -> SourceDataset:
 
 
 def find_mask(root: str | Path, path: str) -> str | None:
-    """The mask file of the image ``path`` (both relative to ``root``), or None."""
+    """The mask file of the image `path` (both relative to `root`), or None."""
     png = PurePosixPath(path).with_suffix(".png").as_posix()
     places = [f"{MASKS}/{png}"]
     first, _, rest = png.partition("/")
@@ -49,7 +49,7 @@ def find_mask(root: str | Path, path: str) -> str | None:
 
 
 def image_paths(root: Path, folder: Path) -> list[str]:
-    """The image files below ``folder`` as sorted paths relative to ``root``, by torchvision's list of suffixes."""
+    """The image files below `folder` as sorted paths relative to `root`, by torchvision's list of suffixes."""
     found = []
     for where, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]

@@ -21,12 +21,12 @@ OLDER = re.compile(r"train_val20\d\d")
 
 
 def is_home(folder: Path) -> bool:
-    """Whether ``folder`` holds a training folder of species, or the files of an older year."""
+    """Whether `folder` holds a training folder of species, or the files of an older year."""
     return bool(_training_folders(folder)) or any(map(OLDER.fullmatch, sub_folders(folder)))
 
 
 def read(root: Path, home: Path, *, split: str = "") -> SourceDataset:
-    """The training images. ``split``: train_mini or train, needed only where both are there."""
+    """The training images. `split`: train_mini or train, needed only where both are there."""
     name = _choose(home, split)
     start, species = prefix(root, home), sub_folders(home / name)
     if wrong := [folder for folder in species if not SPECIES.fullmatch(folder)]:

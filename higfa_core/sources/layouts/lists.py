@@ -14,7 +14,7 @@ from ..source import Box, ClassInfo, SourceDataset, SourceImage
 
 
 def read_columns(path: Path, count: int) -> list[list[str]]:
-    """The lines of a list as ``count`` columns, of which only the last may hold spaces. Blank lines do not count."""
+    """The lines of a list as `count` columns, of which only the last may hold spaces. Blank lines do not count."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError as error:
@@ -40,7 +40,7 @@ def read_pairs(path: Path) -> dict[str, str]:
 
 
 def read_numbers(path: Path) -> dict[str, tuple[float, ...]]:
-    """Lines ``<image> <4 numbers>`` as a mapping; empty when there is no such file, for boxes are optional."""
+    """Lines `<image> <4 numbers>` as a mapping; empty when there is no such file, for boxes are optional."""
     if not path.is_file():
         return {}
     try:
@@ -90,18 +90,18 @@ def number_classes(named: Iterable[tuple[int, str]], layout: str) -> dict[str, i
 
 
 def check_folder(root: Path) -> None:
-    """ValueError unless there is a folder at ``root``."""
+    """ValueError unless there is a folder at `root`."""
     if not root.is_dir():
         raise ValueError(f"No dataset folder at {root}: it must hold one folder of images for each class")
 
 
 def prefix(root: Path, home: Path) -> str:
-    """What leads from ``root`` to ``home`` in a path: empty, or ending in a slash."""
+    """What leads from `root` to `home` in a path: empty, or ending in a slash."""
     return "" if home == root else f"{home.relative_to(root).as_posix()}/"
 
 
 def sub_folders(folder: Path) -> list[str]:
-    """The names of the folders in ``folder``, sorted, without hidden ones."""
+    """The names of the folders in `folder`, sorted, without hidden ones."""
     try:
         return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -109,7 +109,7 @@ def sub_folders(folder: Path) -> list[str]:
 
 
 def held_out_folders(folder: Path) -> list[Path]:
-    """The folders in ``folder`` that are validation or test splits."""
+    """The folders in `folder` that are validation or test splits."""
     return [folder / name for name in sub_folders(folder) if is_held_out(name)]
 
 
@@ -123,7 +123,7 @@ def training_set(
     licence: str = "",
     numbers: Sequence[int] = (),
 ) -> SourceDataset:
-    """The images in order of label and path. ValueError when one of them is in ``held_out``, or there is none."""
+    """The images in order of label and path. ValueError when one of them is in `held_out`, or there is none."""
     held_out = set(held_out)
     if not images:
         raise ValueError(f"{layout}: no training image is listed in {root} ({len(held_out)} are held out)")
@@ -152,7 +152,7 @@ def check_files(dataset: SourceDataset) -> None:
 
 
 def normal(path: str) -> str:
-    """A listed path in the one form in which paths are compared: ``./a//b`` -> ``a/b``. ValueError with ``..``."""
+    """A listed path in the one form in which paths are compared: `./a//b` -> `a/b`. ValueError with `..`."""
     clean = PurePosixPath(path)
     if clean.is_absolute() or ".." in clean.parts:
         raise ValueError(f"Path {path!r} in a list must be relative and without '..': correct the list")

@@ -15,7 +15,7 @@ FOREGROUND = (1, 3)  # 2 is background; 3, "unclassified", is the animal's outli
 
 
 def is_home(folder: Path) -> bool:
-    """Whether ``folder`` holds annotations/ and images/."""
+    """Whether `folder` holds annotations/ and images/."""
     lists = [folder / "annotations" / name for name in ("trainval.txt", "test.txt")]
     return all(file.is_file() for file in lists) and (folder / "images").is_dir()
 

@@ -18,7 +18,7 @@ SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 @dataclass(frozen=True)
 class Row:
-    """One listed image: ``path`` and ``mask`` relative to the root; ``where`` says from which line it is."""
+    """One listed image: `path` and `mask` relative to the root; `where` says from which line it is."""
 
     path: str
     label: object
@@ -47,7 +47,7 @@ def to_dataset(
 ) -> SourceDataset:
     """The training rows as a dataset.
 
-    ``names``: the classes in label order, where something lists them; ``numbers``: their numbers there. Without
+    `names`: the classes in label order, where something lists them; `numbers`: their numbers there. Without
     names the classes are the labels of all rows, held out or not, so that a class keeps its number in every split.
     """
     splits = {bool(row.split): row for row in rows}

@@ -15,12 +15,12 @@ NEEDED = {"path", "label"}
 
 
 def is_home(root: Path) -> bool:
-    """Whether there is such a file in ``root``."""
+    """Whether there is such a file in `root`."""
     return bool(_tables(root))
 
 
 def read(root: Path, *, table: str = "") -> SourceDataset:
-    """The rows whose split is train, or all where there is no split. ``table``: which file, if there are several."""
+    """The rows whose split is train, or all where there is no split. `table`: which file, if there are several."""
     file = _choose(root, table)
     rows = []
     for number, row in enumerate(read_rows(file), 2 if file.suffix.lower() == ".csv" else 1):
