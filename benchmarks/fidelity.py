@@ -73,7 +73,7 @@ def main():
     start_comfyui()
     import torch
 
-    from higfa_core.guidance.formulas import Guidance
+    from higfa_core.guidance.settings import Guidance
     from higfa_core.miniature import birds
 
     sampler, guidance, warp = settings_of_workflow()

@@ -147,8 +147,8 @@ def guided_call(decoder, latents, quick, micro_batch):
     from higfa_core.comfy.corrector import Corrector
     from higfa_core.comfy.decoder import choose_decoder
     from higfa_core.comfy.memory import guidance_memory
-    from higfa_core.guidance.formulas import Guidance
     from higfa_core.guidance.schedule import Window
+    from higfa_core.guidance.settings import Guidance
     from higfa_core.guidance.trace import Trace
 
     batch, side = len(latents), latents.shape[-1] * 8

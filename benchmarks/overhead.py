@@ -23,7 +23,7 @@ def main():
     start_comfyui()
     import torch
 
-    from higfa_core.guidance.formulas import Guidance
+    from higfa_core.guidance.settings import Guidance
     from higfa_core.miniature import birds
 
     world = load_world()

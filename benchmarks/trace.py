@@ -22,7 +22,7 @@ def main():
     import torch
     from torchvision.utils import save_image
 
-    from higfa_core.guidance.formulas import Guidance
+    from higfa_core.guidance.settings import Guidance
     from higfa_core.miniature import birds
     from higfa_core.plots.trace_plot import plot_trace
 

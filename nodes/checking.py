@@ -11,7 +11,7 @@ from ..higfa_core.checking.verdict import Check, verdict
 from ..higfa_core.comfy.predict import as_rgb
 from ..higfa_core.comfy.stages import Noise, measure
 from ..higfa_core.files import paths
-from ..higfa_core.guidance.formulas import Guidance
+from ..higfa_core.guidance.settings import Guidance
 from ..higfa_core.guidance.targets import class_lines
 from ..higfa_core.miniature import sources
 from ..higfa_core.training.data import read_labelled

@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 
 from ..higfa_core.comfy.guider import HiGFAGuider
 from ..higfa_core.comfy.patch import guide_model
-from ..higfa_core.guidance.formulas import COMPOSITIONS, DECODERS, PRESETS, Guidance
+from ..higfa_core.guidance.settings import COMPOSITIONS, DECODERS, PRESETS, Guidance
 from ..higfa_core.guidance.targets import class_lines
 from ..higfa_core.guidance.trace import TraceSlot
 from .classifier import HiGFAClassifier

@@ -8,8 +8,8 @@ import comfy.model_sampling
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ..guidance import formulas as guidance
 from ..guidance.schedule import window_from_percent
+from ..guidance.settings import Guidance
 from ..guidance.targets import Targets
 from ..guidance.trace import Trace, fingerprint
 from .corrector import Corrector
@@ -29,13 +29,13 @@ class Engine:
         classifier: FineGrainedClassifier.
         targets: from `read_targets`.
         vae: VAE, or None when a tiny decoder is there.
-        settings: `guidance.Guidance`.
+        settings: `Guidance`.
     """
 
     classifier: object
     targets: Targets
     vae: object
-    settings: guidance.Guidance
+    settings: Guidance
 
     def attach(self, model, started):
         """Add to a MODEL (a clone) what checks the input, asks for memory and gives each run its state.

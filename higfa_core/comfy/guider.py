@@ -23,7 +23,7 @@ class HiGFAGuider(comfy.samplers.CFGGuider):
         classifier: FineGrainedClassifier, or None for text and contour alone.
         class_names: targets, cycled over the batch; a line may be a mixture, see `read_targets`.
         vae: VAE for the pixels the classifier reads; may be None when a tiny decoder is there.
-        settings: `guidance.Guidance`.
+        settings: `Guidance`.
 
     Raises:
         ValueError: unknown class, or a model that already carries classifier guidance. When sampling begins: nothing

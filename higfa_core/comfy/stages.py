@@ -23,7 +23,7 @@ class Noise:
 
     Args:
         positive, negative: conditioning without a ControlNet; without `negative`, `cfg` is 1.
-        start_percent, end_sigma: the window, as in `guidance.Guidance`.
+        start_percent, end_sigma: the window, as in `Guidance`.
         levels: how many noise levels, spread evenly over log sigma from one end of the window to the other.
     """
 

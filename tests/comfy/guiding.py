@@ -72,7 +72,7 @@ def stock(world, positive, negative, cfg=CFG):
 
 def ours(world, positive=None, negative=None, names=None, cfg=CFG, classifier="own", model=None, **settings):
     from higfa_core.comfy.guider import HiGFAGuider
-    from higfa_core.guidance.formulas import Guidance
+    from higfa_core.guidance.settings import Guidance
 
     classifier = world.classifier if classifier == "own" else classifier
     guider = HiGFAGuider(model or world.model, classifier, names or [world.name], world.vae, Guidance(**settings))

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from higfa_core.guidance.formulas import Guidance
-from higfa_core.guidance.formulas import formulas as guidance
+from higfa_core.guidance import formulas as guidance
 from higfa_core.guidance.schedule import Window
+from higfa_core.guidance.settings import Guidance
 from higfa_core.guidance.trace import Trace
 
 SHAPE = (3, 4, 8, 8)

@@ -14,8 +14,8 @@ from .guiding import CFG, noise_for, ours, run, stock
 def corrector_for(world, decoder=None, known=None, batch=2, names=None, **settings):
     from higfa_core.comfy.corrector import Corrector
     from higfa_core.comfy.decoder import VAEDecoder
-    from higfa_core.guidance.formulas import Guidance
     from higfa_core.guidance.schedule import Window
+    from higfa_core.guidance.settings import Guidance
     from higfa_core.guidance.targets import read_targets
     from higfa_core.guidance.trace import Trace
 
@@ -46,7 +46,7 @@ class TestMemory:
     def test_comfyui_is_told_before_it_loads_models(self, world, monkeypatch, batch):
         from higfa_core.comfy.decoder import choose_decoder
         from higfa_core.comfy.memory import guidance_memory
-        from higfa_core.guidance.formulas import Guidance
+        from higfa_core.guidance.settings import Guidance
 
         noise = noise_for(batch)
         with monkeypatch.context() as patch:
@@ -61,7 +61,7 @@ class TestMemory:
     def test_grows_with_what_is_decoded_at_once(self, world):
         from higfa_core.comfy.decoder import choose_decoder
         from higfa_core.comfy.memory import guidance_memory
-        from higfa_core.guidance.formulas import Guidance
+        from higfa_core.guidance.settings import Guidance
 
         latent_format = world.model.model.latent_format
         choice = choose_decoder("vae", world.vae, latent_format, 512)

@@ -275,7 +275,7 @@ class TestBadInput:
 
     def test_no_decoder(self, world):
         from higfa_core.comfy.guider import HiGFAGuider
-        from higfa_core.guidance.formulas import Guidance
+        from higfa_core.guidance.settings import Guidance
 
         guider = HiGFAGuider(world.model, world.classifier, [world.name], None, Guidance())
         guider.set_conds(world.positive, world.negative)

@@ -10,7 +10,7 @@ from .guiding import CFG, STEPS, noise_for, ours, run, stock
 
 def guided(world, model=None, **settings):
     from higfa_core.comfy.patch import guide_model
-    from higfa_core.guidance.formulas import Guidance
+    from higfa_core.guidance.settings import Guidance
 
     return guide_model(model or world.model, world.classifier, [world.name], world.vae, Guidance(**settings))
 
@@ -165,7 +165,7 @@ class TestBadInput:
 
     def test_unknown_class(self, world):
         from higfa_core.comfy.patch import guide_model
-        from higfa_core.guidance.formulas import Guidance
+        from higfa_core.guidance.settings import Guidance
 
         with pytest.raises(ValueError, match="No class 'Dodo'"):
             guide_model(world.model, world.classifier, ["Dodo"], world.vae, Guidance())

@@ -33,7 +33,7 @@ from comfy.patcher_extension import WrappersMP
 from higfa_core.classifier import FineGrainedClassifier, Preprocess
 from higfa_core.comfy.guider import HiGFAGuider
 from higfa_core.comfy.patchers import attach_patcher
-from higfa_core.guidance.formulas import Guidance
+from higfa_core.guidance.settings import Guidance
 
 CLASSES = ("Kite", "Snipe", "Swallow", "Wren", "Rail")
 TOKENS = 7

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from higfa_core.guidance import formulas as g
+from higfa_core.guidance.settings import MODULATIONS, Guidance
 
 
 def randn(*shape, seed=0):
@@ -55,24 +56,24 @@ class TestConfidence:
 
 
 class TestModulation:
-    @pytest.mark.parametrize("preset", g.MODULATIONS)
+    @pytest.mark.parametrize("preset", MODULATIONS)
     def test_satisfied_classifier_leaves_text_and_contour_at_full_strength(self, preset):
-        m_text, m_contour, _ = g.modulation(g.MODULATIONS[preset], torch.ones(3), torch.full((3,), 0.1), 16)
+        m_text, m_contour, _ = g.modulation(MODULATIONS[preset], torch.ones(3), torch.full((3,), 0.1), 16)
         assert m_text.tolist() == [1, 1, 1] and m_contour.tolist() == [1, 1, 1]
 
     def test_relax_end_points(self):
-        relax = g.MODULATIONS["relax"]
+        relax = MODULATIONS["relax"]
         m_text, m_contour, w_cls = g.modulation(relax, torch.zeros(1), torch.ones(1), 16)
         assert (m_text.item(), m_contour.item(), w_cls.item()) == pytest.approx((0.8, 0.6, 1.0))
         assert g.modulation(relax, torch.ones(1), torch.ones(1), 16)[2].item() == 0.0
 
     def test_boost_is_log_k_over_entropy_capped(self):
         entropy = torch.tensor([math.log(16), math.log(16) / 2, 1e-9])
-        w_cls = g.modulation(g.MODULATIONS["boost"], torch.zeros(3), entropy, 16)[2]
+        w_cls = g.modulation(MODULATIONS["boost"], torch.zeros(3), entropy, 16)[2]
         assert w_cls.tolist() == pytest.approx([1, 2, g.BOOST_CAP])
 
     def test_custom_is_the_formula(self):
-        settings = g.Guidance(preset="custom", text_a0=0.5, text_a1=0.9, contour_a0=0.2, contour_a1=1.5, b=2, gamma=3)
+        settings = Guidance(preset="custom", text_a0=0.5, text_a1=0.9, contour_a0=0.2, contour_a1=1.5, b=2, gamma=3)
         c = torch.tensor([0.0, 0.3, 1.0])
         m_text, m_contour, w_cls = g.modulation(settings.modulation, c, torch.ones(3), 16)
         torch.testing.assert_close(m_text, 0.5 + 0.4 * c * c)
@@ -80,11 +81,11 @@ class TestModulation:
         torch.testing.assert_close(w_cls, (1 - c) ** 3)
 
     def test_custom_defaults_are_relax(self):
-        assert g.Guidance(preset="custom").modulation == g.MODULATIONS["relax"]
+        assert Guidance(preset="custom").modulation == MODULATIONS["relax"]
 
     def test_what_moves_text_or_contour(self):
-        assert g.MODULATIONS["relax"].moves
-        assert not g.MODULATIONS["constant"].moves and not g.MODULATIONS["boost"].moves
+        assert MODULATIONS["relax"].moves
+        assert not MODULATIONS["constant"].moves and not MODULATIONS["boost"].moves
 
     def test_text_weight_never_falls_below_one(self):
         assert g.text_weight(7.5, torch.tensor([0.0, 1.0])).tolist() == [1.0, 7.5]
@@ -185,8 +186,8 @@ class TestDisplacement:
 
 
 def test_automatic_micro_batch():
-    assert [g.Guidance().images_at_once(side * side) for side in (128, 256, 512, 1024)] == [16, 4, 1, 1]
-    assert g.Guidance(micro_batch=3).images_at_once(1024 * 1024) == 3
+    assert [Guidance().images_at_once(side * side) for side in (128, 256, 512, 1024)] == [16, 4, 1, 1]
+    assert Guidance(micro_batch=3).images_at_once(1024 * 1024) == 3
 
 
 @pytest.mark.parametrize(
@@ -197,5 +198,5 @@ def test_automatic_micro_batch():
 )  # fmt: skip
 def test_settings_out_of_range_name_the_value(name, value):
     with pytest.raises(ValueError, match=name) as error:
-        g.Guidance(**{name: value})
+        Guidance(**{name: value})
     assert str(value) in str(error.value)
