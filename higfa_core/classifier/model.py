@@ -1,6 +1,6 @@
 """A fine-grained image classifier: a module, class names, preprocessing, calibrated probabilities.
 
-What a classifier file holds and what may lie beside it: see `.files`.
+What a classifier file holds and what may lie beside it: see `.formats.classifier_file`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from .activations import SmoothReLU
 from .formats import architectures, timm_models, weights
 from .formats import classifier_file as files
 from .formats.classifier_file import FORMAT
+from .formats.facts import Facts
 from .preprocess import Preprocess
 
 log = logging.getLogger(__name__)
@@ -163,7 +164,7 @@ class FineGrainedClassifier:
     @classmethod
     @torch.inference_mode(False)
     def load(cls, path: str | os.PathLike) -> FineGrainedClassifier:
-        """Read a classifier file (see files); ValueError names the file, the fault and the remedy."""
+        """Read a classifier file, see `.formats.classifier_file`; ValueError names file, fault and remedy."""
         path = Path(path)
         state, facts = files.read(path)
         try:
@@ -181,16 +182,19 @@ class FineGrainedClassifier:
         return cls(module, class_names, preprocessing, arch=name, source=name)
 
     @classmethod
-    def _build(cls, path: Path, state: dict[str, Tensor], facts: dict) -> FineGrainedClassifier:
-        class_names = names.checked(facts["class_names"])
-        stated = int(files.number(facts, "num_classes", len(class_names)))
+    def _build(cls, path: Path, state: dict[str, Tensor], facts: Facts) -> FineGrainedClassifier:
+        class_names = names.checked(facts.class_names)
+        stated = facts.number("num_classes", len(class_names))
         if stated != len(class_names):
-            raise ValueError(f"num_classes is {stated}, but there are {len(class_names)} class names. Correct one")
-        arch, args = facts["arch"], facts["args"]
-        kwargs = {**architectures.trained_kwargs(arch, args), **(facts.get("model_kwargs") or {})}
+            raise ValueError(
+                f"num_classes is {stated:g}, but there are {len(class_names)} class names "
+                f"(from {facts.origins['num_classes']} and {facts.origins['class_names']}). Correct one"
+            )
+        arch, args = facts.arch, facts.args or {}
+        kwargs = {**architectures.trained_kwargs(arch, args), **(facts.model_kwargs or {})}
         module = architectures.load(arch, state, len(class_names), kwargs)
-        preprocessing = architectures.preprocessing(arch, module, kwargs, facts.get("preprocess") or {}, args)
-        temperature = files.number(facts, "temperature", 1.0)
+        preprocessing = architectures.preprocessing(arch, module, kwargs, facts.preprocess or {}, args)
+        temperature = facts.number("temperature", 1.0)
         return cls(module, class_names, preprocessing, temperature, arch, path.name, kwargs)
 
 
