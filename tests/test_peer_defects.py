@@ -38,7 +38,6 @@ TYPED = ["--prompt", "a {class}, {style}", "--prompt", "{style}: {class}", "--st
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr(run_cli.Run.go, "__defaults__", (*run_cli.Run.go.__defaults__[:-1], 0.01))
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ class Run:
                     renewed = time.monotonic()
                 self._judge_servers()
                 watch(self)
-                self.stopping.wait(every)
+                self._wait_for_workers(every)
         finally:
             self.stopping.set()
             for worker in self.workers:
@@ -50,6 +50,12 @@ class Run:
         for worker in self.workers:
             if worker.crash is not None:
                 raise worker.crash
+
+    def _wait_for_workers(self, seconds: float) -> None:
+        """Until all have ended, `seconds` at most."""
+        end = time.monotonic() + seconds
+        for worker in self.workers:
+            worker.join(max(0.0, end - time.monotonic()))
 
     def next_job(self, server: str) -> Lease | None:
         """A job for `server`, unless the limit of this run is reached."""

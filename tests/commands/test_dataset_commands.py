@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from higfa_core.commands import main as cli
-from higfa_core.commands import run as run_cli
 from higfa_core.store.manifest import Manifest
 
 from ..batch.conftest import manifest_rows
@@ -25,7 +24,6 @@ REAL = {"Auk": 2, "Gull": 3, "Tern": 5}
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr(run_cli.Run.go, "__defaults__", (*run_cli.Run.go.__defaults__[:-1], 0.01))
 
 
 @pytest.fixture

@@ -28,7 +28,6 @@ BANNER = {"aircraft": 20}
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr(run_cli.Run.go, "__defaults__", (*run_cli.Run.go.__defaults__[:-1], 0.01))
     monkeypatch.setenv("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 
