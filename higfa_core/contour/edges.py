@@ -76,14 +76,11 @@ def _edges(picture, method, low, high, blur, region) -> np.ndarray:
 
 
 def _canny(dx, dy, low, high, near) -> np.ndarray:
-    if high is None and low is None:
-        high = _split(strongest(np.abs(dx) + np.abs(dy))[near])
+    if low is None:
+        high = _split(strongest(np.abs(dx) + np.abs(dy))[near]) if high is None else high * 255
         low = high / 2
     else:
-        low, high = (
-            (high / 2 if low is None else low) * 255,
-            (min(1, 2 * low) if high is None else high) * 255,
-        )
+        low, high = low * 255, (min(1, 2 * low) if high is None else high) * 255
     dx, dy = (np.round(d).astype(np.int16) for d in (dx, dy))
     return cv2.Canny(dx, dy, low, high).astype(np.float32) / 255
 

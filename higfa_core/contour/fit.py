@@ -25,7 +25,8 @@ def fit_plane(plane: np.ndarray, height: int, width: int, lines: bool = False) -
     """A plane [h, w] as it lies in an image of that size; thin `lines` stay when it shrinks."""
     if plane.shape == (height, width):
         return plane
-    top, left, h, w = centre(*plane.shape, height, width)
+    rows, columns = plane.shape
+    top, left, h, w = centre(rows, columns, height, width)
     shrink = h / height
     part = np.ascontiguousarray(plane[top : top + h, left : left + w])
     if lines and shrink > 1:

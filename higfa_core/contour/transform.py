@@ -81,19 +81,19 @@ class ContourTransform:
         if outline is not None and len(outline):
             outline = project(fitted, np.asarray(outline, dtype=np.float64))
         u = uniform(seed, index, 15)
-        size = np.array([width, height], dtype=np.float64)
+        extent = np.array([width, height], dtype=np.float64)
         flipped = bool(u[0] < self.flip)
         angle = (2 * u[1] - 1) * self.rotation
         scale = self.scale_min * (self.scale_max / self.scale_min) ** u[2]
-        shift = (2 * u[3:5] - 1) * self.translation * size
-        corner_shifts = (2 * u[5:13].reshape(4, 2) - 1) * self.perspective * size
+        shift = (2 * u[3:5] - 1) * self.translation * extent
+        corner_shifts = (2 * u[5:13].reshape(4, 2) - 1) * self.perspective * extent
         elastic = u[13] * self.elastic
-        matrix = _rotate_and_scale(size, angle, scale) @ _perspective(size, corner_shifts)
+        matrix = _rotate_and_scale(extent, angle, scale) @ _perspective(extent, corner_shifts)
         if flipped:
             matrix = matrix @ np.array([[-1.0, 0, width - 1], [0, 1, 0], [0, 0, 1]])
         if outline is not None and len(outline):
-            shrink, shift = self._keep_inside(matrix, shift, outline, size, elastic * size.min())
-            matrix = _rotate_and_scale(size, 0.0, shrink) @ matrix
+            shrink, shift = self._keep_inside(matrix, shift, outline, extent, elastic * extent.min())
+            matrix = _rotate_and_scale(extent, 0.0, shrink) @ matrix
         matrix = np.array([[1.0, 0, shift[0]], [0, 1, shift[1]], [0, 0, 1]]) @ matrix @ fitted
         return TransformParams(
             matrix=tuple(tuple(row) for row in matrix.tolist()),
@@ -161,6 +161,7 @@ def transform_batch(
             on_image()
             params = settings.sample(seed, source * MAX_VARIANTS + variant, height, width, outline, size)
             image, moved, _ = apply(contour[source], params, everywhere if plane is None else plane)
+            assert moved is not None  # as a mask was given
             images[len(drawn)], masks[len(drawn)] = image, moved
             drawn.append(params)
     return images, masks, drawn

@@ -26,7 +26,7 @@ class TransformParams:
     of what is warped, 0 for the same. Plain data: `to_dict` is JSON-ready.
     """
 
-    matrix: tuple[tuple[float, float, float], ...]
+    matrix: tuple[tuple[float, ...], ...]
     height: int
     width: int
     flipped: bool = False
@@ -48,7 +48,7 @@ class TransformParams:
     @classmethod
     def from_dict(cls, values: dict) -> TransformParams:
         """The object that `to_dict` described, for instance a row of a manifest."""
-        return cls(**(values | {"matrix": tuple(tuple(map(float, row)) for row in values["matrix"])}))
+        return cls(**{**values, "matrix": tuple(tuple(map(float, row)) for row in values["matrix"])})
 
 
 def transform_points(points, params: TransformParams) -> np.ndarray:
@@ -137,7 +137,8 @@ def _warper(params: TransformParams):
     x, y = np.meshgrid(np.arange(params.width, dtype=np.float32), np.arange(params.height, dtype=np.float32))
     targets = (np.stack([x, y], -1) + _elastic_field(params)).reshape(-1, 2)
     sources = cv2.perspectiveTransform(targets[None], np.linalg.inv(matrix)).reshape(*x.shape, 2)
-    return lambda plane, flag: cv2.remap(plane, sources, None, flag)
+    source_x, source_y = cv2.split(sources)
+    return lambda plane, flag: cv2.remap(plane, source_x, source_y, flag)
 
 
 def _warp_all(planes: torch.Tensor, params: TransformParams, warp, flag=cv2.INTER_LINEAR):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def draw_page(title: str, rows: Sequence[Row], root: Path | None) -> Image.Image
     return page
 
 
-def caption(row: dict) -> str:
+def caption(row: Mapping) -> str:
     """Scores on one line, the seed on the next."""
     known = (("guide", row["scores"].get("confidence")), ("judge", row["scores"].get("judge_confidence")))
     scores = "  ".join(f"{name} {value:.3f}" for name, value in known if value is not None)

@@ -38,6 +38,7 @@ class MixedDataset(Dataset):
         if unknown := sorted(self.pairs.keys() - {path for path, _ in self.samples}):
             raise ValueError(f"pairs has {unknown[0]}, which is no real sample: give the same paths in both")
         self.probability, self.seed, self.transform, self.loader = probability, seed, transform, loader
+        self.classes: tuple[str, ...] = ()
         # Shared, because workers that persist over epochs hold a copy of this object.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 

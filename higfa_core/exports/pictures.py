@@ -116,8 +116,8 @@ def _picture(item: Item, image_format: str) -> Picture:
             if image_format == "keep" and not _as_it_is(item, image):
                 image_format = "png"
             (width, height), mask, suffix = image.size, item.mask and item.mask.read_bytes(), kept_suffix(item.path)
-            if item.real and (image_format != "keep" or mask):
-                image, mask = _real(item)
+            if item.real and item.root and (image_format != "keep" or mask):
+                image, mask = _real(item.root, item.real)
                 width, height = image.size
             if image_format != "keep":
                 data, suffix = encode(image, image_format, not item.real), SUFFIXES[image_format]
@@ -135,8 +135,8 @@ def _as_it_is(item: Item, image: Image.Image) -> bool:
     return not item.real or not (item.real.crop_bottom or image.getexif().get(ExifTags.Base.Orientation, 1) != 1)
 
 
-def _real(item: Item) -> tuple[Image.Image, bytes | None]:
-    pixels, mask = load_source(item.root, item.real)
+def _real(root: Path, real: SourceImage) -> tuple[Image.Image, bytes | None]:
+    pixels, mask = load_source(root, real)
     buffer = io.BytesIO()
     if mask is not None:
         _image(mask.round()).save(buffer, "PNG")

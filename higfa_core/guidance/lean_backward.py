@@ -7,6 +7,7 @@ needs none of them. GroupNorm + SiLU keeps the norm's input alone and norms it a
 
 import torch
 from torch.nn import functional as F
+from torch.nn import grad as nn_grad
 from torch.overrides import TorchFunctionMode
 
 
@@ -30,7 +31,7 @@ class _Conv(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (weight,) = ctx.saved_tensors
-        return torch.nn.grad.conv2d_input(ctx.shape, weight, grad, *ctx.geometry), *(None,) * (2 + len(ctx.geometry))
+        return nn_grad.conv2d_input(ctx.shape, weight, grad, *ctx.geometry), *(None,) * (2 + len(ctx.geometry))
 
 
 class _Relu(torch.autograd.Function):

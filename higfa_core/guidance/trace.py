@@ -1,13 +1,17 @@
 """What happened at every model call of a guided run."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 from collections import deque
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 
 RUNS_KEPT = 256
+PerSample = torch.Tensor | list[float]
 PER_SAMPLE = ("probability", "confidence", "top", "w_text", "w_contour", "w_cls", "step_rms")
 
 
@@ -20,13 +24,13 @@ class Call:
 
     sigma: float
     evaluated: bool
-    probability: object  # of the target; of a mixture of classes: exp(-KL(q || p))
-    confidence: object  # what the weights follow: above chance, smoothed; 1 for an image that got no step
-    top: object  # the likeliest class
-    w_cls: object
-    step_rms: object
-    w_text: object = None
-    w_contour: object = None
+    probability: PerSample  # of the target; of a mixture of classes: exp(-KL(q || p))
+    confidence: PerSample  # what the weights follow: above chance, smoothed; 1 for an image that got no step
+    top: PerSample  # the likeliest class
+    w_cls: PerSample
+    step_rms: PerSample
+    w_text: PerSample | None = None
+    w_contour: PerSample | None = None
 
 
 @dataclass
@@ -47,15 +51,15 @@ class Trace:
     calls: list[Call] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     model_calls: int = 0
-    unusable: dict[str, list[int]] = field(default_factory=dict)  # why -> looks without a step, one number an image
+    unusable: dict[str, Any] = field(default_factory=dict)  # why -> looks without a step [B]; a list at the end
     classifier_seconds: float | None = 0.0  # None where the device does not tell
     seconds: float = 0.0
-    result = None  # fingerprint of the latents that the run gave; not a field, so not in the JSON
+    result: str | None = None  # fingerprint of the latents that the run gave; not in the JSON
 
     @property
     def probability(self) -> list[float]:
         """Calibrated probability of the target at the last evaluation, one a sample; empty if none was made."""
-        return list(self.calls[-1].probability) if self.calls else []
+        return [float(p) for p in self.calls[-1].probability] if self.calls else []
 
     @property
     def evaluations(self) -> int:
@@ -104,7 +108,7 @@ class Trace:
 
     def to_dict(self) -> dict:
         """Plain data for JSON; per-sample values as lists."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "result"}
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict())
@@ -118,7 +122,7 @@ class TraceSlot:
     """
 
     def __init__(self, trace: Trace | None = None):
-        self.own, self.runs = trace is not None, deque(maxlen=RUNS_KEPT)
+        self.given, self.runs = trace, deque(maxlen=RUNS_KEPT)
         self.trace = trace
 
     @property
@@ -137,8 +141,8 @@ class TraceSlot:
         Raises:
             ValueError: no latents, or none of these runs gave them; the message says what to connect.
         """
-        if self.own:
-            return self.trace
+        if self.given is not None:
+            return self.given
         if latents is None or not self.runs:
             raise ValueError(
                 "Only the sampler's latent tells which run to plot, and that it has happened: connect the sampler's "

@@ -25,10 +25,9 @@ def job_counts(
     for name, value in {**given, "only_rare": only_rare}.items():
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    counts = {
-        name: count * replicas if replicas else per_class or max(0, fill_to - count) for name, count in images.items()
-    }
+    counts = {}
     for name, count in images.items():
+        counts[name] = count * replicas if replicas else per_class or max(0, (fill_to or 0) - count)
         if count == 0 or (only_rare is not None and count >= only_rare):
             counts[name] = 0
     if not any(counts.values()):

@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from ..files.hashes import canonical_json, file_sha256, json_sha256
 from ..files.paths import refuse_held_out
@@ -84,11 +85,13 @@ class Job:
             raise ValueError(f"Job has wrong fields: {words}")
         if not isinstance(values["classes"], list) or not all(isinstance(c, str) for c in values["classes"]):
             raise ValueError(f"Job field 'classes' must be a list of names, got {values['classes']!r}")
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        parts: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**parts)
 
 
 OPTIONAL = {"image_file", "mask_file"}
-_KINDS = {f.name: {"int": int, "str": str}.get(f.type, tuple) for f in fields(Job) if f.name not in ("box", "size")}
+_NAMED = {"int": int, "str": str}
+_KINDS = {f.name: _NAMED.get(str(f.type), tuple) for f in fields(Job) if f.name not in ("box", "size")}
 
 
 class Plan(Sequence[Job]):

@@ -63,10 +63,10 @@ def check_template(template: str) -> set[str]:
     """The fields of a template. ValueError unless `{class}` is one and all others are known."""
     valid = ", ".join(f"{{{name}}}" for name in FIELDS)
     try:
-        parsed = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(template)]
+        parsed = string.Formatter().parse(template)
+        used = [(name, spec, conversion) for _, name, spec, conversion in parsed if name is not None]
     except ValueError as error:
         raise ValueError(f"prompt_template {template!r}: {error}; write a literal brace twice") from error
-    used = [part for part in parsed if part[0] is not None]
     for name, spec, conversion in used:
         if name not in FIELDS or spec or conversion:
             raise ValueError(f"prompt_template has an unknown placeholder {{{name}}}: valid are {valid}")

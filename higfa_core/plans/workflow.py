@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeGuard
 
 from ..files.hashes import json_sha256
 from .plan import Job
 
 JOB, EXPORT = "HiGFA_DatasetJob", "HiGFA_ExportDataset"
-Graph = Mapping[str, Mapping]
+Graph = Mapping[str, Mapping[str, Any]]
 
 
 def find_node(graph: Graph, class_type: str) -> str:
@@ -25,8 +26,7 @@ def check_workflow(graph: object) -> None:
     """ValueError unless this is an API-format workflow that makes a dataset: Dataset Job and Export Dataset, joined."""
     if isinstance(graph, Mapping) and {"nodes", "links"} <= graph.keys():
         raise ValueError("This is a workflow as the canvas saves it: export it with File > Export (API)")
-    nodes = graph.values() if isinstance(graph, Mapping) else [None]
-    if not all(isinstance(node, Mapping) and "class_type" in node and "inputs" in node for node in nodes):
+    if not isinstance(graph, Mapping) or not all(map(_is_node, graph.values())):
         raise ValueError("This is no workflow in API format: export it with File > Export (API)")
     job, export = find_node(graph, JOB), find_node(graph, EXPORT)
     link = graph[export]["inputs"].get("job")
@@ -55,15 +55,19 @@ def image_key(job_key: str, workflow: str) -> str:
 
 def fill_in(graph: Graph, job: Job, dataset_name: str, export: Mapping[str, object] | None = None) -> dict:
     """A copy of the workflow set to one job, exporting into `dataset_name`; `export`: more widgets of that node."""
-    filled = copy.deepcopy(dict(graph))
+    filled: dict[str, Any] = copy.deepcopy(dict(graph))
     filled[find_node(graph, JOB)]["inputs"]["job"] = job.to_json()
     filled[find_node(graph, EXPORT)]["inputs"] |= {"dataset_name": dataset_name, **(export or {})}
     return filled
 
 
-def is_link(value: object) -> bool:
+def is_link(value: object) -> TypeGuard[Sequence]:
     """Whether an input's value is a link [node id, output slot]."""
     return isinstance(value, (list, tuple)) and len(value) == 2 and isinstance(value[1], int)
+
+
+def _is_node(value: object) -> bool:
+    return isinstance(value, Mapping) and "class_type" in value and "inputs" in value
 
 
 def _describe(graph: Graph, value: object, known: dict[str, str]) -> object:
@@ -79,7 +83,7 @@ def _describe(graph: Graph, value: object, known: dict[str, str]) -> object:
     return [known[node], slot]
 
 
-def _upstream(graph: Graph, link: object) -> set[str]:
+def _upstream(graph: Graph, link: Sequence) -> set[str]:
     found, todo = set(), [str(link[0])]
     while todo:
         node = todo.pop()

@@ -1,6 +1,7 @@
 """Draws a Trace: probability and confidence, the three weights and the classifier's step against the noise level."""
 
 import textwrap
+from typing import Any
 
 import torch
 
@@ -71,7 +72,7 @@ def _labels(axes, trace):
     from matplotlib.lines import Line2D
 
     def legend(ax, **names):
-        styles = {"solid": "-", "dashed": "--", "dotted": ":"}
+        styles: dict[str, Any] = {"solid": "-", "dashed": "--", "dotted": ":"}
         lines = [Line2D([], [], color="gray", linestyle=styles[k], label=v) for k, v in names.items()]
         ax.add_artist(ax.legend(handles=lines, loc="lower left", fontsize=8))
 

@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from ..files.atomic import STALE_SECONDS, write_atomic
 from .rows import ACCEPTED, REJECTED, Tail, append_line, encode_row, parse_row
@@ -88,7 +89,7 @@ class Manifest:
 
     def write(
         self,
-        row: Mapping,
+        row: Mapping[str, Any],
         data: bytes,
         replace: bool = False,
         stale: tuple[str, ...] = (),
@@ -100,7 +101,7 @@ class Manifest:
         there and `replace` is off) or "replaced". `stale`: other paths where a crash may have
         left this image. `extra`: path -> content of files that belong to it, like its mask.
         """
-        row = {**row, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        row = dict(row, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
         line = encode_row(row)  # first, so that a bad row leaves no image behind
         self.refresh()
         old = self.get(row["key"], row["index"])
@@ -132,7 +133,7 @@ class Manifest:
         """Class name -> {"planned", "written", "accepted"}; `planned` is `.plan.Plan.counts`."""
         info = self.info() or {}
         planned = planned or {}
-        names = dict.fromkeys([*(info.get("classes") or []), *planned])
+        names = [*(info.get("classes") or []), *planned]
         table = {name: {"planned": planned.get(name, 0), "written": 0, "accepted": 0} for name in names}
         for row in self._rows.values():
             counts = table.setdefault(row["class_name"], {"planned": 0, "written": 0, "accepted": 0})
@@ -140,7 +141,7 @@ class Manifest:
             counts["accepted"] += bool(row["accepted"])
         return table
 
-    def info(self) -> dict | None:
+    def info(self) -> dict[str, Any] | None:
         """The content of `dataset.json`, or None before it is written."""
         try:
             return json.loads((self.folder / "dataset.json").read_text("utf-8"))
@@ -153,8 +154,8 @@ class Manifest:
         """Write `dataset.json` once; later calls check that the classes are the same (None: not given)."""
         info = self.info()
         if info is None:
-            classes = None if classes is None else list(classes)
-            info = {"classes": classes, "version": FORMAT_VERSION, "generator": GENERATOR}
+            names = None if classes is None else list(classes)
+            info = {"classes": names, "version": FORMAT_VERSION, "generator": GENERATOR}
             write_atomic(self.folder / "dataset.json", json.dumps(info, ensure_ascii=False, indent=1).encode())
         elif classes is not None and info["classes"] != list(classes):
             raise ValueError(

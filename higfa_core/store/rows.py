@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 ACCEPTED, REJECTED, MASKS = "train", "rejected", "masks"
 ROW_FIELDS = (
@@ -107,7 +108,7 @@ def _check_row(row: object) -> None:
         raise ValueError(f"a manifest row points outside its dataset: {row['file']!r}")
 
 
-def _plain_value(value: object) -> object:
+def _plain_value(value: Any) -> Any:
     """Tensors and NumPy values, as transforms may hold them, become numbers and lists."""
     if hasattr(value, "tolist"):
         return value.tolist()

@@ -135,9 +135,9 @@ def export_images(
         row |= {"transform": transforms[i], "guidance": guidance, "versions": dict(versions or {})}
         row["created"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
         extra = {}
-        if masks[i] is not None:
+        if (own := masks[i]) is not None:
             row["mask"] = f"{MASKS}/{place}/{key[:16]}-{index}.png"
-            extra[row["mask"]] = _encode_mask(masks[i])
+            extra[row["mask"]] = _encode_mask(own)
         outcomes.append(manifest.write(row, data, replace, stale=(other,), extra=extra))
         rows.append(manifest.get(key, index))
     return Report(folder, class_name, tuple(rows), tuple(outcomes))
@@ -231,12 +231,12 @@ def _box(job: Job | None, transform: Mapping | None, mask: Tensor | None, shape:
     """(x, y, width, height) of the object in pixels of the image; None when nothing tells, or none of it is left."""
     if job is not None and job.box and job.size:
         x, y, w, h = job.box
-        corners, size = np.array([[x, y, x + w, y + h]]), job.size[::-1]
+        corners, size = np.array([[x, y, x + w, y + h]]), (job.size[1], job.size[0])
         if transform:
             params = TransformParams.from_dict(dict(transform))
             corners = fit_boxes(corners, size, params.source_size)
             corners, size = transform_boxes(corners, params).numpy(), (params.height, params.width)
-        (corners,) = fit_boxes(corners, size, shape[1:3])
+        (corners,) = fit_boxes(corners, size, (shape[1], shape[2]))
     elif mask is not None and mask.any() and not mask.all():
         ys, xs = mask.nonzero(as_tuple=True)
         corners = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
@@ -248,7 +248,9 @@ def _box(job: Job | None, transform: Mapping | None, mask: Tensor | None, shape:
 
 def _fitted(mask: Tensor | None, shape: Sequence[int]) -> Tensor | None:
     """The mask [H, W] of an image, true where the object is."""
-    return None if mask is None else torch.from_numpy(fit_plane(mask.detach().float().cpu().numpy(), *shape[1:3]) > 0.5)
+    if mask is None:
+        return None
+    return torch.from_numpy(fit_plane(mask.detach().float().cpu().numpy(), shape[1], shape[2]) > 0.5)
 
 
 def _encode_mask(mask: Tensor) -> bytes:

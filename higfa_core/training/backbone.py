@@ -18,7 +18,7 @@ def build(arch: str, classes: int, pretrained: bool, image_size: int = 0) -> tup
     if pretrained:
         config = timm_models.import_timm().get_pretrained_cfg(arch)
         # timm would ask the network even for a file that is there
-        file = timm_models.cached_file(config) if config.hf_hub_id else None
+        file = timm_models.cached_file(config) if config and config.hf_hub_id else None
         overlay = {"file": file, "custom_load": False} if file else {}
         module = timm_models.import_timm().create_model(
             arch, pretrained=True, num_classes=classes, pretrained_cfg_overlay=overlay, **kwargs
@@ -55,7 +55,7 @@ def _refuse_unreachable(arch: str) -> None:
         hint = f" (there are: {', '.join(tags[:5])})" if tags else ""
         raise ValueError(f"timm has no pretrained weights for {arch}{hint}. Turn pretrained off to train from scratch")
     config = timm.get_pretrained_cfg(arch)
-    if config.hf_hub_id and not timm_models.cached_file(config):
+    if config and config.hf_hub_id and not timm_models.cached_file(config):
         timm_models.check_reachable(config, f"The pretrained weights of {arch}", _remedy)
 
 

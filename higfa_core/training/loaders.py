@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,7 +93,7 @@ class Augmented(Dataset):
 
     def __init__(self, pictures: Pictures, labels: Sequence[int], settings, preprocess: Preprocess):
         self.pictures, self.labels = pictures, labels
-        self.transform = timm_models.import_timm().data.transforms_factory.transforms_imagenet_train(
+        self.transform: Any = timm_models.import_timm().data.transforms_factory.transforms_imagenet_train(
             preprocess.input_size,
             force_color_jitter=True,  # timm leaves it out beside a policy
             hflip=0.5 if settings.flip else 0.0,
@@ -124,7 +125,7 @@ class Stream:
         return self.stop - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, order = -1, None
+        epoch, order = -1, np.arange(0)
         for step in range(self.start, self.stop):
             batch = []
             for position in range(step * self.batch_size, (step + 1) * self.batch_size):

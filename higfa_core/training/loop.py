@@ -63,7 +63,7 @@ class Loop:
 
         s = self.settings = settings
         self.device, self.half = device, _half(s.precision, device)
-        self.module = module.to(device, memory_format=torch.channels_last)
+        self.module = module.to(device).to(memory_format=torch.channels_last)
         # The warm-up keeps the average as young as the run: it spans 100 steps at step 1,000.
         self.average = ModelEmaV3(self.module, use_warmup=True)
         decay = LAYER_DECAY if s.pretrained else None

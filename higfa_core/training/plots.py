@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,7 @@ from ..plots import figures
 from .calibrate import BINS, bins
 from .trainer import TrainResult
 
-SIZE = {"width": 10.0, "height": 8.0}  # inches, at 100 dpi; one size for all, so that they make one batch
+SIZE = (10.0, 8.0)  # inches, at 100 dpi; one size for all, so that they make one batch
 NAMED = 40  # with more classes the matrix has no names and no counts, but a list of the worst confusions
 WORST = 12
 MAX_NAME = 22
@@ -27,7 +29,7 @@ def plots(result: TrainResult, title: str) -> dict[str, Tensor]:
 
 def curves(result: TrainResult, title: str) -> Tensor:
     """Losses and accuracy over the steps, the kept step marked -> [1, 800, 1000, 3]."""
-    figure, (top, bottom) = figures.new_figure(**SIZE, rows=2, sharex=True)
+    figure, (top, bottom) = figures.new_figure(*SIZE, rows=2, sharex=True)
     rows = result.history
     steps = [row.step for row in rows]
     top.plot(steps, [row.train_loss for row in rows], color="tab:gray", label="training (augmented, smoothed labels)")
@@ -55,9 +57,10 @@ def confusion(counts: Tensor, names: tuple[str, ...], title: str) -> Tensor:
     from matplotlib.colors import PowerNorm
 
     named = len(names) <= NAMED
-    figure, axes = figures.new_figure(**SIZE, columns=1 if named else 2, **({} if named else {"width_ratios": (2, 1)}))
+    layout: dict[str, Any] = {} if named else {"columns": 2, "width_ratios": (2, 1)}
+    figure, axes = figures.new_figure(*SIZE, **layout)
     axis = axes if named else axes[0]
-    names = [_drawable(name, i) for i, name in enumerate(names)]
+    names = tuple(_drawable(name, i) for i, name in enumerate(names))
     share = counts.double() / counts.sum(dim=1, keepdim=True).clamp(min=1)
     # The square root: one wrong image of many should still be seen.
     picture = axis.imshow(share.numpy(), cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
@@ -80,7 +83,7 @@ def confusion(counts: Tensor, names: tuple[str, ...], title: str) -> Tensor:
 
 def reliability(logits: Tensor, labels: Tensor, temperature: float, title: str) -> Tensor:
     """Accuracy by confidence before and after calibration, with the images in each bin -> [1, 800, 1000, 3]."""
-    figure, axes = figures.new_figure(**SIZE, rows=2, columns=2, height_ratios=(3, 1), sharex=True, sharey="row")
+    figure, axes = figures.new_figure(*SIZE, rows=2, columns=2, height_ratios=(3, 1), sharex=True, sharey="row")
     for column, (heading, t) in enumerate((("before: temperature 1", 1.0), ("after", temperature))):
         total, confidence, accuracy = bins((logits.double() / t).softmax(1), labels)
         error = float((total * (accuracy - confidence).abs()).sum() / total.sum())
@@ -98,15 +101,15 @@ def reliability(logits: Tensor, labels: Tensor, temperature: float, title: str) 
 
 def _reliability_panel(axis, total: Tensor, confidence: Tensor, accuracy: Tensor) -> None:
     used = total > 0
-    middle, confidence, accuracy = (x[used].numpy() for x in (MIDDLE, confidence, accuracy))
-    axis.bar(middle, accuracy, width=1 / BINS, color="tab:blue", edgecolor="white", label="accuracy")
-    axis.plot(confidence, accuracy, "o", color="tab:red", markersize=4, label="at its mean confidence")
+    x, seen, right = (values[used].numpy() for values in (MIDDLE, confidence, accuracy))
+    axis.bar(x, right, width=1 / BINS, color="tab:blue", edgecolor="white", label="accuracy")
+    axis.plot(seen, right, "o", color="tab:red", markersize=4, label="at its mean confidence")
     axis.plot((0, 1), (0, 1), color="black", linestyle="--", linewidth=1, label="calibrated")
     axis.set_xlim(0, 1)
     axis.set_ylim(0, 1.02)
 
 
-def _list_worst(axis, counts: Tensor, names: list[str]) -> None:
+def _list_worst(axis, counts: Tensor, names: tuple[str, ...]) -> None:
     wrong = counts.clone().fill_diagonal_(0)
     order = wrong.flatten().argsort(descending=True, stable=True)[:WORST].tolist()
     pairs = [divmod(place, len(names)) for place in order if wrong.flatten()[place]]

@@ -166,7 +166,7 @@ class _Run:
         best, k = self.loop.best, len(self.labelled.class_names)
         if best:
             self.classifier.module.load_state_dict(best.weights)
-        self.classifier.module.to("cpu", memory_format=torch.contiguous_format)
+        self.classifier.module.to("cpu").to(memory_format=torch.contiguous_format)
         logits, labels = (best.logits, self.held_out.labels) if best else (torch.zeros(0, k), torch.zeros(0).long())
         calibration = calibrate(logits, labels) if best else None
         self.classifier.temperature = calibration.temperature if calibration else 1.0

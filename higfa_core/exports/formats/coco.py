@@ -53,8 +53,8 @@ def annotated(row: Mapping, mask: np.ndarray | None) -> dict:
 def run_lengths(mask: np.ndarray) -> dict:
     """mask [H, W] bool -> uncompressed COCO RLE: lengths of runs down the columns, background first."""
     flat = mask.ravel(order="F")
-    edges = np.flatnonzero(np.diff(flat, prepend=False)) if flat.size else []
-    return {"size": list(mask.shape), "counts": np.diff([0, *edges, flat.size]).tolist()}
+    edges = np.flatnonzero(np.diff(flat, prepend=False)).tolist() if flat.size else []
+    return {"size": list(mask.shape), "counts": np.diff(np.array([0, *edges, flat.size])).tolist()}
 
 
 def front_matter(export: Export) -> dict:

@@ -61,8 +61,9 @@ def flat_row(row: Mapping) -> dict:
     """The columns of a row: always all of them, each of one type."""
     found = {name: (row["scores"] if name in SCORES else row).get(RENAMED.get(name, name)) for name in COLUMNS}
     for name, kind in COLUMNS.items():
-        if found[name] is not None and kind in ("float64", "list"):  # JSON of another tool may have 1 for 1.0
-            found[name] = float(found[name]) if kind == "float64" else [float(value) for value in found[name]]
+        value = found[name]
+        if value is not None and kind in ("float64", "list"):  # JSON of another tool may have 1 for 1.0
+            found[name] = float(value) if kind == "float64" else [float(part) for part in value]
     return found
 
 

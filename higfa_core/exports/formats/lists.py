@@ -30,7 +30,7 @@ def check(export: Export) -> None:
     for item in export.items:
         if not item.row["source"]:
             raise ValueError(f"{item.path} has no source: mixing lists need images made from jobs, not by class_name")
-    if not export.collection.sources and export.root is None:
+    if export.root is None:
         raise ValueError("No plan.json lists the real images, which mixing lists need: name their folder with --source")
 
 
@@ -73,6 +73,7 @@ def front_matter(export: Export) -> dict:
 
 def _real_labels(export: Export) -> dict[str, int]:
     """Path -> label of all real training images."""
+    assert export.root is not None  # see `check`
     labels = {source.path: source.label for source in export.collection.real_sources(export.root)}
     if lost := [item.row for item in export.items if item.row["source"] not in labels]:
         raise ValueError(
@@ -88,7 +89,7 @@ def _write_lists(stage: Path, export: Export, pairs: dict, labels: dict, copies:
     mix = {
         "probability": export.options.probability,
         "classes": export.classes,
-        "root": "." if copies else str(export.root.absolute()),
+        "root": "." if copies else str(Path(export.root or "").absolute()),
         "labels": {copies.get(path, path): label for path, label in labels.items()},
         "pairs": {copies.get(path, path): found for path, found in pairs.items()},
     }
