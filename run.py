@@ -526,8 +526,7 @@ def call(command: list[str], comfyui: Path, cwd: Path = ROOT) -> int:
 def demo(arguments: list[str]) -> int:
     comfyui = setup()
     base = prepare_base()
-    command = [str(venv_python()), "-m", "higfa_core.commands.demo", "--base", str(base)]
-    command += ["--output", str(base / "output" / "higfa_demo"), *arguments]
+    command = [str(venv_python()), "-m", "higfa_core.commands.demo", "--base", str(base), *arguments]
     if call([*command, "--check"], comfyui) == 0:
         return 0
     port = free_port()

@@ -13,6 +13,7 @@ COMMANDS = {
     "status": (".status", "what is planned, made, accepted and failed, class by class"),
     "filter": (".filter", "apply other rules to the images that are there"),
     "export": (".export", "ImageFolder, Hugging Face, WebDataset, COCO, lists for mixing"),
+    "report": (".report", "a dataset as one HTML page, real and synthetic images side by side"),
     "train-classifier": (".train_classifier", "a fine-grained classifier, and a judge, from labelled images"),
     "check-classifier": (".check_classifier", "is a classifier fit to guide?"),
     "demo": (".demo", "make the demo dataset with a running ComfyUI, and a report"),

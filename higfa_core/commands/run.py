@@ -38,7 +38,7 @@ def run_plan(states: States, clients: Sequence[Client], options: Options) -> int
     (done_before, _, _, written_before), started = progress(states.table()), time.monotonic()
     run = Run(states, clients, options)
     with View() as view:
-        run.go(view)
+        run.go(view, every=2 * options.poll)
     table = states.table()
     done, goal, accepted, written = progress(table)
     made, seconds = written - written_before, time.monotonic() - started

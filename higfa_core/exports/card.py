@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from types import ModuleType
 import yaml
 
 from .base import Export
+from .reasons import reasons
 
 WEIGHTS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 PROMPTS_SHOWN = 10
@@ -63,16 +63,6 @@ def weights(workflow: Mapping) -> list[tuple[str, str]]:
             if isinstance(value, str) and value.lower().endswith(WEIGHTS):
                 found.append((str(node.get("class_type")), value))
     return sorted(set(found))
-
-
-def reasons(rejected: Mapping[str, int]) -> Counter:
-    """Reasons without the numbers and names of single images, so that equal ones add up."""
-    found = Counter()
-    for reason, count in rejected.items():
-        reason = re.sub(r" -?[\d.e+-]+ is below", " is below", reason)
-        reason = re.sub(r" sees (['\"]).*\1$", " sees another class", reason)
-        found[re.sub(r"^near-duplicate:.*", "near-duplicate of an earlier image", reason)] += count
-    return found
 
 
 class _Plain(yaml.SafeDumper):

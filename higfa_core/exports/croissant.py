@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ..files.hashes import file_sha256
 from .base import Export, put_json
-from .card import LIMITS, METHOD, reasons, weights
+from .card import LIMITS, METHOD, weights
+from .reasons import reasons
 
 CONTEXT = {
     "@language": "en",

@@ -1,185 +1,230 @@
-"""A dataset as one self-contained HTML page: pictures inline, no script, nothing fetched from anywhere.
-
-Pure functions, standard library only: data in, text out; every text is escaped here.
-"""
+"""A dataset as one self-contained HTML page: pictures inline, no script, nothing fetched from anywhere."""
 
 from __future__ import annotations
 
-import struct
+import io
+import json
 from base64 import b64encode
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
-from typing import NamedTuple
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
 
-TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"eXIf")
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+from jinja2 import Environment, FileSystemLoader
+from PIL import Image, ImageOps
 
+from ..files.atomic import write_atomic
+from ..files.paths import inside
+from ..plans.plan_file import HEADER, planned_keys
+from ..store.manifest import Manifest
+from .reasons import reasons
 
-class Counts(NamedTuple):
-    """Images of a plan: asked for, on disk, and of those in the training set."""
-
-    planned: int
-    written: int
-    accepted: int
-
-    def __str__(self) -> str:
-        return f"planned {self.planned}, written {self.written}, accepted {self.accepted}"
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A PNG (None: there is none) with its heading, what the judge says of it, and whether it was accepted."""
-
-    label: str
-    png: bytes | None
-    confidence: float | None = None
-    accepted: bool = True
+NAME = "report.html"
+SIDE = 192  # pixels of a picture on the page; smaller ones keep their size
+MOST_PICTURES = 600  # on a page, shared by the classes
+SCORES = {"guide": "confidence", "judge": "judge_confidence"}
 
 
-def render_report(
-    title: str,
-    counts: Counts,
-    comparison: Mapping[str, Sequence[Picture]],
-    sheet: Mapping[str, Sequence[Picture]],
-    settings: Mapping[str, Mapping[str, object]],
-    judge_note: str,
-    next_steps: Iterable[tuple[str, str]],
-) -> str:
-    """The page. `comparison` and `sheet`: class name -> pictures; `settings`: node -> its values;
-    `next_steps`: (what to do, the command or code for it)."""
-    parts = [
-        f"<h1>{escape(title)}</h1>",
-        _counts(counts),
-        "<h2>One source of each class</h2>",
-        f"<p>{escape(judge_note)} {escape(_means(comparison))}</p>",
-        *(_class_row(name, pictures) for name, pictures in comparison.items()),
-        "<h2>The dataset</h2>",
-        "<p>Every image, with its probability of the class as a tooltip; rejected ones are pale and dashed.</p>",
-        *(_contacts(name, pictures) for name, pictures in sheet.items()),
-        "<h2>Settings</h2>",
-        _settings(settings),
-        "<h2>How to continue</h2>",
-        *(f"<p>{escape(text)}</p><pre>{escape(code)}</pre>" for text, code in next_steps),
-    ]
-    body = "\n".join(parts)
-    return PAGE.format(title=escape(title), style=STYLE, body=body)
+class Dataset:
+    """What a report says about the images in `folder`; where there is a plan, about that plan's images only.
+
+    Args:
+        source: The folder of the real images, for a dataset whose plan does not name it or whose images were moved.
+
+    Raises:
+        ValueError: There are no images.
+    """
+
+    def __init__(self, folder: str | Path, source: str | Path | None = None):
+        self.folder = Path(folder).absolute()
+        manifest = Manifest(self.folder)
+        keys = planned_keys(self.folder)
+        self.rows = sorted((row for row in manifest.rows() if keys is None or row["key"] in keys), key=_order)
+        if not self.rows:
+            raise ValueError(f"No images in {folder}. Give a folder that Export Dataset or `higfa run` has filled.")
+        header = self.folder / HEADER
+        self.plan: dict = json.loads(header.read_text("utf-8")) if header.is_file() else {}
+        root = source or (self.plan.get("dataset") or {}).get("root")
+        self.source = Path(root) if root else None
+        known = (manifest.info() or {}).get("classes") or [about["name"] for about in self.plan.get("classes", ())]
+        self.classes = known or sorted({row["class_name"] for row in self.rows})
+
+    @cached_property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Class name -> its images planned (where there is a plan), written and accepted."""
+        wanted = self.plan.get("quota") or self.plan.get("counts")
+        table = {name: {"planned": wanted.get(name, 0)} if wanted else {} for name in self.classes}
+        for counts in table.values():
+            counts |= {"written": 0, "accepted": 0}
+        for row in self.rows:
+            table[row["class_name"]]["written"] += 1
+            table[row["class_name"]]["accepted"] += bool(row["accepted"])
+        return table
+
+    @cached_property
+    def total(self) -> dict[str, int]:
+        """The sums of `counts` over the classes."""
+        names = next(iter(self.counts.values()))
+        return {name: sum(counts[name] for counts in self.counts.values()) for name in names}
+
+    @cached_property
+    def by_job(self) -> dict[tuple, dict]:
+        """Rows by what identifies a job in datasets that other workflows made of the same plan."""
+        return {_job(row): row for row in self.rows}
+
+    def picture(self, row: Mapping) -> dict:
+        """One image as the page shows it."""
+        words = [f"{who} {value:.1%}" for who, value in _confidences(row).items()]
+        about = f"{Path(row['file']).name}: {', '.join(words) or 'no score'}; {row['reason'] or 'no reason given'}"
+        kind = "accepted" if row["accepted"] else "rejected"
+        return {"data": _data(self.folder / row["file"]), "kind": kind, "words": words, "about": about}
+
+    def real_picture(self, row: Mapping) -> dict:
+        """The real image that one was made from."""
+        path = inside(self.source, row["source"]) if self.source and row["source"] else None
+        return {"data": _data(path) if path else None, "kind": "real", "words": [], "about": row["source"] or "real"}
 
 
-def plain_png(data: bytes) -> bytes:
-    """A PNG without its text (ComfyUI puts the whole workflow there). ValueError for anything but a PNG."""
-    if not data.startswith(PNG_SIGNATURE):
-        raise ValueError(f"Not a PNG: begins with {data[:8]!r}")
-    kept, at = [PNG_SIGNATURE], len(PNG_SIGNATURE)
-    while at + 8 <= len(data):
-        length, kind = struct.unpack(">I4s", data[at : at + 8])
-        end = at + 12 + length
-        if kind not in TEXT_CHUNKS:
-            kept.append(data[at:end])
-        at = end
-    return b"".join(kept)
+def write_report(
+    dataset: Dataset,
+    out: str | Path | None = None,
+    compare: Sequence[Dataset] = (),
+    per_class: int | None = None,
+    higfa: str = "higfa",
+) -> Path:
+    """Write the page.
 
-
-def mean_confidence(comparison: Mapping[str, Sequence[Picture]]) -> dict[str, float]:
-    """Label -> mean over the classes that have a confidence for every label that is judged anywhere."""
-    rows = [{p.label: p.confidence for p in row if p.confidence is not None} for row in comparison.values()]
-    labels = list(dict.fromkeys(label for row in rows for label in row))
-    whole = [row for row in rows if len(row) == len(labels)]
-    return {label: sum(row[label] for row in whole) / len(whole) for label in labels} if whole else {}
-
-
-def _means(comparison: Mapping[str, Sequence[Picture]]) -> str:
-    means = mean_confidence(comparison)
-    words = ", ".join(f"{label} {value:.0%}" for label, value in means.items())
-    return f"Mean of the rows below: {words}." if words else ""
-
-
-def _counts(counts: Counts) -> str:
-    cells = zip(counts._fields, counts)
-    return f'<p class="counts">{"".join(f"<span><b>{value}</b> {name}</span>" for name, value in cells)}</p>'
-
-
-def _class_row(name: str, pictures: Sequence[Picture]) -> str:
-    return f'<h3>{escape(name)}</h3><div class="row">{"".join(map(_figure, pictures))}</div>'
-
-
-def _figure(picture: Picture) -> str:
-    label, words = escape(picture.label), _confidence(picture)
-    caption = f"<figcaption>{label}{f'<br><b>{words}</b>' if words else ''}</figcaption>"
-    return f"<figure>{_image(picture, picture.label)}{caption}</figure>"
-
-
-def _contacts(name: str, pictures: Sequence[Picture]) -> str:
-    accepted = sum(picture.accepted for picture in pictures)
-    images = "".join(_image(p, ": ".join(filter(None, (p.label, _confidence(p))))) for p in pictures)
-    heading = f"{escape(name)} <small>{accepted} of {len(pictures)} accepted</small>"
-    return f'<h3>{heading}</h3><div class="sheet">{images}</div>'
-
-
-def _image(picture: Picture, words: str) -> str:
-    if picture.png is None:
-        return '<div class="none">none</div>'
-    data = b64encode(picture.png).decode()
-    words, kind = escape(words), "" if picture.accepted else ' class="rejected"'
-    return f'<img{kind} alt="{words}" title="{words}" src="data:image/png;base64,{data}">'
-
-
-def _confidence(picture: Picture) -> str:
-    if picture.confidence is None:
-        return ""
-    return f"{picture.confidence:.1%}" + ("" if picture.accepted else ", rejected")
-
-
-def _settings(settings: Mapping[str, Mapping[str, object]]) -> str:
-    rows = (
-        f"<tr><th>{escape(node)}</th><td>"
-        + ", ".join(f"{escape(name)} <b>{escape(_value(value))}</b>" for name, value in values.items())
-        + "</td></tr>"
-        for node, values in settings.items()
-        if values
+    Args:
+        out: The file; by default `report.html` in the dataset's folder.
+        compare: Datasets that other workflows made of the same jobs, to be shown side by side.
+        per_class: Images shown of each class; by default as many as keep the page small.
+        higfa: How the command line is called here, for the hints on the page.
+    """
+    out = Path(out) if out else dataset.folder / NAME
+    per_class = per_class or max(2, min(24, MOST_PICTURES // len(dataset.classes)))
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
+    page = environment.get_template("report.html").render(
+        title=dataset.folder.name,
+        total=dataset.total,
+        comparison=_comparison(dataset, compare) if compare else None,
+        judged=any("judge" in _confidences(row) for row in dataset.rows),
+        classes=[_class(dataset, name, per_class) for name in dataset.classes],
+        rejected=_rejected(dataset.rows),
+        facts=_facts(dataset),
+        settings=_settings(dataset.plan.get("workflow") or {}),
+        steps=_steps(dataset.folder, higfa),
     )
-    return f"<table>{''.join(rows)}</table>"
+    write_atomic(out, page.encode())
+    return out
 
 
-def _value(value: object) -> str:
-    return ("yes" if value else "no") if isinstance(value, bool) else str(value) or "(empty)"
+def _comparison(dataset: Dataset, others: Sequence[Dataset]) -> dict:
+    """For one job of each class, what every dataset has."""
+    columns = {other.folder.name.replace("_", " "): other for other in others} | {"this dataset": dataset}
+    shared = [row for row in dataset.rows if all(_job(row) in other.by_job for other in others)]
+    firsts = {row["class_name"]: row for row in reversed(shared)}
+    rows = [(name, _job(firsts[name]), firsts[name]) for name in dataset.classes if name in firsts]
+    means = {label: _mean(column.by_job[job] for _, job, _ in rows) for label, column in columns.items()}
+    return {
+        "columns": ["real", *columns],
+        "rows": [
+            (name, [dataset.real_picture(row), *(column.picture(column.by_job[job]) for column in columns.values())])
+            for name, job, row in rows
+        ],
+        "means": {label: mean for label, mean in means.items() if mean is not None},
+    }
 
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
+def _class(dataset: Dataset, name: str, shown: int) -> dict:
+    """A class on the page: its counts, its mean scores and its first images, with the real one before its own."""
+    rows = [row for row in dataset.rows if row["class_name"] == name]
+    groups: dict[str, list[dict]] = defaultdict(list)
+    for row in rows[:shown]:
+        groups[row["source"] or ""].append(row)
+    return {
+        "name": name,
+        "counts": dataset.counts[name],
+        "means": {who: _mean(rows, who) for who in SCORES},
+        "groups": [(dataset.real_picture(some[0]), [dataset.picture(row) for row in some]) for some in groups.values()],
+        "more": max(0, len(rows) - shown),
+    }
 
-STYLE = """
-:root { color-scheme: light dark; --back: #fbfaf7; --text: #23211d; --soft: #6d685f; --line: #ddd8cc; }
-@media (prefers-color-scheme: dark) {
-  :root { --back: #191a1c; --text: #e8e5de; --soft: #a09b91; --line: #3a3b3e; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 60rem; background: var(--back); color: var(--text);
-  font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; margin: .5rem 0; } h2 { margin: 2.5rem 0 .5rem; font-size: 1.25rem; }
-h3 { margin: 1.2rem 0 .3rem; font-size: 1rem; } small, figcaption { color: var(--soft); font-weight: normal; }
-.counts { display: flex; flex-wrap: wrap; gap: .3rem 2rem; } .counts b { font-size: 1.6rem; }
-.row { display: grid; grid-template-columns: repeat(6, 1fr); gap: .5rem; }
-figure { margin: 0; min-width: 0; } figcaption { font-size: .78rem; line-height: 1.35; }
-figcaption b { color: var(--text); }
-.row img { width: 100%; } .sheet img { width: 5.3rem; }
-.sheet { display: flex; flex-wrap: wrap; gap: .3rem; }
-img { display: block; aspect-ratio: 1; object-fit: contain; image-rendering: pixelated; border-radius: 3px; }
-img.rejected { outline: 2px dashed var(--soft); outline-offset: -2px; } .sheet img.rejected { opacity: .45; }
-.none { aspect-ratio: 1; display: grid; place-items: center; border: 1px dashed var(--line); color: var(--soft); }
-table { border-collapse: collapse; font-size: .85rem; } td, th { padding: .35rem .6rem .35rem 0; text-align: left;
-  vertical-align: top; border-top: 1px solid var(--line); overflow-wrap: anywhere; } th { min-width: 8rem; }
-td b { font-weight: 600; } pre { padding: .7rem; border: 1px solid var(--line); border-radius: 4px; overflow-x: auto; }
-@media (max-width: 40rem) { .row { grid-template-columns: repeat(3, 1fr); } .sheet img { width: 4.2rem; } }
-"""
+
+def _rejected(rows: Iterable[Mapping]) -> list[tuple[str, int]]:
+    return reasons(Counter(row["reason"] for row in rows if not row["accepted"])).most_common()
+
+
+def _facts(dataset: Dataset) -> dict[str, str]:
+    """What the plan and the rows say about where the images come from."""
+    source, licences = dataset.plan.get("dataset") or {}, dataset.plan.get("licences") or {}
+    last = dataset.rows[-1]
+    facts = {
+        "real images": f"{source['name']} ({source['layout']}), {source['root']}" if source else "",
+        "licence of the real images": licences.get("sources") or "",
+        "licence of the checkpoint": licences.get("checkpoint") or "",
+        "rules": _pairs(last.get("rules") or {}),
+        "versions": _pairs(last.get("versions") or {}),
+    }
+    return {name: text for name, text in facts.items() if text}
+
+
+def _settings(workflow: Mapping) -> dict[str, str]:
+    """Title of a node -> its values, without its links."""
+    found = {}
+    for node in workflow.values():
+        values = {name: value for name, value in node["inputs"].items() if not isinstance(value, list)}
+        if values:
+            found[(node.get("_meta") or {}).get("title", node["class_type"])] = _pairs(values)
+    return found
+
+
+def _steps(folder: Path, higfa: str) -> list[tuple[str, str]]:
+    """(What to do next, the code or command for it)."""
+    rules = "--require-top1 --max-duplicate-bits 4"
+    return [
+        ("Train on the accepted images:", f"torchvision.datasets.ImageFolder({str(folder / 'train')!r})"),
+        ("Apply other rules, without generating anything again:", f'{higfa} filter "{folder}" {rules}'),
+        (
+            "Export the accepted images with a data card:",
+            f'{higfa} export "{folder}" --out "{folder}_export" --format huggingface',
+        ),
+    ]
+
+
+def _pairs(values: Mapping) -> str:
+    return ", ".join(f"{name} {'(empty)' if value == '' else value}" for name, value in values.items())
+
+
+def _mean(rows: Iterable[Mapping], who: str = "guide") -> float | None:
+    found = [value for row in rows if (value := _confidences(row).get(who)) is not None]
+    return fmean(found) if found else None
+
+
+def _confidences(row: Mapping) -> dict[str, float]:
+    scores = row["scores"] or {}
+    return {who: scores[name] for who, name in SCORES.items() if scores.get(name) is not None}
+
+
+def _job(row: Mapping) -> tuple:
+    # Not the job's key, which covers the prompt too: other prompts may well be what is compared.
+    return row["class_name"], row["source"], row["seed"], row["index"]
+
+
+def _order(row: Mapping) -> tuple:
+    index = row.get("plan_index")
+    return index is None, index or 0, row["key"], row["index"]
+
+
+def _data(path: Path) -> str | None:
+    """An image as a data URI without the texts that ComfyUI puts into files; None when it cannot be read."""
+    buffer = io.BytesIO()
+    try:
+        with Image.open(path) as opened:
+            small = ImageOps.exif_transpose(opened).convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError):
+        return None
+    exact = max(small.size) <= SIDE
+    small.thumbnail((SIDE, SIDE))
+    small.save(buffer, "PNG" if exact else "JPEG", quality=85)
+    return f"data:image/{'png' if exact else 'jpeg'};base64,{b64encode(buffer.getvalue()).decode()}"

@@ -34,7 +34,7 @@ def check_workflow(graph: object) -> None:
         raise ValueError("Connect Dataset Job's job output to Export Dataset: the labels come that way")
     if not is_link(graph[export]["inputs"].get("images")):
         raise ValueError("Connect images to Export Dataset")
-    if job not in _upstream(graph, graph[export]["inputs"]["images"]):
+    if job not in needed(graph, str(graph[export]["inputs"]["images"][0])):
         raise ValueError("The images of Export Dataset do not depend on Dataset Job: all jobs would be alike")
 
 
@@ -61,6 +61,16 @@ def fill_in(graph: Graph, job: Job, dataset_name: str, export: Mapping[str, obje
     return filled
 
 
+def needed(graph: Graph, node: str) -> dict:
+    """The part of the workflow that a node needs, itself included."""
+    found, todo = set(), [node]
+    while todo:
+        if (node := todo.pop()) not in found and node in graph:
+            found.add(node)
+            todo += [str(value[0]) for value in graph[node]["inputs"].values() if is_link(value)]
+    return {node: about for node, about in graph.items() if node in found}
+
+
 def is_link(value: object) -> TypeGuard[Sequence]:
     """Whether an input's value is a link [node id, output slot]."""
     return isinstance(value, (list, tuple)) and len(value) == 2 and isinstance(value[1], int)
@@ -81,16 +91,6 @@ def _describe(graph: Graph, value: object, known: dict[str, str]) -> object:
         described = {name: _describe(graph, inner, known) for name, inner in inputs.items()}
         known[node] = _hash([about["class_type"], described])
     return [known[node], slot]
-
-
-def _upstream(graph: Graph, link: Sequence) -> set[str]:
-    found, todo = set(), [str(link[0])]
-    while todo:
-        node = todo.pop()
-        if node not in found and node in graph:
-            found.add(node)
-            todo += [str(value[0]) for value in graph[node]["inputs"].values() if is_link(value)]
-    return found
 
 
 def _hash(value: object) -> str:

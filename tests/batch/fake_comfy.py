@@ -52,7 +52,7 @@ class FakeComfy:
     """`faults`: what may go wrong, at the first `times` attempts of a job, with probability `share`.
 
     A prompt with the fault "hangs" writes `before` of its `batch` images and runs on until it is interrupted, or
-    for ever if the server is `deaf`.
+    for ever if the server is `deaf`. So many of its answers to a new prompt as `lost_answers` says get lost.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class FakeComfy:
         self.tried, self.seen_faults, self.posted, self.deepest = {}, set(), [], 0
         self.uploads, self.silent_until, self.always = {}, 0.0, None
         self.batch, self.hung, self.deaf, self.before = batch, False, False, 0
-        self.interrupted, self.looks = [], 0
+        self.interrupted, self.looks, self.lost_answers = [], 0, 0
         self.instance, self.stopped = uuid.uuid4().hex, False
         self.httpd = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.httpd.daemon_threads = True
@@ -198,6 +198,10 @@ def _handler(fake):
                     fake.pending.append((values["prompt_id"], values["prompt"]))
                     fake.posted.append(values["prompt_id"])
                     fake.deepest = max(fake.deepest, len(fake.pending) + (fake.running is not None))
+                    if fake.lost_answers:
+                        fake.lost_answers -= 1
+                        self.close_connection = True
+                        return
                     self.answer({"prompt_id": values["prompt_id"]})
                 elif self.path == "/queue":
                     fake.pending = [item for item in fake.pending if item[0] not in values["delete"]]

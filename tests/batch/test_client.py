@@ -11,7 +11,6 @@ from higfa_core.batch import collector
 from higfa_core.batch.client import Client, PromptFailed, PromptRejected, ServerError
 from higfa_core.batch.collector import Collector
 from higfa_core.batch.options import Options
-from higfa_core.batch.queue import run_jobs
 from higfa_core.batch.runner import Run
 from higfa_core.batch.states import States
 
@@ -35,13 +34,11 @@ ERROR = {
 
 
 class FakeComfy:
-    """As much of ComfyUI's server as the client uses. A prompt says by its "fate" how it ends, attempt by attempt."""
+    """As much of ComfyUI's server as the client uses. A prompt says by its "fate" how it ends."""
 
     def __init__(self):
-        self.queue, self.results, self.seen = [], {}, []
-        self.most_at_once, self.cancelled, self.interrupted = 0, [], []
-        self.attempts = {}
-        self.drop_answer_of_prompt = False
+        self.queue, self.results = [], {}
+        self.cancelled, self.interrupted = [], []
         self.lock = threading.Lock()
 
     def post_prompt(self, body):
@@ -51,20 +48,13 @@ class FakeComfy:
             error = {"message": "Value not in list", "details": "sampler_name: 'eulr'"}
             nodes = {"3": {"class_type": "KSampler", "errors": [error]}}
             return 400, {"error": {"message": "Prompt outputs failed validation"}, "node_errors": nodes}
-        self.seen.append(prompt)
         self.queue.append((prompt_id, prompt))
-        self.most_at_once = max(self.most_at_once, len(self.queue))
         return 200, {"prompt_id": prompt_id, "number": 1, "node_errors": {}}
 
     def step(self):
         """Finish the oldest prompt."""
         prompt_id, prompt = self.queue.pop(0)
-        name = json.dumps(prompt)
-        attempt = self.attempts[name] = self.attempts.get(name, -1) + 1
-        fates = prompt.get("fate", ["ok"])
-        fate = fates[min(attempt, len(fates) - 1)]
-        if fate == "lost":
-            return
+        fate = prompt.get("fate", "ok")
         status = {"status_str": "success", "messages": []} if fate == "ok" else ERROR
         self.results[prompt_id] = {"status": status, "outputs": {"9": {"images": [{"filename": fate}]}}}
 
@@ -113,12 +103,7 @@ def comfy():
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with fake.lock:
                 if self.path == "/prompt":
-                    answer = fake.post_prompt(body)
-                    if fake.drop_answer_of_prompt:
-                        fake.drop_answer_of_prompt = False
-                        self.close_connection = True
-                        return
-                    self.answer(*answer)
+                    self.answer(*fake.post_prompt(body))
                 elif self.path == "/queue":
                     fake.cancelled += body["delete"]
                     self.answer(200, b"")
@@ -138,14 +123,10 @@ def comfy():
     server.server_close()
 
 
-def run(comfy, prompts, on_done=lambda name, entry: None, **options):
-    return run_jobs(Client(comfy.url), prompts, on_done, poll=0.001, **options)
-
-
 def test_status_of_a_prompt_through_its_life(comfy):
     comfy.autorun = False
     client = Client(comfy.url + "/")
-    first, second = client.submit({"n": 1}), client.submit({"n": 2, "fate": ["error"]})
+    first, second = client.submit({"n": 1}), client.submit({"n": 2, "fate": "error"})
     assert (client.status(first), client.status(second)) == ("running", "waiting")
     comfy.step()
     assert (client.status(first), client.status(second)) == ("done", "running")
@@ -278,74 +259,6 @@ def test_no_server_and_bad_url():
 def test_a_proxy_is_not_asked_for_this_machine(comfy, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     assert Client(comfy.url).system_stats()
-
-
-def test_every_job_is_done_once_and_two_at_a_time(comfy):
-    done = []
-    prompts = ((f"job{i}", {"n": i}) for i in range(25))
-    failures = run(comfy, prompts, lambda name, entry: done.append(name))
-    assert failures == [] and sorted(done) == sorted(f"job{i}" for i in range(25))
-    assert [p["n"] for p in comfy.seen] == list(range(25)) and comfy.most_at_once == 2
-
-
-def test_prompts_are_pulled_as_room_appears(comfy):
-    pulled, done = [], []
-
-    def prompts():
-        for i in range(10):
-            assert i - len(done) < 3
-            pulled.append(i)
-            yield f"job{i}", {"n": i}
-
-    run(comfy, prompts(), lambda name, entry: done.append(name))
-    assert len(pulled) == 10
-
-
-def test_failed_and_lost_prompts_are_sent_again_up_to_the_cap(comfy):
-    done = []
-    fates = {
-        "fine": ["ok"],
-        "once": ["error", "ok"],
-        "gone": ["lost", "lost", "ok"],
-        "never": ["error"],
-        "bad": "rejected",
-    }
-    prompts = [(name, {"name": name, "fate": fate}) for name, fate in fates.items()]
-    failures = run(comfy, prompts, lambda name, entry: done.append(name), attempts=3)
-    assert sorted(done) == ["fine", "gone", "once"]
-    assert [(f.name, f.attempts) for f in sorted(failures, key=lambda f: f.name)] == [("bad", 1), ("never", 3)]
-    assert "bad sigma" in {f.name: f.reason for f in failures}["never"]
-
-
-def test_a_result_that_the_caller_refuses_counts_as_failed(comfy):
-    answers = iter([False, None, False, False])
-    failures = run(comfy, [("a", {"n": 1})], lambda *_: next(answers), attempts=2)
-    assert failures == []
-    failures = run(comfy, [("b", {"n": 2})], lambda *_: next(answers), attempts=2)
-    assert [(f.name, f.attempts) for f in failures] == [("b", 2)]
-
-
-def test_an_answer_that_gets_lost_does_not_double_the_prompt(comfy):
-    comfy.drop_answer_of_prompt, comfy.autorun = True, False
-    threading.Timer(0.3, lambda: setattr(comfy, "autorun", True)).start()
-    done = []
-    assert run(comfy, [("a", {"n": 1})], lambda name, entry: done.append(name), patience=5) == []
-    assert done == ["a"] and len(comfy.seen) == 1
-
-
-def test_a_dead_server_ends_the_loop():
-    with pytest.raises(ServerError):
-        run_jobs(Client("http://127.0.0.1:9", timeout=1), [("a", {})], print, patience=0.1)
-
-
-def test_an_exception_cancels_what_is_at_the_server(comfy):
-    def stop(name, entry):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(comfy, [(str(i), {"n": i}) for i in range(5)], stop)
-    assert len(comfy.cancelled) == 1 and comfy.interrupted == comfy.cancelled
-    assert len(comfy.seen) == 2
 
 
 def test_nothing_that_comfyui_loads_imports_the_client():

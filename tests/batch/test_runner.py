@@ -90,6 +90,13 @@ def test_a_server_that_always_fails_once(tmp_path, make_plan, make_server, fault
         assert len(server.posted) == 13  # what is in the manifest is not made again
 
 
+def test_an_answer_that_gets_lost_does_not_double_the_prompt(tmp_path, make_plan, make_server):
+    plan, server = make_plan(tmp_path / "planes"), make_server(seconds=0.02)
+    server.lost_answers = 3
+    assert run(tmp_path / "planes", [server]).counts["done"] == len(plan)
+    assert not server.lost_answers and len(server.posted) == len(set(server.posted)) == len(plan)
+
+
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("seed", range(2))
 def test_all_faults_at_once_lose_and_double_nothing(tmp_path, make_plan, make_server, clock, count, seed):

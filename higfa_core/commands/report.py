@@ -1,0 +1,50 @@
+"""`higfa report`: a dataset as one self-contained HTML page, real and synthetic images side by side."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..exports.report import NAME, Dataset, write_report
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parse(argv)
+    try:
+        dataset = Dataset(args.folder, args.source)
+        out = write_report(dataset, args.out, [Dataset(folder) for folder in args.compare], args.per_class)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"Report: {out}  {_words(dataset)}")
+    return 0
+
+
+def counts(folder: Path) -> str:
+    """How many images of the dataset are planned (where there is a plan), written and accepted, in words."""
+    return _words(Dataset(folder))
+
+
+def _words(dataset: Dataset) -> str:
+    return ", ".join(f"{name} {value}" for name, value in dataset.total.items())
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="higfa report", description=__doc__.partition(": ")[2])
+    add = parser.add_argument
+    add("folder", type=Path, metavar="DATASET_FOLDER", help="the folder with manifest.jsonl")
+    add("--out", type=Path, metavar="FILE", help=f"the page (default: {NAME} in the dataset's folder)")
+    beside = "a dataset that another workflow made of the same jobs, to be shown beside it; repeat it for more"
+    add("--compare", type=Path, action="append", default=[], metavar="FOLDER", help=beside)
+    add("--source", type=Path, metavar="FOLDER", help="the real images, where the plan does not name their folder")
+    add("--per-class", type=int, metavar="N", help="images shown of each class (default: 24, fewer of many classes)")
+    args = parser.parse_args(argv)
+    if args.per_class is not None and args.per_class < 1:
+        parser.error(f"--per-class must be at least 1, got {args.per_class}")
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main())
