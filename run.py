@@ -20,6 +20,7 @@ import hashlib
 import os
 import platform
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -29,6 +30,7 @@ import tarfile
 import time
 import urllib.error
 import urllib.request
+import webbrowser
 from pathlib import Path, PurePosixPath
 
 WINDOWS = os.name == "nt"
@@ -37,6 +39,7 @@ STATE = ROOT / ".higfa"
 VENV = STATE / "venv"
 BASE = STATE / "base"
 PACK = "ComfyUI-HiGFA"
+START_PAGE = f"?template=miniature_augment&source={PACK}"  # ComfyUI's front end opens that template
 
 PYTHONS = ((3, 10), (3, 13))
 TORCH = ["torch==2.14.1", "torchvision==0.29.1", "torchaudio==2.11.0"]
@@ -388,7 +391,13 @@ def environment(comfyui: Path) -> dict[str, str]:
     env = {**os.environ, "PATH": path, "VIRTUAL_ENV": str(VENV), "COMFYUI_PATH": str(comfyui)}
     env.pop("PYTHONHOME", None)
     env["PYTHONPATH"] = str(ROOT)
+    # So that hints in messages can be pasted as they stand.
+    env["HIGFA_CALLED_AS"] = " ".join(map(quoted, [Path(sys.executable).stem, sys.argv[0], "higfa"]))
     return env
+
+
+def quoted(word: str) -> str:
+    return subprocess.list2cmdline([word]) if WINDOWS else shlex.quote(word)
 
 
 # --- The server ---------------------------------------------------------------------------------------------
@@ -411,17 +420,10 @@ def link_directory(target: Path, link: Path) -> None:
 
 
 def prepare_base(base: Path = BASE, root: Path = ROOT) -> Path:
-    """ComfyUI's working folder with this pack and the miniature workflow in it."""
-    workflows = base / "user" / "default" / "workflows"
-    for folder in (base / "custom_nodes", base / "input", base / "output", base / "models", workflows):
-        folder.mkdir(parents=True, exist_ok=True)
+    """ComfyUI's working folder with this pack in it."""
+    for folder in ("custom_nodes", "input", "output", "models"):
+        (base / folder).mkdir(parents=True, exist_ok=True)
     link_directory(root, base / "custom_nodes" / PACK)
-    source = root / "workflows" / "miniature_augment.json"
-    copy = workflows / source.name
-    if source.is_file() and not (copy.is_file() and copy.stat().st_mtime >= source.stat().st_mtime):
-        if copy.is_file():
-            os.replace(copy, copy.with_name("miniature_augment_before_update.json"))
-        shutil.copy2(source, copy)
     return base
 
 
@@ -549,12 +551,22 @@ def serve(arguments: list[str]) -> int:
     say(f"starting ComfyUI (log: {log})")
     command = [*server_command(comfyui, base, port, "serve", use_cpu()), *extra]
     with server(command, url, log, comfyui) as process:
-        say(f"open {url} (Workflows > miniature_augment); Ctrl-C stops it")
+        page = f"{url}/{START_PAGE}"
+        say(f"open {page}\n        Ctrl-C stops it")
+        if has_desktop():
+            webbrowser.open(page)
         with contextlib.suppress(KeyboardInterrupt):
             if status := process.wait():
                 raise SetupError(f"ComfyUI stopped with exit status {status}; the end of {log}:\n{tail(log)}")
     say("ComfyUI is stopped")
     return 0
+
+
+def has_desktop() -> bool:
+    """Whether a browser can open here: not over SSH, nor on Linux without a display."""
+    if not sys.stdout.isatty() or os.environ.get("SSH_CONNECTION"):
+        return False
+    return sys.platform != "linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def higfa(arguments: list[str]) -> int:

@@ -255,7 +255,7 @@ def test_7_failure_looks_like_success(planes, make_server, tmp_path, capsys):
     server._fault = lambda key: "error" if key in bad else None
     rows = run(folder, server, code=1)
     err = capsys.readouterr().err
-    assert f"{len(bad)} jobs failed; --retry-failed tries them again" in err
+    assert f"failed jobs: {len(bad)}. To try them again: higfa run {folder} --retry-failed" in err
     assert "KSampler): OutOfMemoryError: no memory" in err
     assert {row["key"] for row in rows} == keys - bad and len(content(folder)) == 20 - len(bad)
     assert higfa("status", folder) == 0
@@ -277,7 +277,7 @@ def test_7_failure_looks_like_success(planes, make_server, tmp_path, capsys):
     assert higfa("filter", folder, "--min-confidence", 1) == 0
     run(folder, server, code=1)  # a quota that is not met is none either
     run(folder, server, options=["--limit", 1], code=1)
-    assert "stay below their quota" in capsys.readouterr().err
+    assert "classes below their quota: " in capsys.readouterr().err
 
 
 class Torn(io.FileIO):

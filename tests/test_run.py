@@ -2,11 +2,11 @@
 
 import io
 import os
+import re
 import socket
 import subprocess
 import sys
 import tarfile
-import time
 import urllib.request
 
 import pytest
@@ -325,21 +325,10 @@ def test_a_real_folder_is_never_replaced_by_a_link(tmp_path):
     assert (tmp_path / "link" / "mine.txt").read_text() == "mine"
 
 
-def test_base_keeps_an_edited_workflow_and_backs_it_up_on_update(tmp_path):
-    root, base = tmp_path / "root", tmp_path / "base"
-    source = root / "workflows" / "miniature_augment.json"
-    source.parent.mkdir(parents=True)
-    source.write_text("one")
-    copy = run.prepare_base(base, root) / "user" / "default" / "workflows" / source.name
-    assert copy.read_text() == "one"
-    copy.write_text("edited")
-    run.prepare_base(base, root)
-    assert copy.read_text() == "edited"
-    source.write_text("two")
-    os.utime(source, (time.time() + 60, time.time() + 60))
-    run.prepare_base(base, root)
-    assert copy.read_text() == "two"
-    assert copy.with_name("miniature_augment_before_update.json").read_text() == "edited"
+def test_hints_name_the_command_that_was_typed(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["my pack/run.py", "higfa", "plan"])
+    name = run.environment(tmp_path)["HIGFA_CALLED_AS"]
+    assert re.fullmatch(r"""python[\d.]* ["']my pack/run.py["'] higfa""", name)
 
 
 # --- server

@@ -22,6 +22,10 @@ class Database:
             self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")  # a lost last transaction is found again in the manifest
 
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
     def _all(self, query: str, values: tuple = ()) -> list[tuple]:
         with self._lock:
             return self._db.execute(query, values).fetchall()

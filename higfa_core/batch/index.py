@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from platform import node
 
 from ..files.atomic import alone
 from ..plans.plan_file import HEADER, PlanFile
@@ -88,6 +89,10 @@ class Index(Database):
     def others(self) -> int:
         """Accepted images in the folder that are not of this plan."""
         return self._all("SELECT COUNT(*) FROM others WHERE accepted")[0][0]
+
+    def runs(self) -> int:
+        """How many drivers (a running `higfa run`) of this machine are at work on the plan."""
+        return sum(is_alive(*row) for row in self._all("SELECT pid, born FROM drivers WHERE host = ?", (node(),)))
 
     def disk_estimate(self) -> str:
         """What the wanted images will need on disk, from those that are there."""
@@ -264,6 +269,15 @@ class Index(Database):
             if quota is not None:
                 states = ("spare", "planned") if accepted >= quota else ("planned", "spare")
                 db.execute("UPDATE jobs SET state = ? WHERE class = ? AND state = ?", (states[0], label, states[1]))
+
+
+def is_alive(pid: int, born: float) -> bool:
+    """Whether process `pid`, which began at `born`, still runs."""
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        return abs(psutil.Process(pid).create_time() - born) < 1
+    return False
 
 
 def _identity(plan: PlanFile) -> str:

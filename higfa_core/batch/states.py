@@ -14,7 +14,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from .index import Index
+from .index import Index, is_alive
 
 LEASE_SECONDS = 60.0
 
@@ -46,7 +46,7 @@ class States(Index):
         with self._change() as db:
             db.execute("UPDATE jobs SET state = 'planned' WHERE state = 'leased' AND driver = ?", (self.driver,))
             db.execute("DELETE FROM drivers WHERE driver = ?", (self.driver,))
-        self._db.close()
+        super().close()
 
     def lease(self, server: str) -> Lease | None:
         """The next job, for `server`; None when there is none now. With quotas, none that may be superfluous."""
@@ -87,13 +87,11 @@ class States(Index):
 
     def expire_dead(self, servers: list[str]) -> None:
         """End the leases of drivers of this machine whose process is gone; free those at other `servers`."""
-        import psutil
-
         gone = []
         with self._change() as db:
             mine = "SELECT driver, pid, born FROM drivers WHERE host = ? AND driver != ?"
             for driver, pid, born in db.execute(mine, (platform.node(), self.driver)).fetchall():
-                if psutil.pid_exists(pid) and abs(_born(pid) - born) < 1:
+                if is_alive(pid, born):
                     continue
                 held = "state = 'leased' AND driver = ?"
                 db.execute(f"UPDATE jobs SET lease_until = 0 WHERE {held}", (driver,))
@@ -158,12 +156,3 @@ class States(Index):
             )
             (label,) = db.execute("SELECT class FROM jobs WHERE idx = ?", (idx,)).fetchone()
             self._recount(db, {label})
-
-
-def _born(pid: int) -> float:
-    import psutil
-
-    try:
-        return psutil.Process(pid).create_time()
-    except psutil.NoSuchProcess:
-        return 0.0

@@ -18,6 +18,7 @@ from ..miniature.sources import IMAGES_PER_CLASS, NAME, draw_sources
 from ..plans.plan_file import HEADER
 from ..plans.workflow import EXPORT, find_node, needed
 from . import plan, report, run
+from .shell import Parser, command, hint
 
 WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "api" / "miniature_augment.json"
 MAX_IMAGES = 1000  # seeds from 1,000,000 on belong to training, those in between to evaluation
@@ -25,16 +26,11 @@ JOBS_PER_CLASS = 5  # 80 jobs and the comparison: under six minutes on two cores
 KSAMPLER_INPUTS = ("model", "latent_image", "seed", "steps", "cfg", "sampler_name", "scheduler", "denoise")
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
-    try:
-        demo = Demo(args.base, args.images_per_class, args.jobs_per_class)
-        if args.check:
-            return demo.check()
-        return demo.make("--server", args.server, "--poll", str(args.poll))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    demo = Demo(args.base, args.images_per_class, args.jobs_per_class)
+    return demo.check() if args.check else demo.make("--server", args.server, "--poll", str(args.poll))
 
 
 class Demo:
@@ -115,7 +111,7 @@ def variants(workflow: dict) -> dict[str, dict]:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="higfa demo", description=__doc__.partition(": ")[2])
+    parser = Parser(prog=hint("demo"), description=__doc__.partition(": ")[2])
     parser.add_argument("--base", type=Path, required=True, help="ComfyUI's base directory (has input/ and output/)")
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--check", action="store_true", help="exit 0 when every image is there, else 1; generate none")

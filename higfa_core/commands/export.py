@@ -11,28 +11,36 @@ from ..exports.base import Options
 from ..exports.export import Exported, export
 from ..exports.formats import FORMATS
 from ..exports.pictures import IMAGE_FORMATS
+from .shell import Parser, Speech, add_json_option, command, hint
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "higfa export") -> int:
-    args = _parser(prog).parse_args(argv)
-    try:
-        options = Options(
-            name=args.name,
-            image_format=args.image_format,
-            real=args.real == "copy",
-            source=args.source,
-            per_class=args.per_class,
-            all_images=args.all_images,
-            probability=args.probability,
-            shard_size=args.shard_size,
-            contact_sheets=args.contact_sheets,
-            licence=args.license,
-            checkpoint_licence=args.checkpoint_license,
-        )
-        print(summary(export(args.folders, args.out, args.format, options, args.replace), args.format))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+@command()
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parse(argv)
+    speech = Speech(args.json)
+    options = Options(
+        name=args.name,
+        image_format=args.image_format,
+        real=args.real == "copy",
+        source=args.source,
+        per_class=args.per_class,
+        all_images=args.all_images,
+        probability=args.probability,
+        shard_size=args.shard_size,
+        contact_sheets=args.contact_sheets,
+        licence=args.license,
+        checkpoint_licence=args.checkpoint_license,
+    )
+    done = export(args.folders, args.out, args.format, options, args.replace)
+    speech.say(summary(done, args.format))
+    speech.result(
+        folder=done.out,
+        format=args.format,
+        classes={name: {"synthetic": made, "real": real} for name, (made, real) in done.counts.items()},
+        bytes=done.bytes,
+        others=done.others,
+        contact_sheets=done.sheets,
+    )
     return 0
 
 
@@ -52,33 +60,42 @@ def summary(done: Exported, format: str) -> str:
     return "\n".join([*lines, f"{done.out} ({format}): {size}{sheets}"])
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=prog, description="Write the accepted images of finished datasets in a "
-                                     "format that training code reads, with a data card, a Croissant file and one "
-                                     "manifest row an image.")  # fmt: skip
-    parser.add_argument("folders", nargs="+", type=Path, metavar="DATASET_FOLDER",
-                        help="folder with manifest.jsonl; several: shards of one plan")  # fmt: skip
-    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="new folder for the export")
-    parser.add_argument("--format", required=True, choices=FORMATS)
-    parser.add_argument("--replace", action="store_true", help="an earlier export at --out may be replaced")
-    parser.add_argument("--name", default="", help="of the exported dataset (default: that of the folder)")
-    images = parser.add_argument_group("images")
-    images.add_argument("--image-format", choices=IMAGE_FORMATS, default="keep",
-                        help="keep: the files as they are (default); others are encoded anew, without text chunks "
-                        "and marked as generated (XMP)")  # fmt: skip
-    images.add_argument("--per-class", type=int, metavar="N", help="only the first N accepted of each class")
-    images.add_argument("--all-images", action="store_true",
-                        help="also those of plans that the present one replaced (default: its own)")  # fmt: skip
-    images.add_argument("--real", choices=("none", "copy"), default="none",
-                        help="copy: the real training images too, marked synthetic: false")  # fmt: skip
-    images.add_argument("--source", type=Path, metavar="FOLDER",
-                        help="the real images, where the plan does not tell or they were moved")  # fmt: skip
-    images.add_argument("--shard-size", type=int, default=1000, metavar="N",
-                        help="webdataset: samples in a shard (default 1000)")  # fmt: skip
-    images.add_argument("--probability", type=float, default=0.5, metavar="P",
-                        help="lists: of a synthetic image in a real one's place (default 0.5)")  # fmt: skip
-    about = parser.add_argument_group("documentation")
-    about.add_argument("--contact-sheets", action="store_true", help="pages of sources and results, for each class")
-    about.add_argument("--license", default="", metavar="TEXT", help="of the real images (default: the plan's)")
-    about.add_argument("--checkpoint-license", default="", metavar="TEXT", help="of the model (default: the plan's)")
-    return parser
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(
+        prog=hint("export"),
+        description="Write the accepted images of finished datasets in a format that training code reads, with a data "
+        "card, a Croissant file and one manifest row per image.",
+    )
+    add = parser.add_argument
+    about = "folder with manifest.jsonl; several: shards of one plan"
+    add("folders", nargs="+", type=Path, metavar="DATASET_FOLDER", help=about)
+    add("--out", required=True, type=Path, metavar="FOLDER", help="new folder for the export")
+    add("--format", required=True, choices=FORMATS)
+    add("--replace", action="store_true", help="replace an earlier export at --out")
+    add("--name", default="", help="of the exported dataset (default: that of the folder)")
+    add_json_option(parser)
+    add = parser.add_argument_group("images").add_argument
+    about = (
+        "keep: the files as they are (default); others are encoded anew, without text chunks and marked as generated"
+    )
+    add("--image-format", choices=IMAGE_FORMATS, default="keep", help=f"{about} (XMP)")
+    add("--per-class", type=int, metavar="N", help="only the first N accepted of each class")
+    about = "also those of plans that the present one replaced (default: its own)"
+    add("--all-images", action="store_true", help=about)
+    about = "copy: the real training images too, marked synthetic: false"
+    add("--real", choices=("none", "copy"), default="none", help=about)
+    about = "the real images, where the plan does not name their folder or they were moved"
+    add("--source", type=Path, metavar="FOLDER", help=about)
+    about = "webdataset: samples in a shard (default: %(default)s)"
+    add("--shard-size", type=int, default=Options.shard_size, metavar="N", help=about)
+    about = "lists: of a synthetic image in place of a real one (default: %(default)s)"
+    add("--probability", type=float, default=Options.probability, metavar="P", help=about)
+    add = parser.add_argument_group("documentation").add_argument
+    add("--contact-sheets", action="store_true", help="pages of sources and results, for each class")
+    add("--license", default="", metavar="TEXT", help="of the real images (default: the plan's)")
+    add("--checkpoint-license", default="", metavar="TEXT", help="of the model (default: the plan's)")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

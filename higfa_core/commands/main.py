@@ -7,29 +7,31 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from .shell import Parser, hint
+
 COMMANDS = {
     "plan": (".plan", "from labelled images and a workflow to a list of jobs; --dry-run to see it"),
-    "run": (".run", "make the images of a plan on one or many ComfyUI servers; again to go on"),
+    "run": (".run", "make the images of a plan on one or many ComfyUI servers; again to resume"),
     "status": (".status", "what is planned, made, accepted and failed, class by class"),
-    "filter": (".filter", "apply other rules to the images that are there"),
+    "filter": (".filter", "apply other rules to the images of a dataset"),
     "export": (".export", "ImageFolder, Hugging Face, WebDataset, COCO, lists for mixing"),
     "report": (".report", "a dataset as one HTML page, real and synthetic images side by side"),
     "train-classifier": (".train_classifier", "a fine-grained classifier, and a judge, from labelled images"),
-    "check-classifier": (".check_classifier", "is a classifier fit to guide?"),
-    "demo": (".demo", "make the demo dataset with a running ComfyUI, and a report"),
+    "check-classifier": (".check_classifier", "can a classifier guide?"),
+    "demo": (".demo", "plan, run and report on the embedded birds, with a running ComfyUI"),
     "train-miniature": ("..miniature.make_weights", "train the miniature's weight files"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     lines = "\n".join(f"  {name:<18} {about}" for name, (_, about) in COMMANDS.items())
-    parser = argparse.ArgumentParser(
-        prog="higfa",
+    parser = Parser(
+        prog=hint(),
         epilog=f"commands (COMMAND --help says more):\n{lines}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENTS")
     args = parser.parse_args(argv)
     module, _ = COMMANDS[args.command]
     # The names are those above, never what somebody typed.

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..exports.report import NAME, Dataset, write_report
+from .shell import Parser, Speech, add_json_option, command, hint
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
-    try:
-        dataset = Dataset(args.folder, args.source)
-        out = write_report(dataset, args.out, [Dataset(folder) for folder in args.compare], args.per_class)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"Report: {out}  {_words(dataset)}")
+    speech = Speech(args.json)
+    dataset = Dataset(args.folder, args.source)
+    out = write_report(dataset, args.out, [Dataset(folder) for folder in args.compare], args.per_class, hint())
+    speech.say(f"Report: {out}  {_words(dataset)}")
+    speech.result(report=out, **dataset.total, classes=dataset.counts)
     return 0
 
 
@@ -32,7 +32,7 @@ def _words(dataset: Dataset) -> str:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="higfa report", description=__doc__.partition(": ")[2])
+    parser = Parser(prog=hint("report"), description=__doc__.partition(": ")[2])
     add = parser.add_argument
     add("folder", type=Path, metavar="DATASET_FOLDER", help="the folder with manifest.jsonl")
     add("--out", type=Path, metavar="FILE", help=f"the page (default: {NAME} in the dataset's folder)")
@@ -40,6 +40,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--compare", type=Path, action="append", default=[], metavar="FOLDER", help=beside)
     add("--source", type=Path, metavar="FOLDER", help="the real images, where the plan does not name their folder")
     add("--per-class", type=int, metavar="N", help="images shown of each class (default: 24, fewer of many classes)")
+    add_json_option(parser)
     args = parser.parse_args(argv)
     if args.per_class is not None and args.per_class < 1:
         parser.error(f"--per-class must be at least 1, got {args.per_class}")

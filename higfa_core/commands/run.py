@@ -1,4 +1,4 @@
-"""`higfa run`: make the images of a plan on one or many ComfyUI servers; started again, it goes on."""
+"""`higfa run`: make the images of a plan on one or many ComfyUI servers; started again, it resumes."""
 
 from __future__ import annotations
 
@@ -6,61 +6,79 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 
-from ..batch.client import Client, ServerError
+from ..batch.client import Client
 from ..batch.options import Options
 from ..batch.runner import Run
 from ..batch.states import States
-from .view import View, progress, spoken_time
+from .progress import Progress, progress, spoken_time
+from .shell import Parser, Speech, add_json_option, command, hint
+from .view import View
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
-    try:
-        with closing(States(args.folder, args.shard)) as states:
-            if args.retry_failed and (count := states.retry_failed()):
-                print(f"{count} failed jobs are planned again")
-            with _clients(args) as clients:
-                return run_plan(states, clients, _options(args))
-    except (ServerError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\ninterrupted: what is made stays, the same command goes on from there", file=sys.stderr)
-        return 130
+    speech = Speech(args.json)
+    with closing(States(args.folder, args.shard)) as states:
+        if args.retry_failed and (count := states.retry_failed()):
+            speech.say(f"{count} failed jobs are planned again")
+        with _clients(args) as clients:
+            return run_plan(states, clients, _options(args), speech, args.quiet)
 
 
-def run_plan(states: States, clients: Sequence[Client], options: Options) -> int:
-    """Run and report; 0 when everything that was wanted is there (or the limit of this run reached)."""
-    (done_before, _, _, written_before), started = progress(states.table()), time.monotonic()
+def run_plan(
+    states: States, clients: Sequence[Client], options: Options, speech: Speech = Speech(), quiet: bool = False
+) -> int:
+    """Run and report; 0 when everything that was wanted is there, or the limit of this run is reached."""
+    before, started = progress(states.table()), time.monotonic()
     run = Run(states, clients, options)
-    with View() as view:
-        run.go(view, every=2 * options.poll)
-    table = states.table()
-    done, goal, accepted, written = progress(table)
-    made, seconds = written - written_before, time.monotonic() - started
-    print(f"{states.folder}: {done} of {goal}, {accepted} of {written} images accepted")
-    if made:
-        left = ""
-        if goal > done > done_before:
-            left = f", {spoken_time((goal - done) * seconds / (done - done_before))} for the rest at this pace"
-        print(f"{made} images in {spoken_time(seconds)}{left}")
-    if short := [row["name"] for row in table if (row["quota"] or 0) > row["accepted"] and not row["planned"]]:
-        tries = "all tries used"
+    with nullcontext() if quiet else View() as view:
+        run.go(view or (lambda run: None), every=2 * options.poll)
+    table, failures, seconds = states.table(), states.failures(), time.monotonic() - started
+    after = progress(table)
+    short = [row["name"] for row in table if (row["quota"] or 0) > row["accepted"] and not row["planned"]]
+    speech.say(f"{states.folder}: {after.done} of {after.goal}, {after.accepted} of {after.written} images accepted")
+    if after.written > before.written:
+        speech.say(f"{after.written - before.written} images in {spoken_time(seconds)}{_rest(before, after, seconds)}")
+    for trouble in _troubles(states, short, failures, run.problem):
+        print(trouble, file=sys.stderr)
+    reached = after.done >= after.goal or (options.limit is not None and not run.problem)
+    speech.result(
+        folder=states.folder,
+        **after._asdict(),
+        seconds=round(seconds, 1),
+        failed=[{"job": idx, "reason": reason} for idx, reason in failures],
+        below_quota=short,
+        problem=run.problem,
+    )
+    return 0 if reached and not failures and not short else 1
+
+
+def _rest(before: Progress, after: Progress, seconds: float) -> str:
+    """How long the rest takes at the pace of this run, in words."""
+    if not after.goal > after.done > before.done:
+        return ""
+    return f", {spoken_time((after.goal - after.done) * seconds / (after.done - before.done))} left at this rate"
+
+
+def _troubles(states: States, short: list[str], failures: list[tuple[int, str]], problem: str) -> Iterator[str]:
+    """What kept the run from making everything, in words."""
+    if short:
+        tries = "all tries are used"
         if states.shard.parts > 1:
-            tries = "all tries of this shard used; higfa run without --shard goes on with the others'"
-        print(f"{len(short)} classes stay below their quota, {tries}: {', '.join(short[:5])}", file=sys.stderr)
-    for idx, reason in states.failures()[:5]:
-        print(f"job {idx} failed: {reason}", file=sys.stderr)
-    if failed := states.counts()["failed"]:
-        print(f"{failed} jobs failed; --retry-failed tries them again", file=sys.stderr)
-    if run.problem:
-        print(f"stopped, no server is fit: {run.problem}", file=sys.stderr)
-    reached = done >= goal or (options.limit is not None and not run.problem)
-    return 0 if reached and not failed and not short else 1
+            tries = "all tries of this shard are used. A run without --shard tries those of the others"
+        more = f" and {len(short) - 5} more" if len(short) > 5 else ""
+        yield f"classes below their quota: {', '.join(short[:5])}{more}; {tries}."
+    for idx, reason in failures[:5]:
+        yield f"job {idx} failed: {reason}"
+    if failures:
+        yield f"failed jobs: {len(failures)}. To try them again: {hint('run', states.folder, '--retry-failed')}"
+    if problem:
+        yield f"stopped, no usable server: {problem}"
 
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,10 +93,10 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="higfa run", description=__doc__.partition(": ")[2])
+    parser = Parser(prog=hint("run"), description=__doc__.partition(": ")[2])
     parser.add_argument("folder", type=Path, help="the folder that higfa plan made")
     add_server_arguments(parser)
-    parser.add_argument("--limit", type=int, metavar="N", help="stop after N jobs; the next run goes on")
+    parser.add_argument("--limit", type=int, metavar="N", help="stop after N jobs; the next run resumes")
     parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="only the I-th of N disjoint parts")
     parser.add_argument("--retry-failed", action="store_true", help="plan jobs again that failed for good")
     parser.add_argument(
@@ -103,6 +121,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--ray-address", metavar="ADDRESS", help="the cluster (default: this machine)")
     parser.add_argument("--comfyui", metavar="FOLDER", help="with ray: the ComfyUI on its nodes, started on each GPU")
+    parser.add_argument("--quiet", action="store_true", help="no progress, only the summary and what went wrong")
+    add_json_option(parser)
     parser.add_argument("--poll", type=float, default=Options.poll, help=argparse.SUPPRESS)  # for tests
     return parser.parse_args(argv)
 

@@ -1,4 +1,4 @@
-"""A run in the terminal: live with rich, or plain lines where nobody watches."""
+"""A run in the terminal: live with rich, or plain lines where stderr is no terminal."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..batch.runner import Run
+from .progress import WINDOW, progress, spoken_time, wanted
 
 PLAIN_EVERY = 30.0  # seconds between plain lines
-WINDOW = 600.0  # seconds over which the rate is taken
 CLASSES = 12  # shown live; the worst ones
 
 
@@ -59,31 +59,11 @@ class View:
         if last <= first:
             return "no rate yet"
         rate = (last - first) / (end - start)
-        return f"{rate * 3600:.0f} an hour, {spoken_time((goal - done) / rate)} left"
-
-
-def progress(table: list[dict]) -> tuple[int, int, int, int]:
-    """(done, goal, accepted, written): in accepted images where there are quotas, else in jobs."""
-    accepted, written = (sum(row[name] for row in table) for name in ("accepted", "written"))
-    if any(row["quota"] is not None for row in table):
-        goals = [(min(row["accepted"], row["quota"] or 0), row["quota"] or 0) for row in table]
-        return sum(done for done, _ in goals), sum(goal for _, goal in goals), accepted, written
-    done = sum(row["done"] for row in table)
-    return done, done + sum(row[name] for row in table for name in ("planned", "leased", "failed")), accepted, written
-
-
-def spoken_time(seconds: float) -> str:
-    """A duration as people say it: 42 s, 13 min, 5 h 07 min, 3 d 4 h."""
-    minutes, hours = seconds / 60, int(seconds // 3600)
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    if hours < 1:
-        return f"{minutes:.0f} min"
-    return f"{hours} h {int(minutes) % 60:02} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+        return f"{rate * 3600:.0f} per hour, {spoken_time((goal - done) / rate)} left"
 
 
 def _servers(run: Run) -> Table:
-    table = Table("server", "done", "at work", "errors", "", box=None)
+    table = Table("server", "done", "in progress", "errors", "", box=None)
     for worker in run.workers:
         note = Text(worker.unfit or worker.note, style="red")
         table.add_row(worker.client.url, str(worker.done), str(len(worker.flights)), str(worker.errors), note)
@@ -94,8 +74,7 @@ def _classes(rows: list[dict]) -> Table:
     table = Table("class", "wanted", "written", "accepted", "failed", box=None)
     worst = sorted(rows, key=lambda row: row["accepted"] / row["written"] if row["written"] else 2.0)
     for row in worst[:CLASSES]:
-        wanted = row["quota"] if row["quota"] is not None else row["planned"] + row["leased"] + row["done"]
-        table.add_row(row["name"], *map(str, (wanted, row["written"], row["accepted"], row["failed"])))
+        table.add_row(row["name"], *map(str, (wanted(row), row["written"], row["accepted"], row["failed"])))
     if len(rows) > CLASSES:
         table.add_row(f"and {len(rows) - CLASSES} more")
     return table

@@ -1,5 +1,10 @@
 """The pack on a real server: what a person's browser is told."""
 
+import re
+import urllib.parse
+
+import run
+
 
 def test_server_offers_every_node_of_the_pack(server, pack):
     info = server.get("/object_info")
@@ -10,6 +15,14 @@ def test_server_offers_every_node_of_the_pack(server, pack):
 def test_server_offers_the_workflows_as_templates(server, pack):
     expected = {path.stem for path in (pack.folder / "workflows").glob("*.json")}
     assert set(server.get("/workflow_templates").get("ComfyUI-HiGFA", [])) == expected
+
+
+def test_serve_names_a_page_that_opens_our_workflow(server):
+    """The front end reads `template` and `source` (letters, digits, `_.-`) and fetches that template."""
+    asked = {name: value for name, (value,) in urllib.parse.parse_qs(run.START_PAGE.lstrip("?")).items()}
+    assert asked.keys() == {"template", "source"} and all(re.fullmatch("[a-zA-Z0-9_.-]+", v) for v in asked.values())
+    found = server.get(f"/api/workflow_templates/{asked['source']}/{asked['template']}.json")
+    assert found["nodes"] and "HiGFA_KSampler" in str(found)
 
 
 def test_server_stays_out_of_comfyuis_own_folders(server):

@@ -5,11 +5,13 @@ import os
 import re
 import shutil
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from higfa_core.batch.states import States
 from higfa_core.commands import main as cli
 from higfa_core.store.manifest import Manifest
 
@@ -214,9 +216,9 @@ def test_dry_run_writes_nothing(higfa, birds, tmp_path):
     assert "'a photo of a Auk'" in out and "no plan was written" in out
 
 
-def test_pilot_estimates_and_is_gone_on_from(plan, run, server, tmp_path):
+def test_pilot_estimates_and_the_run_resumes_it(plan, run, server, tmp_path):
     out, _, _ = plan("--replicas", 30, "--pilot", 4, "--server", server.url)
-    assert "4 of 300, 4 of 4 images accepted" in out and "4 images in" in out and "for the rest at this pace" in out
+    assert "4 of 300, 4 of 4 images accepted" in out and "4 images in" in out and "left at this rate" in out
     rows, _ = manifest_rows(tmp_path / "out")
     size = sum(row["bytes"] for row in rows) / 4
     assert f"{size / 1024:.0f} KiB an image, {size * 300 / 1024**3:.2f} GiB for 300 jobs" in out
@@ -376,6 +378,45 @@ def test_status_with_and_without_a_plan(plan, run, higfa, tmp_path):
     ]
 
 
+def test_status_says_whether_a_run_is_at_work_and_how_fast(plan, run, higfa, tmp_path):
+    folder = tmp_path / "out"
+    plan("--per-class", 2)
+    assert f"stopped. To resume: higfa run {folder}" in higfa("status", folder)[1]
+    run("--limit", 4)
+    rows = [json.loads(line) for line in (folder / "manifest.jsonl").open(encoding="utf-8")]
+    for minute, row in enumerate(rows):
+        row["created"] = f"2026-01-01T00:{minute:02}:00+00:00"
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    with closing(States(folder)):  # as a run that is at work
+        assert "running, 60 images per hour, 2 min left" in higfa("status", folder)[1]
+        found = json.loads(higfa("status", folder, "--json")[1])
+    assert found["running"] and found["images_per_hour"] == 60 and (found["done"], found["goal"]) == (4, 6)
+    assert "stopped" in higfa("status", folder)[1]
+    run()
+    assert higfa("status", folder)[1].endswith("complete\n")
+
+
+def test_results_as_json(plan, higfa, server, tmp_path):
+    folder = tmp_path / "out"
+    plan("--per-class", 2)
+
+    def result(*words):
+        code, out, err = higfa(*words, "--json")
+        assert code == 0 and out.count("\n") == 1
+        return json.loads(out), err
+
+    ran, err = result("run", folder, "--server", server.url, "--poll", "0.002", "--quiet")
+    assert (ran["done"], ran["goal"], ran["accepted"], ran["failed"], ran["below_quota"]) == (6, 6, 6, [], [])
+    assert "6 of 6" in err and "per hour" not in err  # quiet: no progress
+    status, err = result("status", folder)
+    assert [row["name"] for row in status["classes"]] == list(REAL) and not status["running"] and "total" in err
+    exported, _ = result("export", folder, "--out", tmp_path / "e", "--format", "imagefolder")
+    assert exported["classes"] == {name: {"synthetic": 2, "real": 0} for name in REAL}
+    assert exported["folder"] == str(tmp_path / "e")
+    report, _ = result("report", folder)
+    assert Path(report["report"]).is_file() and (report["planned"], report["written"], report["accepted"]) == (6, 6, 6)
+
+
 def near(row, earlier, bits):
     return any(bin(int(row["scores"]["phash"], 16) ^ int(e["scores"]["phash"], 16)).count("1") <= bits for e in earlier)
 
@@ -458,7 +499,7 @@ def test_a_filter_reopens_a_quota_and_the_next_run_fills_it_by_the_new_rule(plan
     assert higfa("filter", tmp_path / "out", "--min-confidence", 1)[0] == 0
     assert len(run(code=1)) == len(jobs)  # all tries used, and said so
     _, _, err = higfa("run", tmp_path / "out", "--server", server.url)
-    assert "3 classes stay below their quota, all tries used: Auk, Gull, Tern" in err
+    assert "classes below their quota: Auk, Gull, Tern; all tries are used" in err
 
 
 def test_two_shards_are_one_dataset(plan, higfa, server, tmp_path):

@@ -200,7 +200,7 @@ def test_status_counts_each_class(tmp_path, capsys):
 
 def test_status_of_a_folder_without_a_manifest_says_so(tmp_path, capsys):
     assert cli.main(["status", str(tmp_path)]) == 1
-    assert f"No manifest.jsonl in {tmp_path}" in capsys.readouterr().err
+    assert f"No plan.json or manifest.jsonl in {tmp_path}. Give" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

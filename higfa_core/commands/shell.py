@@ -1,0 +1,104 @@
+"""What all commands share: how they read arguments, fail, speak to people and to programs."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+
+CALLED_AS = "HIGFA_CALLED_AS"  # set by whoever starts this for somebody, as run.py does
+INTERRUPTED = 130
+Command = Callable[[Sequence[str] | None], int]
+
+
+def hint(*words: object) -> str:
+    """A command of ours that can be pasted as it stands: `python run.py higfa run FOLDER`, or `higfa run FOLDER`."""
+    rest = [str(word) for word in words]
+    quoted = subprocess.list2cmdline(rest) if os.name == "nt" else shlex.join(rest)
+    return f"{os.environ.get(CALLED_AS) or 'higfa'} {quoted}".strip()
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that guesses what a mistyped command or option was meant to be, and does not print its whole usage."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        self._words = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(self._words, namespace)
+
+    def error(self, message: str):
+        if found := re.fullmatch(r"argument (.*): invalid choice: '(.*)' \(choose from (.*)\)", message):
+            known = re.findall(r"[\w.+-]+", found[3])
+            remedy = _guess(found[2], known) or f"Choose from {', '.join(known)}."
+            message = f"unknown {found[1].lower()}: {found[2]!r}. {remedy}"
+        else:
+            message = f"{message}. {_guess(self._mistyped(), self._options())}"
+        self.exit(2, f"error: {message.strip()} `{self.prog} --help` lists what there is.\n")
+
+    def _options(self) -> list[str]:
+        return [option for option in self._option_string_actions if option.startswith("--")]
+
+    def _mistyped(self) -> str:
+        """The first option that this parser does not have."""
+        names = [word.partition("=")[0] for word in self._words if word.startswith("--")]
+        return next((name for name in names if not any(known.startswith(name) for known in self._options())), "")
+
+
+def _guess(word: str, known: Sequence[str]) -> str:
+    found = get_close_matches(word, known, 1) if word else []
+    return f"Did you mean {found[0]}?" if found else ""
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """`--json`: the result as one JSON object on stdout, everything for people on stderr."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON; messages go to stderr")
+
+
+class Speech:
+    """What a command says: text for people or, with `--json`, the same as one object for programs."""
+
+    def __init__(self, as_json: bool = False):
+        self.as_json = as_json
+
+    def say(self, text: str) -> None:
+        """Words for people."""
+        print(text, file=sys.stderr if self.as_json else sys.stdout)
+
+    def result(self, **values: object) -> None:
+        """The result for programs; nothing is printed unless they asked for it."""
+        if self.as_json:
+            print(json.dumps(values, ensure_ascii=False, default=str))
+
+
+def command(lower: str = "the batch size") -> Callable[[Command], Command]:
+    """A command whose errors are one line on stderr and exit code 1, and whose Ctrl-C is exit code 130.
+
+    Args:
+        lower: The options to lower when memory runs out.
+    """
+
+    def decorate(main: Command) -> Command:
+        @functools.wraps(main)
+        def run(argv: Sequence[str] | None = None) -> int:
+            try:
+                return main(argv)
+            except (ValueError, OSError, ImportError) as error:
+                print(f"error: {error}", file=sys.stderr)
+            except RuntimeError as error:
+                if "out of memory" not in str(error):  # CUDA and MPS share no class for it
+                    raise
+                print(f"error: {error}. Lower {lower}.", file=sys.stderr)
+            except KeyboardInterrupt:
+                print("\ninterrupted. What is made stays; the same command resumes.", file=sys.stderr)
+                return INTERRUPTED
+            return 1
+
+        return run
+
+    return decorate
