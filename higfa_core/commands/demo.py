@@ -102,7 +102,7 @@ def variants(workflow: dict) -> dict[str, dict]:
     del export["trace"]  # only HiGFA's sampler has one
     plain = workflow[sampler["positive"][0]]["inputs"]  # what goes into Apply ControlNet
     drawn = {name: value for name, value in export.items() if name != "classifier"} | {"images": export["contour"]}
-    found = {"contour": {end: {**workflow[end], "inputs": drawn}}}
+    found = {"warped_contour": {end: {**workflow[end], "inputs": drawn}}}
     for name, conditions in (("text_only", plain), ("text_and_contour", sampler)):
         inputs = {key: sampler[key] for key in KSAMPLER_INPUTS}
         inputs |= {side: conditions[side] for side in ("positive", "negative")}

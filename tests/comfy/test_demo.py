@@ -33,7 +33,7 @@ def test_demo_on_a_real_server_and_again(server, capsys, monkeypatch):
         ("contour", "text_only", "text_and_contour"), 16
     )
     means = {name: sum(row["scores"].get("confidence", 0) for row in rows) / 16 for name, rows in compared.items()}
-    assert means["contour"] == 0 < means["text_only"] < sum(row["scores"]["confidence"] for row in rows) / 16
+    assert means["warped_contour"] == 0 < means["text_only"] < sum(row["scores"]["confidence"] for row in rows) / 16
     page = (output / "report.html").read_text("utf-8")
     assert page.count("<figure>") == 16 * 5 and 'class="none"' not in page and "class_type" not in page
 

@@ -23,7 +23,7 @@ from ..batch.fake_comfy import FakeComfy, draw
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = ("--images-per-class", "2", "--jobs-per-class", "2")
-COMPARED = ("contour", "text_only", "text_and_contour")
+COMPARED = ("warped_contour", "text_only", "text_and_contour")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -126,7 +126,7 @@ def test_another_start_has_nothing_to_do(made):
     [
         "output/higfa_demo/manifest.jsonl",
         "output/higfa_demo/plan.json",
-        "output/higfa_demo/comparison/contour/manifest.jsonl",
+        "output/higfa_demo/comparison/warped_contour/manifest.jsonl",
         "input/higfa_demo/train/*/001.png",
         "input/higfa_demo/masks/*/000.png",
     ],
@@ -228,5 +228,5 @@ def test_the_variants_differ_in_the_sampler_and_nothing_else():
         inputs = made[name][only(made[name], "KSampler")]["inputs"]
         assert [inputs["positive"], inputs["negative"]] == conditions
         assert {key: inputs[key] for key in demo.KSAMPLER_INPUTS} == {key: sampler[key] for key in demo.KSAMPLER_INPUTS}
-    export = made["contour"][find_node(made["contour"], "HiGFA_ExportDataset")]["inputs"]
+    export = made["warped_contour"][find_node(made["warped_contour"], "HiGFA_ExportDataset")]["inputs"]
     assert export["images"] == [only(original, "HiGFA_TransformContour"), 0] and "classifier" not in export
