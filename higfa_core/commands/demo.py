@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import closing, redirect_stderr, redirect_stdout
 from pathlib import Path
 
+from ..batch.client import Client
 from ..batch.options import Options
 from ..batch.states import States
 from ..files.atomic import write_atomic
@@ -30,7 +31,10 @@ KSAMPLER_INPUTS = ("model", "latent_image", "seed", "steps", "cfg", "sampler_nam
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     demo = Demo(args.base, args.images_per_class, args.jobs_per_class)
-    return demo.check() if args.check else demo.make("--server", args.server, "--poll", str(args.poll))
+    if args.check:
+        return demo.check()
+    Client(args.server).system_stats()  # a run would wait for a server that does not answer
+    return demo.make("--server", args.server, "--poll", str(args.poll))
 
 
 class Demo:

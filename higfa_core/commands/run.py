@@ -134,8 +134,13 @@ def _options(args: argparse.Namespace) -> Options:
 
 def _clients(args: argparse.Namespace):
     if args.engine == "ray":
-        from ..batch.ray_engine import ray_clients
-
+        try:
+            from ..batch.ray_engine import ray_clients
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                "--engine ray is not part of this installation (the registry's has none). Use a clone of the "
+                "repository, or start the servers yourself and name each with --server."
+            ) from error
         return ray_clients(args.ray_address, args.server or [], args.comfyui)
     if args.ray_address or args.comfyui:
         raise ValueError("--ray-address and --comfyui say how --engine ray works: add it")

@@ -63,7 +63,7 @@ class FakeComfy:
         self.lock = threading.RLock()
         self.pending, self.running, self.history = [], None, {}
         self.tried, self.seen_faults, self.posted, self.deepest = {}, set(), [], 0
-        self.uploads, self.silent_until, self.always = {}, 0.0, None
+        self.uploads, self.silent_until, self.always, self.scores = {}, 0.0, None, {}
         self.batch, self.hung, self.deaf, self.before = batch, False, False, 0
         self.interrupted, self.looks, self.lost_answers = [], 0, 0
         self.instance, self.stopped = uuid.uuid4().hex, False
@@ -159,7 +159,8 @@ class FakeComfy:
     def _write(self, graph, count):
         manifest = Manifest(self.output / graph[find_node(graph, EXPORT)]["inputs"]["dataset_name"])
         for index in range(count):
-            manifest.write(*image_row(graph, self.accepted, index, self.batch))
+            row, data = image_row(graph, self.accepted, index, self.batch)
+            manifest.write(row | {"scores": row["scores"] | self.scores}, data)
 
 
 def _handler(fake):
