@@ -19,7 +19,7 @@ from ..miniature.sources import IMAGES_PER_CLASS, NAME, draw_sources
 from ..plans.plan_file import HEADER
 from ..plans.workflow import EXPORT, find_node, needed
 from . import plan, report, run
-from .shell import Parser, command, hint
+from .shell import Parser, command
 
 WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "api" / "miniature_augment.json"
 MAX_IMAGES = 1000  # seeds from 1,000,000 on belong to training, those in between to evaluation
@@ -115,7 +115,7 @@ def variants(workflow: dict) -> dict[str, dict]:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog=hint("demo"), description=__doc__.partition(": ")[2])
+    parser = Parser("demo", about=__doc__)
     parser.add_argument("--base", type=Path, required=True, help="ComfyUI's base directory (has input/ and output/)")
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--check", action="store_true", help="exit 0 when every image is there, else 1; generate none")

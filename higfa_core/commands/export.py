@@ -1,4 +1,5 @@
-"""`higfa export`: finished datasets in the formats that training code reads."""
+"""`higfa export`: the accepted images of finished datasets in a format that training code reads, with a data card, a
+Croissant file and one manifest row per image."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from ..exports.base import Options
 from ..exports.export import Exported, export
 from ..exports.formats import FORMATS
 from ..exports.pictures import IMAGE_FORMATS
-from .shell import Parser, Speech, add_json_option, command, hint
+from .shell import Parser, Speech, add_json_option, command
 
 
 @command()
@@ -61,11 +62,7 @@ def summary(done: Exported, format: str) -> str:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        prog=hint("export"),
-        description="Write the accepted images of finished datasets in a format that training code reads, with a data "
-        "card, a Croissant file and one manifest row per image.",
-    )
+    parser = Parser("export", about=__doc__)
     add = parser.add_argument
     about = "folder with manifest.jsonl; several: shards of one plan"
     add("folders", nargs="+", type=Path, metavar="DATASET_FOLDER", help=about)

@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from .shell import Parser, hint
+from .shell import Parser
 
 COMMANDS = {
     "plan": (".plan", "from labelled images and a workflow to a list of jobs; --dry-run to see it"),
@@ -26,7 +26,6 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     lines = "\n".join(f"  {name:<18} {about}" for name, (_, about) in COMMANDS.items())
     parser = Parser(
-        prog=hint(),
         epilog=f"commands (COMMAND --help says more):\n{lines}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

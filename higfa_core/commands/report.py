@@ -32,7 +32,7 @@ def _words(dataset: Dataset) -> str:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog=hint("report"), description=__doc__.partition(": ")[2])
+    parser = Parser("report", about=__doc__)
     add = parser.add_argument
     add("folder", type=Path, metavar="DATASET_FOLDER", help="the folder with manifest.jsonl")
     add("--out", type=Path, metavar="FILE", help=f"the page (default: {NAME} in the dataset's folder)")

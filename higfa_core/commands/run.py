@@ -93,7 +93,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog=hint("run"), description=__doc__.partition(": ")[2])
+    parser = Parser("run", about=__doc__)
     parser.add_argument("folder", type=Path, help="the folder that higfa plan made")
     add_server_arguments(parser)
     parser.add_argument("--limit", type=int, metavar="N", help="stop after N jobs; the next run resumes")

@@ -15,7 +15,7 @@ from difflib import get_close_matches
 
 CALLED_AS = "HIGFA_CALLED_AS"  # set by whoever starts this for somebody, as run.py does
 INTERRUPTED = 130
-Command = Callable[[Sequence[str] | None], int]
+Command = Callable[..., int]
 
 
 def hint(*words: object) -> str:
@@ -26,7 +26,16 @@ def hint(*words: object) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that guesses what a mistyped command or option was meant to be, and does not print its whole usage."""
+    """A parser that guesses what a mistyped command or option was meant to be, and does not print its whole usage.
+
+    Args:
+        name: The command.
+        about: The docstring of its module: what it does, after "`higfa NAME`: ".
+    """
+
+    def __init__(self, *name: str, about: str | None = None, **options):
+        about = (about or "").partition(": ")[2]
+        super().__init__(prog=hint(*name), description=about[:1].upper() + about[1:], **options)
 
     def parse_known_args(self, args=None, namespace=None):
         self._words = sys.argv[1:] if args is None else list(args)

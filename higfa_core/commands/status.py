@@ -87,7 +87,7 @@ def as_text(rows: Sequence[dict], names: Sequence[str]) -> str:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog=hint("status"), description=__doc__.partition(": ")[2])
+    parser = Parser("status", about=__doc__)
     about = "the folder with plan.json or manifest.jsonl"
     parser.add_argument("folder", type=Path, metavar="DATASET_FOLDER", help=about)
     add_json_option(parser)
