@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -20,9 +19,13 @@ Command = Callable[..., int]
 
 def hint(*words: object) -> str:
     """A command of ours that can be pasted as it stands: `python run.py higfa run FOLDER`, or `higfa run FOLDER`."""
-    rest = [str(word) for word in words]
-    quoted = subprocess.list2cmdline(rest) if os.name == "nt" else shlex.join(rest)
-    return f"{os.environ.get(CALLED_AS) or 'higfa'} {quoted}".strip()
+    return " ".join([os.environ.get(CALLED_AS) or "higfa", *(_quoted(str(word)) for word in words)])
+
+
+def _quoted(word: str) -> str:
+    if os.name != "nt":
+        return shlex.quote(word)
+    return f'"{word}"' if re.search(r"[^\w.:/\\+-]", word) else word
 
 
 class Parser(argparse.ArgumentParser):
