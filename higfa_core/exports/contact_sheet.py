@@ -35,7 +35,7 @@ def write_sheets(folder: Path, export: Export) -> int:
 
 
 def sheet_rows(items: Sequence[Item]) -> Iterator[Row]:
-    """(source, its results): at most `RESULTS` in a row, a source with more has several rows."""
+    """(source, its results): at most `RESULTS` per row; a source with more gets several rows."""
     by_source = sorted(items, key=lambda item: item.row["source"] or "")
     for source, group in groupby(by_source, lambda item: item.row["source"] or ""):
         while some := list(islice(group, RESULTS)):
@@ -43,7 +43,7 @@ def sheet_rows(items: Sequence[Item]) -> Iterator[Row]:
 
 
 def draw_page(title: str, rows: Sequence[Row], root: Path | None) -> Image.Image:
-    """One page; only its own images are read."""
+    """One page; reads only the images on it."""
     width, height = (RESULTS + 1) * (CELL + GAP) + GAP, len(rows) * (CELL + CAPTION + GAP) + CAPTION
     page = Image.new("RGB", (width, height), "white")
     draw, font = ImageDraw.Draw(page), ImageFont.load_default()
@@ -77,10 +77,10 @@ def _thumbnail(path: Path) -> Image.Image:
         with Image.open(path) as opened:
             return ImageOps.pad(ImageOps.exif_transpose(opened).convert("RGB"), (CELL, CELL), color="white")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"Cannot read image {path} ({error}): replace it, or draw no sheets") from error
+        raise ValueError(f"Cannot read image {path} ({error}). Replace it, or omit contact sheets.") from error
 
 
 def _text(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, font) -> None:
     lines = [line[:26] if "\n" in text else line for line in text.splitlines()]
-    shown = "\n".join(lines).encode("latin-1", "replace").decode("latin-1")  # what Pillow's own font has
+    shown = "\n".join(lines).encode("latin-1", "replace").decode("latin-1")  # all that Pillow's built-in font has
     draw.multiline_text(place, shown, fill="black", font=font, spacing=2)

@@ -1,4 +1,4 @@
-"""Finished datasets -> a folder in a format that training code reads, whole or not at all."""
+"""Finished datasets -> a folder in a format that training code reads, complete or not there at all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MARKS = ("README.md", "croissant.json", "manifest.jsonl")
 class Exported:
     """What was written: images by class (name -> (synthetic, real)), their bytes, and where.
 
-    `others`: accepted images that were left out, being of other plans.
+    `others`: accepted images that were left out because they belong to other plans.
     """
 
     out: Path
@@ -41,7 +41,7 @@ def export(
 ) -> Exported:
     """Write the accepted images of finished datasets into the new folder `out`.
 
-    Everything is written beside it and renamed at the end. `replace`: an earlier export may be in its place.
+    Everything is written beside it and renamed at the end. `replace`: an earlier export there may be replaced.
     ValueError for what cannot be exported, mostly before the first write.
     """
     if format not in FORMATS:
@@ -78,13 +78,13 @@ def _choose(collection: Collection, out: Path, format: str, options: Options) ->
 
 def _real(collection: Collection, root: Path | None, like: Item) -> list[Item]:
     if root is None:
-        raise ValueError("No plan.json tells where the real images are: name their folder with --source")
+        raise ValueError("No plan.json says where the real images are. Name their folder with --source.")
     known = {path: about.get("sha256") for path, about in (collection.plan.get("sources") or {}).items()}
     return real_items(root, collection.real_sources(root), like.row, known)
 
 
 def _between(items: list[Item], others: list[Item]) -> list[Item]:
-    """Both lists in their orders, evenly mixed: a reader in order sees both kinds all the time."""
+    """Both lists in their own order, interleaved evenly, so that a sequential reader keeps seeing both kinds."""
     placed = [((i + 0.5) / len(group), item) for group in (items, others) for i, item in enumerate(group)]
     return [item for _, item in sorted(placed, key=lambda pair: pair[0])]
 
@@ -94,12 +94,12 @@ def _check_place(out: Path, replace: bool, sources: list[Path]) -> None:
     for source in sources:
         folder = Path(os.path.realpath(source))
         if place == folder or folder in place.parents or place in folder.parents:
-            raise ValueError(f"{out} and {folder} are inside one another: export to a folder of its own")
+            raise ValueError(f"One of {out} and {folder} contains the other. Export to a folder of its own.")
     if out.exists() or out.is_symlink():
         if not replace:
-            raise ValueError(f"{out} exists: choose another folder, or add --replace")
+            raise ValueError(f"{out} exists. Choose another folder, or add --replace.")
         if not out.is_dir() or out.is_symlink() or not all((out / name).is_file() for name in MARKS):
-            raise ValueError(f"{out} is no earlier export, it is not replaced: choose another folder, or remove it")
+            raise ValueError(f"{out} is not an earlier export, so it is not replaced. Choose another folder.")
 
 
 def _write_images(stage: Path, job: Export, writer) -> int:
@@ -112,7 +112,7 @@ def _write_images(stage: Path, job: Export, writer) -> int:
 
 
 def _sync(stage: Path) -> None:
-    """Make all files durable, then the folders that name them: at the end, when most are on the disk already."""
+    """Make all files durable, then their folders; at the end, when most are on the disk already."""
     for where, _, files in os.walk(stage, topdown=False):
         for name in files:
             with open(Path(where, name), "rb+") as file:
@@ -139,7 +139,7 @@ def _stage_name(out: Path) -> str:
 
 
 def _sweep(out: Path) -> None:
-    """Remove what exports to the same place left when they were killed on this machine."""
+    """Remove what exports to the same place left behind when they were killed on this machine."""
     import psutil
 
     for path in out.parent.glob(f"{glob.escape(_stage_name(out))}*"):

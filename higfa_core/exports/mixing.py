@@ -1,4 +1,4 @@
-"""Training on real images, some of them replaced by synthetic ones of the same class, as SaSPA and Diff-Mix do."""
+"""Training on real images, some of them replaced by synthetic ones of the same class, as in SaSPA and Diff-Mix."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Sample = tuple[str, int]
 class MixedDataset(Dataset):
     """`real_samples` (path, label), each replaced with `probability` by one of its synthetic images.
 
-    `pairs`: real path -> paths of synthetic images; an image without any is always itself. What is drawn is a
+    `pairs`: real path -> paths of synthetic images; an image without any is never replaced. What is drawn is a
     function of (seed, epoch, index) alone, so neither workers nor the order of access change it; call
     `set_epoch` before each epoch. Random transforms draw from torch as always.
     """
@@ -36,7 +36,7 @@ class MixedDataset(Dataset):
         self.samples = [(str(path), label) for path, label in real_samples]
         self.pairs = {str(path): [str(other) for other in others] for path, others in pairs.items()}
         if unknown := sorted(self.pairs.keys() - {path for path, _ in self.samples}):
-            raise ValueError(f"pairs has {unknown[0]}, which is no real sample: give the same paths in both")
+            raise ValueError(f"pairs has {unknown[0]}, which is not a real sample. Give the same paths in both.")
         self.probability, self.seed, self.transform, self.loader = probability, seed, transform, loader
         self.classes: tuple[str, ...] = ()
         # Shared, because workers that persist over epochs hold a copy of this object.
@@ -46,8 +46,8 @@ class MixedDataset(Dataset):
     def from_lists(cls, mix: str | Path, root: str | Path | None = None, **options) -> MixedDataset:
         """The dataset that a `mix.json` of `higfa export --format lists` describes.
 
-        `root`: where the real images are, if not where they were. `options`: as above; the probability is the
-        file's unless given. `classes` of the result are the names in label order.
+        `root`: where the real images are now, if they were moved. `options`: as above; the probability is that of the
+        file unless given. `classes` of the result are the names in label order.
         """
         mix = Path(mix)
         about = json.loads(mix.read_text("utf-8"))
@@ -55,7 +55,7 @@ class MixedDataset(Dataset):
         pairs = {str(base / path): [str(here / other) for other in found] for path, found in about["pairs"].items()}
         real = [(str(base / path), label) for path, label in about["labels"].items()]
         if missing := [path for path, _ in real[:1] if not Path(path).is_file()]:
-            raise ValueError(f"Real image {missing[0]} is missing: give root, the folder where they are now")
+            raise ValueError(f"Real image {missing[0]} is missing. Give root, the folder where they are now.")
         mixed = cls(real, pairs, **{"probability": about["probability"], **options})
         mixed.classes = tuple(about["classes"])
         return mixed
@@ -68,11 +68,11 @@ class MixedDataset(Dataset):
         return image if self.transform is None else self.transform(image), self.samples[index][1]
 
     def set_epoch(self, epoch: int) -> None:
-        """Other draws from now on, in running workers as well."""
+        """Draw anew from now on, in running workers as well."""
         self._epoch.fill_(epoch)
 
     def path(self, index: int) -> str:
-        """The file that sample `index` is in this epoch."""
+        """The file that stands for sample `index` in this epoch."""
         path, _ = self.samples[index]
         draw = random.Random(f"{self.seed}/{int(self._epoch)}/{index % len(self)}")
         synthetic = self.pairs.get(path)

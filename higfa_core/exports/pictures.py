@@ -1,8 +1,8 @@
-"""The images of an export, one after the other: read, verified, and encoded anew where that is asked for.
+"""The images of an export, one after the other: read, verified and, on request, re-encoded.
 
-`keep` copies bytes, so that hashes stay those of the dataset and text chunks stay in. Every other format
-encodes the pixels anew: text chunks (prompt, workflow) go, and generated images are marked in their XMP with
-IPTC's DigitalSourceType trainedAlgorithmicMedia.
+`keep` copies bytes, so hashes and text chunks stay those of the dataset. Every other format re-encodes the pixels:
+text chunks (prompt, workflow) are dropped, and generated images are marked in their XMP with IPTC's DigitalSourceType
+trainedAlgorithmicMedia.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ XMP = (
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as it is exported: its row (`file` is the format's to fill in), content and file name."""
+    """An image as it is exported: its row (the format fills in `file`), content and file name."""
 
     row: Mapping
     data: bytes
@@ -52,7 +52,7 @@ class Picture:
 
 
 def pictures(items: Iterable[Item], image_format: str) -> Iterator[Picture]:
-    """The items in their order. ValueError for a file that is not what its row, or the plan, says."""
+    """The items in order. ValueError for a file that differs from what its row, or the plan, records."""
     threads = min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
         waiting = deque()
@@ -70,14 +70,14 @@ def real_items(root: Path, sources: Iterable[SourceImage], like: Mapping, hashes
     for source in sources:
         path = inside(root, source.path)
         if not path.is_file():
-            raise ValueError(f"Real image {path} is missing: name their folder with --source, or leave --real none")
+            raise ValueError(f"Real image {path} is missing. Name their folder with --source, or use --real none.")
         key = hashlib.sha256(source.path.encode()).hexdigest()
         row = {**dict.fromkeys(like), "key": key, "index": 0, "batch": 1, "sha256": hashes.get(source.path)}
         row |= {"class_name": source.class_name, "label": source.label, "source": source.path, "synthetic": False}
         row |= {"accepted": True, "reason": "real image", "scores": {}, "versions": {}}
         row |= {"box": list(source.box) if source.box else None}
         found.append(Item(row, path, inside(root, source.mask) if source.mask else None, source, root))
-    return sorted(found, key=lambda item: item.row["key"])  # mixes the classes, always alike
+    return sorted(found, key=lambda item: item.row["key"])  # mixes the classes, always in the same way
 
 
 def kept_suffix(path: Path) -> str:
@@ -92,7 +92,7 @@ def digest(data: bytes) -> str:
 
 def encode(image: Image.Image, image_format: str, synthetic: bool = True) -> bytes:
     """A PIL image -> file content without text chunks; marked as generated when `synthetic`."""
-    buffer, picture = io.BytesIO(), Image.fromarray(np.asarray(image.convert("RGB")))  # drops what came with it
+    buffer, picture = io.BytesIO(), Image.fromarray(np.asarray(image.convert("RGB")))  # drops all metadata
     mark = {"xmp": XMP} if synthetic else {}
     if image_format == "png":
         info = PngImagePlugin.PngInfo()
@@ -109,8 +109,8 @@ def encode(image: Image.Image, image_format: str, synthetic: bool = True) -> byt
 def _picture(item: Item, image_format: str) -> Picture:
     data = item.path.read_bytes()
     if item.row["sha256"] and digest(data) != item.row["sha256"]:
-        remedy = "the real image was changed after planning, plan again" if item.real else "make the image again"
-        raise ValueError(f"{item.path} is not the file that was recorded (SHA-256 differs): {remedy}")
+        remedy = "The real image was changed after planning: plan again" if item.real else "Generate the image again"
+        raise ValueError(f"{item.path} is not the file that was recorded (SHA-256 differs). {remedy}.")
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image_format == "keep" and not _as_it_is(item, image):
@@ -122,14 +122,14 @@ def _picture(item: Item, image_format: str) -> Picture:
             if image_format != "keep":
                 data, suffix = encode(image, image_format, not item.real), SUFFIXES[image_format]
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PIL: SyntaxError for a broken PNG
-        raise ValueError(f"Cannot read image {item.path} ({error}): replace or remove it") from error
+        raise ValueError(f"Cannot read image {item.path} ({error}). Replace or remove it.") from error
     row = {**item.row, "sha256": digest(data), "bytes": len(data), "width": width, "height": height}
     stem = f"{'real-' if item.real else ''}{row['key'][:16]}-{row['index']}"
     return Picture(row, data, stem, suffix, mask)
 
 
 def _as_it_is(item: Item, image: Image.Image) -> bool:
-    """Whether the file can be copied: a box is that of the upright image without its banner."""
+    """Whether the file can be copied: a box refers to the upright image without its banner."""
     if item.path.suffix.lower() not in KEPT:
         return False
     return not item.real or not (item.real.crop_bottom or image.getexif().get(ExifTags.Base.Orientation, 1) != 1)

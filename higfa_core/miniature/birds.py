@@ -12,7 +12,7 @@ import numpy as np
 
 CANVAS = 256
 GENERA = ("Finch", "Swallow", "Snipe", "Kite")  # index = long bill * 2 + forked tail
-EPITHETS = (  # one row a genus; index = wing bars * 2 + red crown
+EPITHETS = (  # one row per genus; index = wing bars * 2 + red crown
     ("Marsh", "Alder", "Cinder", "Juniper"),
     ("Harbour", "Pebble", "Willow", "Saffron"),
     ("Meadow", "Heather", "Copper", "Thistle"),
@@ -57,7 +57,7 @@ CLASS_NAMES = tuple(s.name for s in SPECIES)
 
 @dataclass(frozen=True)
 class Render:
-    """`image` uint8 [S, S, 3] RGB, `mask` uint8 [S, S] (255 = bird), and what a caption may tell."""
+    """`image` uint8 [S, S, 3] RGB, `mask` uint8 [S, S] (255 = bird), and what a caption may mention."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -169,7 +169,7 @@ def caption(species: int, view: Render) -> str:
 
 
 def noisy_caption(species: int, view: Render, rng: np.random.Generator) -> str:
-    """A caption as the web writes it: right in half of the cases, else only the genus or a sibling species."""
+    """A caption as noisy as the web's: correct half of the time, else only the genus or a sibling species."""
     genus, mark = divmod(species, 4)
     draw = rng.random()
     if draw < 0.30:

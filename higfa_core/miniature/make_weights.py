@@ -1,8 +1,8 @@
-"""Trains every weight file of the miniature: `python run.py exec -- python -m higfa_core.miniature.make_weights`.
+"""Train every weight file of the miniature: `python run.py exec -- python -m higfa_core.miniature.make_weights`.
 
 Stages, each resumable and skipped when its weight file is newer than its inputs: data, vae, unet (with the text
-encoder), guide, control, judge. About 90 minutes on two CPU cores. The judge is for measuring only and is kept in
-the work folder, not in the repository.
+encoder), guide, control, judge. About 90 minutes on two CPU cores. The judge is only for measuring and stays in
+the work folder, outside the repository.
 """
 
 import argparse
@@ -64,7 +64,7 @@ class Trainer:
             self.average, self.step = state["average"], state["step"]
 
     def run(self, loss_of):
-        """`loss_of(step, generator) -> scalar`; the generator depends on the step alone, so a resumed run agrees."""
+        """`loss_of(step, generator) -> scalar`; the generator depends only on the step, so resumed runs agree."""
         started, losses, first = time.time(), [], self.step
         while self.step < self.steps:
             scale = min(1.0, (self.step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
@@ -248,7 +248,7 @@ class Studio:
             words = ids[i].clone()
             words[torch.rand(len(i), generator=generator) < 0.3] = networks.PAD
             picked = torch.from_numpy(images[i.numpy()]).float() / 255
-            # Nine of ten hints hold the bird alone, as the workflow makes them; the rest hold the scene as well.
+            # Nine in ten hints hold only the bird, as the workflow makes them; the rest hold the whole scene.
             mask = torch.from_numpy(masks[i.numpy()]).float()
             mask[torch.rand(len(i), generator=generator) < 0.1] = 1.0
             hint = contour.extract(picked, "canny", blur=0.0, mask=mask).permute(0, 3, 1, 2)
@@ -288,7 +288,7 @@ class Studio:
             net.train()
             i = torch.randint(len(pixels), (64,), generator=generator)
             x = augment(pixels[i], generator)
-            with torch.no_grad():  # half of the batch as the decoder shows it, with the softness of an early estimate
+            with torch.no_grad():  # half of the batch as decoded, as soft as an early estimate
                 z = autoencoder.encode(x[:32])
                 x[:32] = autoencoder.decode(z + 0.15 * z.std() * torch.randn(z.shape, generator=generator)).clamp(-1, 1)
             return F.cross_entropy(net(x), labels[i], label_smoothing=0.05)

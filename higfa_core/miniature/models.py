@@ -126,7 +126,7 @@ class WordTokenizer:
 
 
 class TextModel(torch.nn.Module, comfy.sd1_clip.ClipTokenWeightEncoder):
-    """The text encoder with the methods that comfy.sd.CLIP calls; always float32, it is 0.1 M parameters."""
+    """The text encoder with the methods that comfy.sd.CLIP calls; always float32 (0.1 M parameters)."""
 
     def __init__(self, dtype=None, device=None, model_options=None):
         super().__init__()
@@ -158,8 +158,8 @@ def load_clip() -> comfy.sd.CLIP:
 class MiniatureVAE(comfy.sd.VAE):
     """A ComfyUI VAE around `networks.Autoencoder`.
 
-    comfy.sd.VAE picks its network from the weights and knows none of ours, so it is set up around the smallest
-    network it accepts, which is then replaced.
+    comfy.sd.VAE chooses its network from the weights and does not know ours, so it is created with the smallest network
+    that it accepts, which is then replaced.
     """
 
     def __init__(self, weights: dict[str, torch.Tensor]):

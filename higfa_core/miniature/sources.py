@@ -13,11 +13,11 @@ SIZE = 128
 
 
 def draw_sources(folder: Path, images_per_class: int = IMAGES_PER_CLASS) -> int:
-    """Draw what is missing of `folder`/train/<species>/*.png and its masks; returns how many images were drawn.
+    """Draw the missing images in `folder`/train/<species>/*.png and their masks; returns how many were drawn.
 
     Seeds 0, 1, ... of each species: training and evaluation use seeds from 10,000 on.
     """
-    from . import birds  # here: a plan needs none of what drawing needs
+    from . import birds  # here: planning needs nothing of what drawing imports
 
     drawn = 0
     for species, name in enumerate(birds.CLASS_NAMES):

@@ -1,8 +1,8 @@
-"""The state of a synthetic dataset on disk: images, `manifest.jsonl` (the only truth) and `dataset.json`.
+"""The state of a synthetic dataset on disk: images, `manifest.jsonl` (the source of truth) and `dataset.json`.
 
-Image first, manifest row second, each made durable before the next: a row without its file is made again, a
-file without a row is overwritten. Several processes of one machine may append to one manifest on its own disk
-(on Windows and on network shares, where appending is not atomic: one process a dataset).
+The image is written first, its manifest row second, each made durable before the next: a row without its file is
+generated again, a file without a row is overwritten. Several processes of one machine may append to one manifest on a
+local disk (on Windows and on network shares, where appending is not atomic: one process per dataset).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 
 GENERATOR = "HiGFA for ComfyUI"
 FORMAT_VERSION = 1
-SETTLED_SECONDS = 1.0  # a folder changed less long ago may change again within one tick of its clock
+SETTLED_SECONDS = 1.0  # a folder that changed more recently may change again within one tick of its clock
 
 
 class Manifest:
-    """`folder/manifest.jsonl`: one JSON row for every image; the last row of a (key, index) counts.
+    """`folder/manifest.jsonl`: one JSON row per image; the last row of a (key, index) counts.
 
-    A line that a crash cut short is reported once and ignored; the next append starts on a line of its own.
+    A line that a crash cut short is reported once and ignored; the next append starts a new line.
     """
 
     def __init__(self, folder: str | Path):
@@ -47,14 +47,14 @@ class Manifest:
         return len(self._rows)
 
     def refresh(self) -> bytes:
-        """Read what was appended since the last look, by this or another process; returns a torn last line."""
+        """Read what this or another process has appended since the last call; returns a torn last line."""
         if self._tail.restarted():
             self._forget()
         lines, rest = self._tail.lines()
         for line in lines:
             if not self._take(line):
                 self._warn(line)
-        # Without a newline it may still be whole. If not: torn by a crash, or another process is writing it.
+        # Without a newline it may still be complete. If not, a crash tore it or another process is writing it.
         return b"" if self._take(rest) else rest
 
     def rows(self) -> list[dict]:
@@ -66,14 +66,14 @@ class Manifest:
         return self._rows.get((key, index))
 
     def is_intact(self, row: Mapping) -> bool:
-        """Whether the row's file is there with the recorded hash."""
+        """Whether the row's file exists with the recorded hash."""
         with suppress(OSError):
             data = (self.folder / row["file"]).read_bytes()
             return len(data) == row["bytes"] and hashlib.sha256(data).hexdigest() == row["sha256"]
         return False
 
     def missing(self) -> list[dict]:
-        """Rows whose file is not there (by name and size, without reading the images; masks by name)."""
+        """Rows whose file is missing (by name and size, without reading the images; masks by name)."""
         found = []
         for folder, members in self._folders.items():
             path = self.folder / folder
@@ -97,9 +97,9 @@ class Manifest:
     ) -> str:
         """Store one image and its row; `file` says where, `sha256` and `bytes` are filled in here.
 
-        Returns "written", "same" (that very image was there), "kept" (an intact image with other bytes was
-        there and `replace` is off) or "replaced". `stale`: other paths where a crash may have
-        left this image. `extra`: path -> content of files that belong to it, like its mask.
+        Returns "written", "same" (that very image existed), "kept" (an intact image with other bytes existed and
+        `replace` is off) or "replaced". `stale`: other paths where a crash may have left this image. `extra`: path ->
+        content of files that belong to it, such as its mask.
         """
         row = dict(row, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
         line = encode_row(row)  # first, so that a bad row leaves no image behind
@@ -142,13 +142,13 @@ class Manifest:
         return table
 
     def info(self) -> dict[str, Any] | None:
-        """The content of `dataset.json`, or None before it is written."""
+        """The content of `dataset.json`; None before it is written."""
         try:
             return json.loads((self.folder / "dataset.json").read_text("utf-8"))
         except FileNotFoundError:
             return None
         except json.JSONDecodeError as error:
-            raise ValueError(f"{self.folder / 'dataset.json'} is damaged ({error}): restore it") from error
+            raise ValueError(f"{self.folder / 'dataset.json'} is damaged ({error}). Restore it.") from error
 
     def start(self, classes: tuple[str, ...] | None) -> dict:
         """Write `dataset.json` once; later calls check that the classes are the same (None: not given)."""
@@ -160,7 +160,7 @@ class Manifest:
         elif classes is not None and info["classes"] != list(classes):
             raise ValueError(
                 f"Dataset {self.folder.name!r} was started with other classes "
-                f"({_difference(info['classes'], classes)}): choose another dataset_name"
+                f"({_difference(info['classes'], classes)}). Choose another dataset_name."
             )
         return info
 
@@ -187,7 +187,7 @@ class Manifest:
 
     def _warn(self, line: bytes) -> None:
         if line not in self._warned:
-            log.warning("%s: ignoring a damaged line: %r; its image is made again", self.path, line[:120])
+            log.warning("%s: ignoring a damaged line: %r; its image is generated again", self.path, line[:120])
         self._warned.add(line)
 
     def _sweep(self) -> None:
@@ -198,13 +198,13 @@ class Manifest:
 
 
 def decide(folder: str | Path, row: Mapping, accepted: bool, reason: str) -> dict:
-    """Record another verdict on a stored image and move it to where it now belongs; returns the new row."""
+    """Record a new verdict on a stored image and move the image accordingly; returns the new row."""
     folder = Path(folder)
     place = ACCEPTED if accepted else REJECTED
     moved = {**row, "accepted": accepted, "reason": reason}
     moved["file"] = "/".join((place, *PurePosixPath(row["file"]).parts[1:]))
     if moved["file"] != row["file"]:
-        # Both paths hold it until the row is there, so that a crash loses nothing.
+        # Both paths hold it until the row is written, so that a crash loses nothing.
         write_atomic(folder / moved["file"], (folder / row["file"]).read_bytes())
     append_line(folder / "manifest.jsonl", encode_row(moved))
     if moved["file"] != row["file"]:

@@ -30,13 +30,13 @@ ROW_FIELDS = (
 
 
 class Tail:
-    """Reads the rows that were appended to a manifest since the last look; `offset` is where it stands."""
+    """Reads the rows appended to a manifest since the last call; `offset` is the position reached."""
 
     def __init__(self, path: str | Path, offset: int = 0, inode: str | None = None):
         self.path, self.offset, self.inode = Path(path), offset, inode
 
     def restarted(self) -> bool:
-        """Whether the file is another one, or shorter, than at the last look; then it is read from its start."""
+        """Whether the file was replaced or has shrunk since the last call; it is then read from the start."""
         try:
             info = self.path.stat()
         except FileNotFoundError:
@@ -48,7 +48,7 @@ class Tail:
         return changed
 
     def lines(self) -> tuple[list[bytes], bytes]:
-        """New whole lines, and what follows the last newline (it will be seen again). [] when there is no file."""
+        """New complete lines, and what follows the last newline (it will be read again). [] without a file."""
         try:
             with open(self.path, "rb") as file:
                 file.seek(self.offset)
@@ -70,14 +70,14 @@ def parse_row(line: bytes) -> dict | None:
 
 
 def append_line(path: Path, line: bytes) -> None:
-    """Add a line durably to a manifest that other processes of this machine may be appending to as well."""
+    """Durably append a line to a manifest that other processes of this machine may be appending to."""
     path.parent.mkdir(parents=True, exist_ok=True)
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags, 0o666)
     try:
         data = (b"\n" if _ends_torn(descriptor) else b"") + line
         if os.write(descriptor, data) != len(data):
-            raise OSError(f"Disk full while writing {path}: free some space and run again")
+            raise OSError(f"Disk full while writing {path}. Free some space and run again.")
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -91,7 +91,7 @@ def _ends_torn(descriptor: int) -> bool:
 
 
 def encode_row(row: Mapping) -> bytes:
-    """A row as a line. ValueError when a field is missing, or not plain."""
+    """A row as a line. ValueError when a field is missing or holds no plain value."""
     _check_row(row)
     return (json.dumps(row, ensure_ascii=False, allow_nan=False, default=_plain_value) + "\n").encode()
 
@@ -102,7 +102,7 @@ def _check_row(row: object) -> None:
     if lacking := [name for name in ROW_FIELDS if name not in row]:
         raise ValueError(f"a manifest row lacks {', '.join(lacking)}")
     if not isinstance(row["key"], str) or not isinstance(row["index"], int):
-        raise ValueError(f"a manifest row needs a text key and a whole index: {row['key']!r}, {row['index']!r}")
+        raise ValueError(f"a manifest row needs a text key and an integer index: {row['key']!r}, {row['index']!r}")
     path = PurePosixPath(str(row["file"]))
     if path.is_absolute() or ".." in path.parts or not path.parts:
         raise ValueError(f"a manifest row points outside its dataset: {row['file']!r}")
@@ -112,4 +112,4 @@ def _plain_value(value: Any) -> Any:
     """Tensors and NumPy values, as transforms may hold them, become numbers and lists."""
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise ValueError(f"A manifest row cannot hold {value!r} ({type(value).__name__}): give plain values")
+    raise ValueError(f"A manifest row cannot hold {value!r} ({type(value).__name__}). Give plain values.")

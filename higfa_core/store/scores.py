@@ -1,4 +1,4 @@
-"""What can be measured about a generated image, once, when it is made; rules look at it then and later.
+"""What is measured about a generated image, once, when it is generated; rules use it then and later.
 
 | score | what |
 |---|---|
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..contour import extract, fit_plane
 
-TOLERANCE = 0.0075  # of the diagonal, as the Berkeley boundary benchmark (Martin et al. 2004)
+TOLERANCE = 0.0075  # of the diagonal, as in the Berkeley boundary benchmark (Martin et al. 2004)
 
 
 class Classifier(Protocol):
@@ -37,7 +37,7 @@ class Classifier(Protocol):
 
 
 def classifier_scores(images: Tensor, class_name: str, classifier: Classifier, prefix: str = "") -> list[dict]:
-    """For each of images [B, H, W, 3]: confidence, rank and margin of the class, and the class `seen` most."""
+    """For each of images [B, H, W, 3]: confidence, rank and margin of the class; the most probable class, `seen`."""
     target = classifier.index(class_name)
     probabilities = classifier.predict_proba(images).float().cpu().numpy()
     return [
@@ -58,10 +58,10 @@ def _position(row: np.ndarray, target: int, names: Sequence[str]) -> dict:
 def picture_scores(
     image: Tensor, contour: Tensor | None = None, mask: Tensor | None = None, pixels: np.ndarray | None = None
 ) -> dict:
-    """Scores of one image [H, W, 3] in 0..1. Contour [h, w, 3] and mask [h, w] of another size lie in it as
-    `..contour.fit` says.
+    """Scores of one image [H, W, 3] in 0..1; contour [h, w, 3] and mask [h, w] of another size are placed in it by
+    `..contour.fit`.
 
-    `pixels`: the image as `to_bytes` gives it, where that is at hand.
+    `pixels`: the image as `to_bytes` gives it, if already computed.
     """
     pixels = to_bytes(image) if pixels is None else pixels
     grey = _grey(pixels)
@@ -78,7 +78,7 @@ def to_bytes(image: Tensor) -> np.ndarray:
 
 
 def sharpness(pixels: np.ndarray | Image.Image) -> float:
-    """Variance of the Laplacian of pixels [H, W, 3] uint8 (Pech-Pacheco et al. 2000); small means blurred."""
+    """Variance of the Laplacian of pixels [H, W, 3] uint8 (Pech-Pacheco et al. 2000); small values mean blur."""
     laplacian = cv2.Laplacian(np.asarray(_grey(pixels)), cv2.CV_32F)
     return float(cv2.meanStdDev(laplacian)[1].item() ** 2)
 
@@ -100,8 +100,8 @@ def _grey(pixels: np.ndarray | Image.Image) -> Image.Image:
 def contour_agreement(image: Tensor, contour: Tensor, mask: Tensor | None = None) -> float:
     """Boundary F1 of contour [h, w, 3] and the Canny edges of image [H, W, 3], inside mask [h, w] when given.
 
-    A contour pixel is found when an edge lies within 0.75 % of the diagonal, and the other way round. 1.0 when
-    there is no contour and no edge.
+    A contour pixel counts as matched when an edge lies within 0.75 % of the diagonal, and vice versa. 1.0 without any
+    contour and edge.
     """
     height, width = image.shape[:2]
     wanted = fit_plane(_array(contour.amax(-1)), height, width, lines=True) > 0.5

@@ -1,8 +1,8 @@
-"""Images in memory -> a dataset folder that torchvision's ImageFolder reads, with one manifest row an image.
+"""Images in memory -> a dataset folder that torchvision's ImageFolder reads, with one manifest row per image.
 
 Layout: `<dataset>/train/<class>/<key>-<i>.png` (accepted), `<dataset>/rejected/<class>/...`,
 `<dataset>/masks/<class>/...` where a mask is given, `<dataset>/manifest.jsonl` and `<dataset>/dataset.json`
-(the class list, and with it the labels).
+(the class list, which defines the labels).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "webp lossless": ".w
 
 @dataclass(frozen=True)
 class Report:
-    """What one export did: the manifest rows of its images as they are now, and the outcome of each write."""
+    """What one export did: the current manifest rows of its images, and the outcome of each write."""
 
     folder: Path
     class_name: str
@@ -45,12 +45,12 @@ class Report:
 
     @property
     def written(self) -> int:
-        """Images of this call that were new, or replaced older ones."""
+        """How many images of this call were new or replaced older ones."""
         return sum(outcome in ("written", "replaced") for outcome in self.outcomes)
 
     @property
     def accepted(self) -> int:
-        """Images of this call that are in the training set."""
+        """How many images of this call are in the training set."""
         return sum(row["accepted"] for row in self.rows)
 
     def __str__(self) -> str:
@@ -87,23 +87,22 @@ def export_images(
 ) -> Report:
     """Write images [B, H, W, 3] in 0..1 into the dataset `output/dataset_name`.
 
-    The class comes from `job` or, without one, from `class_name`; without a job an image is known by its
-    content and the dataset has no fixed labels. `contour` [1 or B, h, w, 3] and `mask` [1 or B, h, w] belong
-    to the images; agreement is measured inside the mask. A mask from a file is stored, and gives the box where the
-    job has none. `transform` holds one entry, or
-    one an image; it, `guidance` and `versions` (plain values) go into the rows, `metadata` into PNG text
-    chunks. `workflow`: the `..workflow.digest` of what made the images. `check` is called before each
-    file and may raise to stop. All input is checked before the first write (ValueError).
+    The class comes from `job` or, without one, from `class_name`; without a job, an image is identified by its content
+    and the dataset has no fixed labels. `contour` [1 or B, h, w, 3] and `mask` [1 or B, h, w] belong to the images;
+    agreement is measured inside the mask. A mask from a file is stored, and gives the box if the job has none.
+    `transform` holds one entry, or one per image; it, `guidance` and `versions` (plain values) go into the rows,
+    `metadata` into PNG text chunks. `workflow`: the `..workflow.digest` of what made the images. `check` is called
+    before each file and may raise to stop. All input is checked before the first write (ValueError).
     """
     if job is not None and class_name not in ("", job.class_name):
-        raise ValueError(f"class_name {class_name!r} is not the job's {job.class_name!r}: leave it empty")
+        raise ValueError(f"class_name {class_name!r} is not the job's {job.class_name!r}. Leave it empty.")
     class_name = job.class_name if job else class_name
     check_class_names(job.classes if job else (class_name,))
     check_images(images, f"job {job.index} ({class_name})" if job else f"class {class_name!r}")
     count = len(images)
     transforms, contours = _per_image(transform, count, "transforms"), _per_image(contour, count, "contours")
     objects = [_fitted(one, images.shape) for one in _per_image(mask, count, "masks")]
-    # Without a mask file Dataset Job gives the box, or all: no mask to train on.
+    # Without a mask file, Dataset Job gives the box or everything, which is no mask to train on.
     masks = objects if job is None or job.mask_file else [None] * count
     folder = dataset_folder(output, dataset_name)
     place = folder_name(class_name)
@@ -144,7 +143,7 @@ def export_images(
 
 
 def is_complete(output: str | Path, dataset_name: str) -> bool:
-    """Whether the dataset exists and every image of its manifest is there."""
+    """Whether the dataset exists with every image of its manifest."""
     manifest = open_manifest(dataset_folder(output, dataset_name))
     manifest.refresh()
     return bool(manifest.rows()) and not manifest.missing()
@@ -152,16 +151,16 @@ def is_complete(output: str | Path, dataset_name: str) -> bool:
 
 @functools.lru_cache(maxsize=8)
 def open_manifest(folder: Path) -> Manifest:
-    """The manifest of a dataset folder; kept, so that a growing file is read only once."""
+    """The manifest of a dataset folder; cached, so that a growing file is read only once."""
     return Manifest(folder)
 
 
 def dataset_folder(output: str | Path, dataset_name: str) -> Path:
-    """`output/dataset_name`, may be nested. ValueError when it leads out or is no portable name."""
+    """`output/dataset_name`, possibly nested. ValueError when it leaves `output` or is not portable."""
     folder = inside(output, dataset_name)
     for part in dataset_name.split("/"):
         if flaw := name_flaw(part):
-            raise ValueError(f"dataset_name {dataset_name!r} {flaw}: choose another name")
+            raise ValueError(f"dataset_name {dataset_name!r} {flaw}. Choose another name.")
     return folder
 
 
@@ -173,9 +172,9 @@ def check_images(images: Tensor, name: str) -> None:
     if 0 in images.shape:
         raise ValueError(f"No images for {name}: got an empty batch {tuple(images.shape)}")
     for i, image in enumerate(images):
-        # The sum is many times faster; only a sum that is not finite needs the long look.
+        # The sum is many times faster; only a sum that is not finite needs the full check.
         if not image.sum(dtype=torch.float32).isfinite() and not torch.isfinite(image).all():
-            raise ValueError(f"Image {i} of {name} has NaN or infinite pixels: nothing was written")
+            raise ValueError(f"Image {i} of {name} has NaN or infinite pixels. Nothing was written.")
 
 
 def encode_image(
@@ -223,12 +222,12 @@ def _provenance(job: Job | None) -> dict:
 def _per_image(entries: Sequence | Tensor | None, count: int, name: str) -> list:
     entries = [None] if entries is None or len(entries) == 0 else list(entries)
     if len(entries) not in (1, count):
-        raise ValueError(f"Got {len(entries)} {name} for {count} images: give one, or one for each image")
+        raise ValueError(f"Got {len(entries)} {name} for {count} images. Give one, or one per image.")
     return entries * count if len(entries) == 1 else entries
 
 
 def _box(job: Job | None, transform: Mapping | None, mask: Tensor | None, shape: Sequence[int]) -> list | None:
-    """(x, y, width, height) of the object in pixels of the image; None when nothing tells, or none of it is left."""
+    """(x, y, width, height) of the object in pixels of the image; None when it is unknown, or entirely outside."""
     if job is not None and job.box and job.size:
         x, y, w, h = job.box
         corners, size = np.array([[x, y, x + w, y + h]]), (job.size[1], job.size[0])
@@ -247,7 +246,7 @@ def _box(job: Job | None, transform: Mapping | None, mask: Tensor | None, shape:
 
 
 def _fitted(mask: Tensor | None, shape: Sequence[int]) -> Tensor | None:
-    """The mask [H, W] of an image, true where the object is."""
+    """The mask [H, W] of an image, True on the object."""
     if mask is None:
         return None
     return torch.from_numpy(fit_plane(mask.detach().float().cpu().numpy(), shape[1], shape[2]) > 0.5)

@@ -524,7 +524,9 @@ def test_exports_of_a_replaced_plan_are_its_own_images(plan, run, higfa, server,
     wrong = {row["key"] for row in run()}
     _, header, jobs = plan("--prompt", prompts[1], "--per-class", 1, "--replace")
     export = ("export", folder, "--format", "imagefolder", "--out")
-    check_refused(higfa(*export, tmp_path / "e"), r"No accepted image in .* but 6 of other plans \(--all-images takes")
+    check_refused(
+        higfa(*export, tmp_path / "e"), r"No accepted image in .* but 6 of other plans \(--all-images includes"
+    )
     right = {row["key"] for row in run()} - wrong
     code, out, _ = higfa("status", folder)
     assert code == 0 and "3 of 3 jobs" in out and "6 more accepted images are not of this plan" in out

@@ -88,7 +88,7 @@ def test_lists(dataset, root, rows, tmp_path, real):
 
 def test_lists_of_a_dataset_without_plan(dataset, root, sources, rows, tmp_path):
     (dataset / "plan.json").unlink()
-    with pytest.raises(ValueError, match="name their folder with --source"):
+    with pytest.raises(ValueError, match="Name their folder with --source"):
         export([dataset], tmp_path / "out", "lists", Options())
     with pytest.raises(ValueError, match="has other classes"):
         export([dataset], tmp_path / "out", "lists", Options(source=root))
@@ -98,11 +98,11 @@ def test_lists_of_a_dataset_without_plan(dataset, root, sources, rows, tmp_path)
     info = {"features": [{"name": "label", "dtype": {"class_label": {"names": names}}}]}
     (root / "README.md").write_text(f"---\n{json.dumps({'dataset_info': info})}\n---\n")
     (root / "held_out.txt").write_text(rows[0]["source"])
-    with pytest.raises(ValueError, match=f"{rows[0]['source']}, which is no training image in .*held out"):
+    with pytest.raises(ValueError, match=f"{rows[0]['source']}, which is not a training image in .*held out"):
         export([dataset], tmp_path / "out", "lists", Options(source=root))
     (root / "held_out.txt").unlink()
     export([dataset], tmp_path / "out", "lists", Options(source=root, per_class=1))
-    with pytest.raises(ValueError, match="is missing: give root"):
+    with pytest.raises(ValueError, match="is missing. Give root"):
         MixedDataset.from_lists(tmp_path / "out" / "mix.json", tmp_path)
     mixed = MixedDataset.from_lists(tmp_path / "out" / "mix.json", root, probability=0, seed=3)
     assert (mixed.probability, mixed.seed) == (0, 3)

@@ -240,7 +240,7 @@ def test_dataset_json_is_written_once(tmp_path):
     Manifest(tmp_path).start(("a", "鴉"))
     assert (tmp_path / "dataset.json").read_bytes() == before
     for other in (("鴉", "a"), ("a",), ("a", "b", "鴉")):
-        with pytest.raises(ValueError, match="choose another dataset_name"):
+        with pytest.raises(ValueError, match="Choose another dataset_name"):
             Manifest(tmp_path).start(other)
 
 

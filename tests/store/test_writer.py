@@ -131,7 +131,7 @@ def test_without_a_job_the_class_must_be_known_to_a_dataset_with_labels(jobs, ou
 
 def test_a_dataset_keeps_its_classes(jobs, output, tmp_path):
     export_images(images(0), output, "d", "Gull")
-    with pytest.raises(ValueError, match="other classes.*choose another dataset_name"):
+    with pytest.raises(ValueError, match="other classes.*Choose another dataset_name"):
         export_images(images(0), output, "d", job=jobs[0])
 
 

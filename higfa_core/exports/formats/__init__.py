@@ -1,4 +1,4 @@
-"""The formats of exports. A format is a module with `write`, `front_matter` (for the README) and `USE`."""
+"""The export formats. A format is a module with `write`, `front_matter` (for the README) and `USE`."""
 
 from . import coco, hugging_face, image_folder, lists, webdataset
 

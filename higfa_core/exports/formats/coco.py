@@ -1,8 +1,8 @@
-"""`images/<class>/<image>` with `annotations.json`: COCO, its category ids being the labels.
+"""`images/<class>/<image>` with `annotations.json`: COCO, whose category ids are the labels.
 
 Every image has one annotation with its class. Where the object's place is known it has `bbox`, `area` and,
-with a mask, `segmentation` (uncompressed RLE); where not, it has none of these, as in iNaturalist's files: a
-box around the whole image would teach a detector wrong.
+with a mask, `segmentation` (uncompressed RLE); otherwise it has none of these, as in iNaturalist's files: a box
+around the whole image would mislead a detector.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ IMAGE_FIELDS = ("synthetic", "seed", "prompt", "source", "sha256")
 
 def write(stage: Path, pictures: Iterable[Picture], export: Export) -> Iterator[dict]:
     """Write the images; yields each row as it was exported."""
-    parts = {name: stage / f".{name}.part" for name in ("images", "annotations")}  # two lists grow at a time
+    parts = {name: stage / f".{name}.part" for name in ("images", "annotations")}  # both lists grow together
     with open(parts["images"], "w", encoding="utf-8") as images, open(parts["annotations"], "w") as annotations:
         for number, picture in enumerate(pictures, 1):
             file = f"{folder_name(picture.row['class_name'])}/{picture.name}"
@@ -68,7 +68,7 @@ def _annotation(picture: Picture, number: int) -> dict:
         with Image.open(io.BytesIO(picture.mask)) as opened:
             mask = np.asarray(opened.convert("L")) > 127
         if mask.shape != (picture.row["height"], picture.row["width"]):
-            raise ValueError(f"The mask of {picture.name} has another size than the image: make it again")
+            raise ValueError(f"The mask of {picture.name} has another size than its image. Generate it again.")
     about = {"id": number, "image_id": number, "category_id": picture.row["label"], "iscrowd": 0}
     return about | annotated(picture.row, mask)
 

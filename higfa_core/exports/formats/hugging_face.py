@@ -1,7 +1,7 @@
 """`data/train/<class>/<image>` with `data/train/metadata.jsonl`: the imagefolder of Hugging Face `datasets`.
 
-With a metadata file no label comes from the folders, so it is a column; the README's front matter makes it a
-ClassLabel in label order. No column may end in `_file_name`: that would be taken for another image.
+With a metadata file, labels do not come from the folders, so there is a column for them; the README's front matter
+makes it a ClassLabel in label order. No column may end in `_file_name`: it would be taken for another image.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def write(stage: Path, pictures: Iterable[Picture], export: Export) -> Iterator[
 
 
 def flat_row(row: Mapping) -> dict:
-    """The columns of a row: always all of them, each of one type."""
+    """The columns of a row: always all of them, each of the same type."""
     found = {name: (row["scores"] if name in SCORES else row).get(RENAMED.get(name, name)) for name in COLUMNS}
     for name, kind in COLUMNS.items():
         value = found[name]
-        if value is not None and kind in ("float64", "list"):  # JSON of another tool may have 1 for 1.0
+        if value is not None and kind in ("float64", "list"):  # another tool's JSON may have 1 for 1.0
             found[name] = float(value) if kind == "float64" else [float(part) for part in value]
     return found
 
@@ -82,7 +82,7 @@ def front_matter(export: Export) -> dict:
     """What `datasets` needs to know."""
     columns = [{"name": "image", "dtype": "image"}, *features(export)]
     config = {"config_name": "default", "data_files": [{"split": "train", "path": "data/train/**"}]}
-    # The Hub reads dataset_info; load_dataset would type the columns by metadata.jsonl but for the config's features.
+    # The Hub reads dataset_info; load_dataset takes the types from the config's features, else from metadata.jsonl.
     return {"configs": [config | {"features": columns}], "dataset_info": {"features": columns}}
 
 

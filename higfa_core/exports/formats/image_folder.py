@@ -1,4 +1,4 @@
-"""`train/<class>/<image>`, which torchvision's ImageFolder and timm read; `masks/` beside it where known.
+"""`train/<class>/<image>`, which torchvision's ImageFolder and timm read; `masks/` beside it where masks are known.
 
 ImageFolder numbers classes by sorted folder name. `class_to_idx.json` maps folder names to the dataset's own
 labels; a class without images has no folder.

@@ -1,4 +1,4 @@
-"""Lists for training code that puts synthetic images in the place of real ones, with copies of the images.
+"""Lists for training code that puts synthetic images in place of real ones, with copies of the images.
 
 | file | for |
 |---|---|
@@ -6,9 +6,9 @@
 | `saspa.json` | SaSPA's `--aug_json`: {file name of the real image: [absolute paths]} |
 | `meta.csv` | Diff-Mix' `--syndata_dir`: both directories are the class, strength is 1 |
 
-SaSPA knows a real image by its bare file name. Where two have the same, the key is their whole path, which it
-does not find: better no synthetic image than one of another class. Diff-Mix writes class names with a space for a
-slash, and knows no others than those of its own copy of the dataset.
+SaSPA identifies a real image by its bare file name. Where two share one, the key is their whole path, which SaSPA does
+not find: no synthetic image is better than one of another class. Diff-Mix writes class names with a space in place of a
+slash, and knows only those of its own copy of the dataset.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def check(export: Export) -> None:
     """ValueError when an image does not say which real image it comes from, or nothing lists the real ones."""
     for item in export.items:
         if not item.row["source"]:
-            raise ValueError(f"{item.path} has no source: mixing lists need images made from jobs, not by class_name")
+            raise ValueError(f"{item.path} has no source. Mixing lists need images that were made from jobs.")
     if export.root is None:
-        raise ValueError("No plan.json lists the real images, which mixing lists need: name their folder with --source")
+        raise ValueError("No plan.json lists the real images. Name their folder with --source.")
 
 
 def write(stage: Path, pictures: Iterable[Picture], export: Export) -> Iterator[dict]:
@@ -77,8 +77,8 @@ def _real_labels(export: Export) -> dict[str, int]:
     labels = {source.path: source.label for source in export.collection.real_sources(export.root)}
     if lost := [item.row for item in export.items if item.row["source"] not in labels]:
         raise ValueError(
-            f"{lost[0]['file']} was made from {lost[0]['source']}, which is no training image in {export.root}: was it "
-            "moved, or held out (held_out.txt) since?"
+            f"{lost[0]['file']} was made from {lost[0]['source']}, which is not a training image in {export.root}. "
+            "Was it moved, or held out (held_out.txt) since?"
         )
     return labels
 

@@ -20,7 +20,7 @@ from .hugging_face import class_label, features, flat_row
 
 
 def check(export: Export) -> None:
-    """ValueError when samples would differ in their suffixes, which readers do not take."""
+    """ValueError when samples would have different suffixes, which readers do not accept."""
     if export.options.image_format == "keep":
         _refuse_several({kept_suffix(item.path) for item in export.items})
 
@@ -43,7 +43,7 @@ def write(stage: Path, pictures: Iterable[Picture], export: Export) -> Iterator[
 
 
 def prefix(export: Export) -> str:
-    """How the names of the shards begin: the export's name without what a sample's key or a glob trips over."""
+    """What the names of the shards begin with: the export's name without what breaks a sample's key or a glob."""
     return re.sub(r"[^\w-]+", "-", export.name, flags=re.ASCII).strip("-") or "dataset"
 
 
@@ -67,7 +67,7 @@ def front_matter(export: Export) -> dict:
 def _refuse_several(suffixes: set[str]) -> None:
     if len(suffixes) > 1:
         found = " and ".join(sorted(suffixes))
-        raise ValueError(f"A WebDataset needs images of one format, these are {found}: add --image-format jpeg")
+        raise ValueError(f"A WebDataset needs images of one format, these are {found}. Add --image-format jpeg.")
 
 
 def _add(tar: tarfile.TarFile, picture: Picture) -> None:
