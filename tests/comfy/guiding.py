@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 STEPS, CFG = 12, 3.0
@@ -45,6 +46,19 @@ def make_world():
         )
 
 
+def make_exact_world():
+    """The same in float64, but for what ComfyUI and we compute between the networks: see numeric.py one folder up."""
+    from comfy.cli_args import args
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(args, "fp64_unet", True)  # ComfyUI's --fp64-unet
+        world = make_world()
+    world.vae.vae_dtype = torch.float64
+    world.classifier.module.double().register_forward_pre_hook(lambda module, inputs: inputs[0].double())
+    assert world.model.model.diffusion_model.dtype == torch.float64
+    return world
+
+
 def noise_for(batch, seed=0):
     return torch.randn(batch, 4, 16, 16, generator=torch.Generator().manual_seed(seed))
 
@@ -79,8 +93,3 @@ def ours(world, positive=None, negative=None, names=None, cfg=CFG, classifier="o
     guider.set_conds(world.positive if positive is None else positive, world.negative if negative is None else negative)
     guider.set_cfg(cfg)
     return guider
-
-
-def close(a, b):
-    """Equal but for float noise: other batch sizes use other kernels, and a ReLU may turn a rounding error over."""
-    return ((a - b).square().mean() / b.square().mean()).sqrt() < 1e-3
