@@ -12,6 +12,7 @@ from ..exports.base import Options
 from ..exports.export import Exported, export
 from ..exports.formats import FORMATS
 from ..exports.pictures import IMAGE_FORMATS
+from .progress import CountView
 from .shell import Parser, Speech, add_json_option, command
 
 
@@ -32,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         licence=args.license,
         checkpoint_licence=args.checkpoint_license,
     )
-    done = export(args.folders, args.out, args.format, options, args.replace)
+    with CountView("exported") as view:
+        done = export(args.folders, args.out, args.format, options, args.replace, view)
     speech.say(summary(done, args.format))
     speech.result(
         folder=done.out,

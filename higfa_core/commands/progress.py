@@ -1,14 +1,20 @@
-"""How far a plan is, how fast it goes, and how people say that."""
+"""How far a command has come, how fast it goes, and how people say that."""
 
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+PLAIN_EVERY = 30.0  # seconds between plain lines
 WINDOW = 600.0  # seconds over which a rate is taken
 TAIL = 1 << 20  # bytes of a manifest's end that are read for it
 
@@ -69,3 +75,32 @@ def spoken_time(seconds: float) -> str:
     if hours < 1:
         return f"{minutes:.0f} min"
     return f"{hours} h {int(minutes) % 60:02} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+class CountView:
+    """Progress of something that is counted: a bar in a terminal, else a line every 30 seconds. Call it with how many
+    are done and how many there are."""
+
+    def __init__(self, what: str, file: TextIO | None = None):
+        self.what, self.file = what, file or sys.stderr
+        self._bar: tqdm | None = None
+        self._last = time.monotonic()
+
+    def __enter__(self) -> CountView:
+        if self.file.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(desc=self.what, leave=False, file=self.file, dynamic_ncols=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._bar is not None:
+            self._bar.total = total
+            self._bar.update(done - self._bar.n)
+        elif time.monotonic() - self._last >= PLAIN_EVERY:
+            self._last = time.monotonic()
+            print(f"{self.what}: {done} of {total}", file=self.file)

@@ -14,9 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..batch.runner import Run
-from .progress import WINDOW, progress, spoken_time, wanted
+from .progress import PLAIN_EVERY, WINDOW, progress, spoken_time, wanted
 
-PLAIN_EVERY = 30.0  # seconds between plain lines
 CLASSES = 12  # shown live; the worst ones
 
 

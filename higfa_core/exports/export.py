@@ -7,9 +7,10 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from .base import Export, Options
 from .card import write_card
@@ -37,11 +38,17 @@ class Exported:
 
 
 def export(
-    folders: Sequence[str | Path], out: str | Path, format: str, options: Options, replace: bool = False
+    folders: Sequence[str | Path],
+    out: str | Path,
+    format: str,
+    options: Options,
+    replace: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Exported:
     """Write the accepted images of finished datasets into the new folder `out`.
 
     Everything is written beside it and renamed at the end. `replace`: an earlier export there may be replaced.
+    `progress` is called after each image with how many are done and how many there are.
     ValueError for what cannot be exported, mostly before the first write.
     """
     if format not in FORMATS:
@@ -55,7 +62,7 @@ def export(
     stage = out.with_name(f"{_stage_name(out)}{os.getpid()}")
     stage.mkdir(parents=True)
     try:
-        size = _write_images(stage, job, writer)
+        size = _write_images(stage, job, writer, progress)
         sheets = write_sheets(stage / "contact-sheets", job) if options.contact_sheets else 0
         write_card(stage, job, writer)
         write_croissant(stage, job)
@@ -102,12 +109,13 @@ def _check_place(out: Path, replace: bool, sources: list[Path]) -> None:
             raise ValueError(f"{out} is not an earlier export, so it is not replaced. Choose another folder.")
 
 
-def _write_images(stage: Path, job: Export, writer) -> int:
+def _write_images(stage: Path, job: Export, writer: ModuleType, progress: Callable[[int, int], None]) -> int:
     size = 0
     with open(stage / "manifest.jsonl", "w", encoding="utf-8", newline="\n") as manifest:
-        for row in writer.write(stage, pictures(job.items, job.options.image_format), job):
+        for done, row in enumerate(writer.write(stage, pictures(job.items, job.options.image_format), job), 1):
             manifest.write(json.dumps(row, ensure_ascii=False) + "\n")
             size += row["bytes"]
+            progress(done, len(job.items))
     return size
 
 

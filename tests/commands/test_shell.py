@@ -1,5 +1,6 @@
 """How commands read arguments and fail, and what they say to people and programs."""
 
+import io
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from higfa_core.commands import main as cli
+from higfa_core.commands import progress
 from higfa_core.commands.progress import images_per_hour, spoken_time
 from higfa_core.commands.shell import CALLED_AS, command, hint
 
@@ -96,6 +98,18 @@ def test_the_rate_is_that_of_the_last_ten_minutes(tmp_path):
     assert images_per_hour(tmp_path) == pytest.approx(3 / 4 * 60)
     (tmp_path / "manifest.jsonl").write_text(lines[0])
     assert images_per_hour(tmp_path) is None and images_per_hour(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_a_bar_in_a_terminal_and_lines_elsewhere(monkeypatch, terminal):
+    monkeypatch.setattr(progress, "PLAIN_EVERY", 0.0)
+    file = io.StringIO()
+    file.isatty = lambda: terminal
+    with progress.CountView("exported", file) as view:
+        for done in range(1, 4):
+            view(done, 3)
+    lines = [f"exported: {done} of 3" for done in range(1, 4)]
+    assert ("\r" in file.getvalue()) == terminal and (file.getvalue().splitlines() == lines) == (not terminal)
 
 
 def test_help_starts_without_heavy_libraries():
