@@ -18,7 +18,10 @@ from ..plans.prompts import Prompts, read_lines
 from ..plans.rules import Rules
 from ..plans.workflow import EXPORT, JOB, check_workflow, digest, find_node, is_link
 from ..sources.layouts import describe, read_dataset
+from ..sources.options import OPTIONS as SOURCE_OPTIONS
+from ..sources.options import layout_of
 from ..sources.source import SourceDataset
+from .source_options import add_source_arguments
 
 WIDGETS = {"prompt_template": "a photo of a {class}", "replicas": 1, "plan_seed": 0, "contour_from": "same"}
 
@@ -29,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         graph = read_workflow(args.workflow)
         widgets = WIDGETS | {k: v for k, v in graph[find_node(graph, JOB)]["inputs"].items() if not is_link(v)}
         root, name = _source(args, widgets.get("dataset", ""))
-        dataset = read_dataset(root, args.layout, **dict(args.layout_option))
+        dataset = read_dataset(root, follow_links=True, **layout_of(vars(args)))
         print(describe(dataset))
         wanted = _counts(args, dataset, widgets)
         quota = wanted if args.accepted else None
@@ -174,7 +177,7 @@ RULES = {
 }
 OPTIONS = (
     *("replicas", "per_class", "fill_to", "only_rare", "accepted", "max_tries", "prompt", "backgrounds", "styles"),
-    *("super", "plan_seed", "contour_from", "layout", "layout_option"),
+    *("super", "plan_seed", "contour_from", *SOURCE_OPTIONS),
 )
 
 
@@ -185,8 +188,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--workflow", type=Path, required=True, metavar="FILE", help="API format, with Dataset Job and Export Dataset")
     add("--source", type=Path, metavar="FOLDER", help="the labelled real images, in any layout that is known")
     add("--input-dir", type=Path, metavar="FOLDER", help="ComfyUI's input folder, where the workflow's own dataset is")
-    add("--layout", default="auto", help="how the images lie on disk (default: recognised)")
-    add("--layout-option", action="append", type=_pair, default=[], metavar="NAME=VALUE", help="e.g. level=family")
+    add_source_arguments(parser)
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument("--replicas", type=int, metavar="N", help="N from every real image (default: the workflow's)")
     amount.add_argument("--per-class", type=int, metavar="N", help="N for every class")
@@ -217,13 +219,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         if (value := getattr(args, name)) is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     return args
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, sign, value = text.partition("=")
-    if not sign:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    return name, value
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from .formats import register_plugins
+
 
 def load_image(path: str | Path, crop_bottom: int = 0) -> Tensor:
     """Image file -> [1, H, W, 3] float32 in 0..1, turned as its EXIF tag says, without its lowest `crop_bottom`
@@ -30,11 +32,23 @@ def load_mask(path: str | Path, height: int, width: int) -> Tensor:
 
 
 def _pixels(path: str | Path, mode: str) -> np.ndarray:
+    register_plugins()
     try:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):  # 16 bits a pixel: convert() would clip instead of scale
-                image = Image.fromarray((np.asarray(image) / 65535 * 255).clip(0, 255).astype(np.uint8))
+            if image.mode[0] in "IF":  # 16 bits a pixel, or floats: convert() would clip instead of scale
+                image = Image.fromarray(_as_bytes(np.asarray(image)))
             return np.asarray(image.convert(mode), dtype=np.float32) / 255
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PIL: SyntaxError for a broken PNG
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # PIL: SyntaxError for a broken PNG
         raise ValueError(f"Cannot read image {path} ({error}): replace or remove the file") from error
+
+
+def _as_bytes(pixels: np.ndarray) -> np.ndarray:
+    """Pixels of 16 bits as those of 8, and floats by the range that they are in: 0..1, 0..255 or 0..65535."""
+    if pixels.dtype.kind != "f":
+        return (pixels / 65535 * 255).clip(0, 255).astype(np.uint8)
+    least, most = float(pixels.min()), float(pixels.max())
+    if not (least >= 0 and most <= 65535):  # NaN is neither
+        raise ValueError(f"its floats are in {least:g}..{most:g}, none of 0..1, 0..255 and 0..65535")
+    return (pixels / next(top for top in (1, 255, 65535) if most <= top) * 255).round().astype(np.uint8)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from .names import matching_key
 
 # As Hugging Face's datasets calls them, too; training_set and the like see split_of.
 SPLITS = {
@@ -61,12 +62,17 @@ def refuse_held_out(*parts: str) -> None:
             )
 
 
+def held_out_part(path: Path) -> str:
+    """The part of an absolute path that is a validation or test split; empty when there is none."""
+    if is_held_out(path.name):
+        return path.name
+    # Any folder may be called "test", but one beside "train" is a split.
+    return next((up.name for up in path.parents if is_held_out(up.name) and training_folders(up.parent)), "")
+
+
 def refuse_inside_held_out(root: Path) -> None:
     """ValueError when `root`, an absolute path, is a validation or test split, or a folder inside one."""
-    refuse_held_out(root.name)
-    for parent in root.parents:  # any folder may be called "test", but one beside "train" is a split
-        if is_held_out(parent.name) and training_folders(parent.parent):
-            refuse_held_out(parent.name)
+    refuse_held_out(held_out_part(root))
 
 
 def folder_name(class_name: str) -> str:
@@ -102,9 +108,12 @@ def check_class_names(names: Sequence[str]) -> None:
     for name in names:
         if not name:
             raise ValueError("No class given: connect a job or type a class_name")
-        twin = seen.setdefault(unicodedata.normalize("NFC", folder_name(name)).casefold(), name)
+        twin = seen.setdefault(matching_key(folder_name(name)), name)
         if twin != name:
-            raise ValueError(f"Classes {twin!r} and {name!r} are one folder on Windows and macOS: rename one")
+            raise ValueError(
+                f"Classes {twin!r} and {name!r} are one folder on Windows and macOS: rename one, or give both the same "
+                "name if they are one class"
+            )
 
 
 def name_flaw(name: str) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..files.images import load_image, load_mask
 from ..files.paths import fingerprint, inside, refuse_held_out
 from ..sources.layouts import read_dataset
+from ..sources.options import layout_of
 from ..sources.source import Box, SourceDataset, load_source
 from .plan import Job, Plan
 from .plan_file import PlanFile
@@ -43,9 +44,7 @@ def pick_planned(input_folder: str | Path, plan_folder: str | Path, index: int) 
     if not Path(input_folder, plan.header["dataset"]["name"]).is_dir():
         outside = f"The plan's images are in {root}, outside ComfyUI's input folder"
         raise ValueError(f"{outside}: move them there, or use higfa run")
-    options = plan.header["options"]
-    layout = {"layout": options.get("layout", "auto"), **dict(options.get("layout_option", ()))}
-    return plan.job(index), len(plan), layout
+    return plan.job(index), len(plan), layout_of(plan.header["options"])
 
 
 def load_job(input_folder: str | Path, job: Job, **layout: str) -> tuple[Job, Tensor, Tensor | None]:

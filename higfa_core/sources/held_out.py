@@ -7,12 +7,12 @@ One path a line, relative to the file's folder, with forward slashes. It counts 
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from ..files.atomic import write_atomic
+from ..files.names import composed
 from ..files.paths import HELD_OUT_LIST as NAME
 from ..files.paths import training_folders
 from .source import SourceDataset
@@ -23,7 +23,7 @@ def listed(dataset: SourceDataset, home: Path | None = None) -> frozenset[str]:
 
     ValueError for a list that cannot be read, or names a file that is not there.
     """
-    known = {_nfc(image.path): image.path for image in dataset.images}
+    known = {composed(image.path): image.path for image in dataset.images}
     found = set()
     for folder in _folders(dataset.root, home):
         for path in _lines(folder / NAME):
@@ -42,7 +42,8 @@ def without(dataset: SourceDataset, paths: frozenset[str]) -> SourceDataset:
     images = tuple(image for image in dataset.images if image.path not in paths)
     if not images:
         raise ValueError(f"{NAME} in {dataset.root} holds out all images: remove some of its lines")
-    return replace(dataset, images=images, held_out=dataset.held_out + len(paths))
+    others = tuple(sorted({*dataset.held_out_images, *paths}))
+    return replace(dataset, images=images, held_out=dataset.held_out + len(paths), held_out_images=others)
 
 
 def add(root: Path, paths: Iterable[str]) -> Path:
@@ -83,8 +84,4 @@ def _lines(file: Path) -> list[str]:
 def _from(root: Path, folder: Path, path: str) -> str:
     """A path of a list in `folder` as the dataset spells it."""
     full = folder / path
-    return _nfc(full.relative_to(root).as_posix()) if full.is_relative_to(root) else ""
-
-
-def _nfc(text: str) -> str:
-    return unicodedata.normalize("NFC", text)  # macOS hands out decomposed names
+    return composed(full.relative_to(root).as_posix()) if full.is_relative_to(root) else ""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files.paths import check_class_names, refuse_held_out
+from .ledger import LeftOut
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,8 +50,9 @@ class SourceDataset:
     """The training part of a labelled image set. Validation and test images are counted and never listed.
 
     `layout`: which one was recognised, `evidence`: by what. `classes` are in label order. `licence` is
-    empty when the layout does not tell. `held_out`: how many images belong to other splits. `numbers`: of the
-    classes, where the layout labels images with whole numbers; the labels are others when these are not 0, 1, 2 ...
+    empty when the layout does not tell. `held_out`: how many images belong to other splits; `held_out_images`: those
+    of them that are there. `numbers`: of the classes, where the layout labels images with whole numbers; the labels
+    are others when these are not 0, 1, 2 ... `left_out`: the files that are none of all these, and why.
     """
 
     root: Path
@@ -61,6 +63,8 @@ class SourceDataset:
     held_out: int = 0
     licence: str = ""
     numbers: tuple[int, ...] = ()
+    held_out_images: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
     def __post_init__(self):
         check_class_names(self.class_names)

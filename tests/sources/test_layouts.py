@@ -3,8 +3,10 @@ import pytest
 import torch
 from PIL import Image
 
+from higfa_core.files import formats
+from higfa_core.files.formats import readable_suffixes
 from higfa_core.files.images import load_image, load_mask
-from higfa_core.sources.layouts import image_folder, read_dataset
+from higfa_core.sources.layouts import read_dataset
 from higfa_core.sources.source import prompt_name
 
 
@@ -46,10 +48,10 @@ def test_classes_agree_with_torchvision(tmp_path):
 
     root = tree(tmp_path / "birds", "b/2.png", "b/1.JPG", "C/x.webp", "a/sub/1.png", "鴉/1.png", "010/z.png")
     (root / "a" / "Thumbs.db").write_bytes(b"no image")
-    ours = [(str(root / s.path), s.label) for s in sources(root)]
+    images = read_dataset(root, "image_folder").images
     theirs = ImageFolder(root)
-    assert ours == theirs.samples
-    assert list(dict.fromkeys(s.class_name for s in sources(root))) == theirs.classes
+    assert [(str(root / s.path), s.label) for s in images] == theirs.samples
+    assert list(dict.fromkeys(s.class_name for s in images)) == theirs.classes
 
 
 def test_only_train_is_used(tmp_path):
@@ -91,7 +93,6 @@ def test_splits_by_any_usual_name(tmp_path, train, test):
         ("archive/train/a/1.png archive/test/a/1.png archive/README.png", "test is a split, .* give ROOT.archive as"),
         ("bottle/Training/good/1.png can/Training/good/1.png", "give ROOT.bottle as"),
         ("a/1.png a/x/val_set/2.png b/1.png", "give ROOT.a.x as"),
-        ("train/train/a/1.png train/train/b/1.png", "give ROOT.train as"),
         ("archive/a/1.png archive/b/1.png", "archive holds no image, but folders.* give ROOT.archive as"),
         ("x/y/a/1.png x/y/b/s/1.png masks/1.png", "give ROOT.x.y as"),
         (
@@ -112,9 +113,12 @@ def test_folders_of_splits_or_classes_are_no_classes(tmp_path, paths, message):
     "paths",
     ["a/x/1.png a/y/2.png b/x/1.png b/z/2.png", "a/1.png a/x/2.png a/y/3.png b/x/1.png b/y/1.png", "a/1.png a/x/2.png"],
 )
-def test_a_class_may_have_folders(tmp_path, paths):
+def test_a_class_has_folders_only_where_somebody_says_so(tmp_path, paths):
     tree(tmp_path, *paths.split())
-    assert [(s.path, s.class_name) for s in sources(tmp_path)] == [(path, path[0]) for path in paths.split()]
+    found = read_dataset(tmp_path, "image_folder").images
+    assert [(s.path, s.class_name) for s in found] == [(path, path[0]) for path in paths.split()]
+    with pytest.raises(ValueError, match=r"hold folders of images, such as a/x/\d.png.*--layout image_folder"):
+        sources(tmp_path)
 
 
 def test_hidden_files_are_ignored_and_an_empty_class_is_named(tmp_path):
@@ -145,9 +149,9 @@ def test_no_folder_and_no_classes(tmp_path):
 )
 def test_masks(tmp_path, image, mask, other):
     tree(tmp_path, image, other)
-    assert [s.mask for s in sources(tmp_path)] == [None]
+    assert [s.mask for s in read_dataset(tmp_path, "image_folder").images] == [None]
     picture(tmp_path / mask)
-    (source,) = sources(tmp_path)
+    (source,) = read_dataset(tmp_path, "image_folder").images
     assert (source.path, source.class_name, source.mask) == (image, "a", mask)
 
 
@@ -191,4 +195,4 @@ def test_mask_values_and_size(tmp_path):
 def test_image_suffixes_are_torchvisions():
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
-    assert image_folder.IMG_EXTENSIONS == IMG_EXTENSIONS
+    assert formats.IMG_EXTENSIONS == IMG_EXTENSIONS and readable_suffixes() > set(IMG_EXTENSIONS)

@@ -4,17 +4,43 @@ from __future__ import annotations
 
 import inspect
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from ...files.paths import is_held_out, refuse_inside_held_out, training_folders
+from ...files.names import printable, undecodable
+from ...files.paths import SPLITS, refuse_inside_held_out
 from .. import held_out
+from ..hints import BESIDE_IMAGES, EVALUATION, is_beside_images
+from ..ledger import merged
 from ..source import SourceDataset
-from . import aircraft, cars, cub, dogs, dtd, flowers, hugging_face, image_folder, inaturalist, pets, tables
-from .lists import check_files, check_folder, sub_folders
+from ..tree import Tree
+from . import (
+    aircraft,
+    cars,
+    coco,
+    compcars,
+    cub,
+    cub_2010,
+    dogs,
+    dtd,
+    flowers,
+    food,
+    hugging_face,
+    image_folder,
+    inaturalist,
+    nabirds,
+    pets,
+    products,
+    tables,
+    voc,
+)
+from .generic import recognise
+from .lists import check_folder, refuse_outside
 
 # In the order in which they are looked for.
 NATIVE = {
+    "nabirds": nabirds,
     "cub": cub,
     "aircraft": aircraft,
     "cars": cars,
@@ -22,47 +48,52 @@ NATIVE = {
     "dogs": dogs,
     "pets": pets,
     "dtd": dtd,
+    "food": food,
+    "compcars": compcars,
+    "cub_2010": cub_2010,
+    "products": products,
     "inaturalist": inaturalist,
+    "voc": voc,
+    "coco": coco,
 }
+FORMATS = {"voc", "coco"}  # in which many sets come; the sets above are asked for first
 GENERIC = {"hugging_face": hugging_face, "table": tables, "image_folder": image_folder}
 LAYOUTS = (*NATIVE, *GENERIC)
-EVALUATION = {"2021_valid", "cars_test"}  # folders of images for tests, by other names than paths.SPLITS
-DEPTH = 2  # fgvc-aircraft-2013b/data, CUB/CUB_200_2011
-MAX_FOLDERS = 20  # a folder with more of them holds classes
+ABOVE = 3  # levels above a root where the lists of its set may be
+# Folders that may hold them there: to look into all would take long in somebody's home folder.
+LIST_FOLDERS = BESIDE_IMAGES | SPLITS.keys() | {"misc", "extra", "train_test_split", "classification", "main", "data"}
+TABLE_OPTIONS = {"labels", "path_column", "split_column"}  # and label_column, which metadata may have too
 
 
-def read_dataset(root: str | Path, layout: str = "auto", **options) -> SourceDataset:
+def read_dataset(
+    root: str | Path, layout: str = "auto", *, follow_links: bool = False, **options: str
+) -> SourceDataset:
     """The training images of the labelled set in `root`. ValueError when there is none, or a damaged one.
 
     Images that a `held_out.txt` names (see `..held_out`) are none of them.
 
-    `root` may be the set's usual folder, one or two above it, or for sets with a `data` folder that one.
-    `layout`: one of `LAYOUTS`, or auto to recognise it by its files. `options` belong to the layout:
-    `level` and `split` (aircraft), `partition` (dtd), `split` (inaturalist), `label_column`
-    (hugging_face), `table` (table).
+    `root` may be the set's usual folder, any folder above it, or the one of its images. `layout`: one of `LAYOUTS`,
+    or auto to recognise it by its files. `follow_links`: also those that lead out of the root. `options` belong to
+    the layout: `level` and `split` (aircraft), `partition` (dtd), `split` (inaturalist, voc), `view` (compcars),
+    `level` (products), `label_column` (hugging_face), `labels` and the names of its columns (table), `classes`
+    (image_folder).
     """
-    return held_out.without(*read_split(root, layout, **options))
+    return held_out.without(*read_split(root, layout, follow_links=follow_links, **options))
 
 
-def read_split(root: str | Path, layout: str = "auto", **options) -> tuple[SourceDataset, frozenset[str]]:
+def read_split(
+    root: str | Path, layout: str = "auto", *, follow_links: bool = False, **options: str
+) -> tuple[SourceDataset, frozenset[str]]:
     """As `read_dataset`, with the images that a `held_out.txt` names, and their paths: for a training."""
     root = Path(os.path.abspath(root))
     check_folder(root)
     if layout not in ("auto", *LAYOUTS):
         raise ValueError(f"No layout {layout!r}: choose auto, {', '.join(LAYOUTS)}")
+    if layout == "auto" and any(options.get(name) for name in TABLE_OPTIONS):
+        layout = "table"
     _refuse_split(root)
-    name, home = _find(root, {key: module for key, module in NATIVE.items() if layout in ("auto", key)})
-    if home is None and layout in NATIVE:
-        raise ValueError(f"No {NATIVE[layout].TITLE} set in {root}: expected {NATIVE[layout].EXPECTED}")
-    if home is None:
-        name = layout if layout != "auto" else _generic(root)
-    if name == "image_folder":
-        _refuse_native(root)
-    module = (NATIVE | GENERIC)[name]
-    _check_options(name, module, options)
-    dataset = module.read(root, **options) if home is None else module.read(root, home, **options)
-    check_files(dataset)
-    return dataset, held_out.listed(dataset, home)
+    dataset, home = _read(Tree(root, follow_links), layout, options)
+    return dataset, held_out.listed(dataset, root / home if home else None)
 
 
 def describe(dataset: SourceDataset) -> str:
@@ -80,6 +111,7 @@ def describe(dataset: SourceDataset) -> str:
         f"masks: {masks or 'none'}, boxes: {boxes or 'none'}",
         f"licence: {dataset.licence or 'not stated, look it up before publishing'}",
     ]
+    lines[4:4] = [f"left out: {entry}" for entry in dataset.left_out]
     if moved := [f"{number} -> {label}" for label, number in enumerate(dataset.numbers) if number != label]:
         lines.insert(3, f"labels were renumbered: {', '.join(moved[:3])}{' ...' if len(moved) > 3 else ''}")
     if empty := [name for name, count in counts.items() if not count]:
@@ -87,36 +119,51 @@ def describe(dataset: SourceDataset) -> str:
     return "\n".join(lines)
 
 
-def _find(root: Path, modules: dict[str, ModuleType]) -> tuple[str, Path | None]:
-    """The one native set that `root` is, or that is below it."""
-    found = _search(root, modules, DEPTH)
-    if len(found) > 1:
-        several = ", ".join(f"{modules[name].TITLE} in {folder}" for name, folder in found)
-        raise ValueError(f"{root} holds several labelled sets: choose one of {several}")
-    return found[0] if found else ("", None)
+def _read(tree: Tree, layout: str, options: dict) -> tuple[SourceDataset, str]:
+    """The data set, and the folder of its lists on disk, relative to the root."""
+    name, home = _find(tree, {key: module for key, module in NATIVE.items() if layout in ("auto", key)})
+    if home is None and layout in NATIVE:
+        raise ValueError(f"No {NATIVE[layout].TITLE} set in {tree.root}: expected {NATIVE[layout].EXPECTED}")
+    if home is not None:
+        _check_options(name, NATIVE[name], options)
+        return _checked(tree, NATIVE[name].read(tree, home, **options)), tree.place(home)
+    if layout == "auto" and (part := _part_of_a_set(tree, options)):
+        return part, ""
+    if layout == "image_folder":
+        _refuse_part_of_a_set(tree)
+    if layout != "auto":
+        _check_options(layout, GENERIC[layout], options)
+        return _checked(tree, _read_generic(tree, layout, options)), ""
+    name, dataset = recognise(tree, options)
+    _check_options(name, GENERIC[name], options)
+    return _checked(tree, dataset), ""
 
 
-def _search(folder: Path, modules: dict[str, ModuleType], depth: int) -> list[tuple[str, Path]]:
-    if name := _recognise(folder, modules):
-        return [(name, folder)]
-    children = _children(folder) if depth else []
-    return [found for child in children for found in _search(child, modules, depth - 1)]
+def _read_generic(tree: Tree, layout: str, options: dict) -> SourceDataset:
+    if layout == "hugging_face":
+        homes = hugging_face.homes(tree)
+        return hugging_face.read(tree, homes[0] if len(homes) == 1 else "", **options)
+    return GENERIC[layout].read(tree, **options)
 
 
-def _recognise(folder: Path, modules: dict[str, ModuleType]) -> str:
-    try:
-        return next((name for name, module in modules.items() if module.is_home(folder)), "")
-    except PermissionError:  # lost+found, say
-        return ""
+def _find(tree: Tree, modules: dict[str, ModuleType]) -> tuple[str, str | None]:
+    """The one native set of the tree, and its folder."""
+    found: dict[str, str] = {}
+    for name, module in modules.items():
+        if name in FORMATS and found:
+            continue
+        for home in module.homes(tree):
+            found.setdefault(home, name)
+    outer = [home for home in found if not any(_is_inside(home, other, found) for other in found)]
+    if len(outer) > 1:
+        several = ", ".join(f"{modules[found[home]].TITLE} in {tree.root / tree.place(home)}" for home in outer)
+        raise ValueError(f"{tree.root} holds several labelled sets: choose one of {several}")
+    return (found[outer[0]], outer[0]) if outer else ("", None)
 
 
-def _children(folder: Path) -> list[Path]:
-    names = [name for name in sub_folders(folder) if not is_held_out(name)]
-    return [folder / name for name in names] if len(names) <= MAX_FOLDERS else []
-
-
-def _generic(root: Path) -> str:
-    return next((name for name in ("hugging_face", "table") if GENERIC[name].is_home(root)), "image_folder")
+def _is_inside(home: str, other: str, found: dict[str, str]) -> bool:
+    """Whether a set lies in a folder of another one that is of the same kind, and so is a part of it."""
+    return home != other and found[home] == found[other] and (not other or home.startswith(f"{other}/"))
 
 
 def _refuse_split(root: Path) -> None:
@@ -125,15 +172,77 @@ def _refuse_split(root: Path) -> None:
     refuse_inside_held_out(root)
 
 
-def _refuse_native(root: Path) -> None:
+def _set_above(tree: Tree) -> tuple[str, Path] | None:
+    """Name and folder of the native set whose folder of images the root is, by the lists in a folder above it."""
+    real = Path(os.path.realpath(tree.root))
+    for folder in dict.fromkeys([*tree.root.parents[:ABOVE], *real.parents[:ABOVE]]):
+        above = Tree(folder, tree.follow_links, LIST_FOLDERS)
+        for name, module in NATIVE.items():
+            if "" in module.homes(above):
+                return name, folder
+    return None
+
+
+def _part_of_a_set(tree: Tree, options: dict) -> SourceDataset | None:
+    """The set whose folder of images the root is. ValueError when not all that belongs to it lies in the root."""
+    if (found := _set_above(tree)) is None:
+        return None
+    name, folder = found
+    whole = NATIVE[name].read(Tree(folder, tree.follow_links), "", **options)
+    start = f"{tree.root.relative_to(folder).as_posix()}/" if tree.root.is_relative_to(folder) else "\0"
+    paths = [path for image in whole.images for path in (image.path, image.mask) if path]
+    if not all(path.startswith(start) for path in paths):
+        _refuse_part_of_a_set(tree)
+    cut = lambda path: path and path.removeprefix(start)  # noqa: E731
+    images = [replace(image, path=cut(image.path), mask=cut(image.mask)) for image in whole.images]
+    others = tuple(cut(path) for path in whole.held_out_images if path.startswith(start))
+    evidence = f"{whole.evidence} in {folder}"
+    whole = replace(whole, root=tree.root, images=tuple(images), evidence=evidence, held_out_images=others)
+    return _checked(tree, whole)
+
+
+def _refuse_part_of_a_set(tree: Tree) -> None:
     """A set's folder of all images, taken as class folders without the lists beside it, has the test images too."""
-    below = [] if training_folders(root) else [folder for _, folder in _search(root, NATIVE, DEPTH)]
-    for folder in dict.fromkeys([*below, *root.parents[:3], *root.resolve().parents[:3]]):
-        if name := _recognise(folder, NATIVE):
-            raise ValueError(
-                f"The images in {root} are those of the {NATIVE[name].TITLE} set in {folder}: give that folder and "
-                f"layout {name!r}, for only there it shows which images are for training"
-            )
+    found = _set_above(tree)
+    if found is None and not tree.training_folders():
+        name, home = _find(tree, NATIVE)
+        found = (name, tree.root / tree.place(home)) if home is not None else None
+    if found:
+        raise ValueError(
+            f"The images in {tree.root} are those of the {NATIVE[found[0]].TITLE} set in {found[1]}: give that folder "
+            f"and layout {found[0]!r}, for only there it shows which images are for training"
+        )
+
+
+def _checked(tree: Tree, dataset: SourceDataset) -> SourceDataset:
+    """The data set with what was left out. ValueError for names that cannot be written, and links to other splits."""
+    for image in dataset.images:
+        if undecodable(image.path):
+            raise ValueError(f"{printable(str(tree.root / image.path))} has a name that is no UTF-8: rename it")
+    _refuse_links(tree, dataset)
+    if unlisted := _unlisted(tree, dataset):
+        tree.ledger.add_all("in no list or class", unlisted)
+    return replace(dataset, left_out=merged(tree.ledger.entries(), dataset.left_out))
+
+
+def _refuse_links(tree: Tree, dataset: SourceDataset) -> None:
+    for link, split in tree.to_held_out.items():
+        if any(image.path == link or image.path.startswith(f"{link}/") for image in dataset.images):
+            raise ValueError(f"{tree.root / link} leads into {split!r}, a validation or test split: remove the link")
+    paths = {path for image in dataset.images for path in (image.path, image.mask) if path}
+    if not tree.follow_links and (outside := paths.intersection(tree.outside)):
+        refuse_outside(tree.root, min(outside))
+
+
+def _unlisted(tree: Tree, dataset: SourceDataset) -> list[str]:
+    used = {path for image in dataset.images for path in (image.path, image.mask) if path}
+    used.update(dataset.held_out_images)
+    known = {entry.example for entry in dataset.left_out}
+    return [path for path in tree.images() if path not in used and path not in known and not _lies_beside(path)]
+
+
+def _lies_beside(path: str) -> bool:
+    return any(map(is_beside_images, path.split("/")[:-1]))
 
 
 def _check_options(name: str, module: ModuleType, options: dict) -> None:

@@ -2,49 +2,75 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from collections.abc import Collection
+from pathlib import PurePosixPath
 
+from ..locate import normal
 from ..source import ClassInfo, SourceDataset, SourceImage, prompt_name
-from .lists import normal, number_classes, prefix, read_columns, read_numbers, read_pairs, training_set
+from ..tree import Tree
+from .lists import number_classes, read_columns, read_numbers, read_pairs, training_set, under
 
 TITLE = "CUB-200-2011"
 EXPECTED = "images.txt, train_test_split.txt, image_class_labels.txt and classes.txt"
 
 
-def is_home(folder: Path) -> bool:
-    """Whether `folder` is the one with the lists."""
-    return (folder / "images.txt").is_file() and (folder / "train_test_split.txt").is_file()
+def homes(tree: Tree) -> list[str]:
+    """The folders with the lists."""
+    return tree.homes("train_test_split.txt", "images.txt")
 
 
-def read(root: Path, home: Path) -> SourceDataset:
+def read(tree: Tree, home: str) -> SourceDataset:
     """The training images; the set has no validation split."""
-    start = prefix(root, home)
-    names = read_pairs(home / "classes.txt")
+    names = class_names(tree, home)
+    labels = number_classes(names.items(), TITLE)
+    masks = tree.nearest(home, "segmentations")  # a download of its own, which people unpack into the set or beside it
+    images, held_out = read_images(tree, home, names, TITLE)
+    labelled = []
+    for image in images:
+        mask = _mask(home, masks, image.path) if masks else None
+        labelled.append(SourceImage(image.path, image.class_name, labels[image.class_name], mask, box=image.box))
+    classes = [ClassInfo(name, prompt_name(name), "bird") for name in labels]
+    evidence = f"{tree.place(home)}images.txt and train_test_split.txt"
+    return training_set(tree, TITLE, evidence, classes, labelled, held_out)
+
+
+def class_names(tree: Tree, home: str) -> dict[int, str]:
+    """Number -> name of every listed class."""
+    file = tree.path(under(home, "classes.txt"))
+    names = read_pairs(file)
     if wrong := [number for number in names if not number.isdecimal()]:
-        raise ValueError(f"{home / 'classes.txt'}: {wrong[0]!r} is no class number: copy the original list")
-    labels = number_classes(((int(number), name) for number, name in names.items()), TITLE)
-    is_train = read_pairs(home / "train_test_split.txt")
-    class_of = read_pairs(home / "image_class_labels.txt")
-    boxes = read_numbers(home / "bounding_boxes.txt")
-    masks = _mask_folder(root, home)
+        raise ValueError(f"{file}: {wrong[0]!r} is no class number: copy the original list")
+    return {int(number): name for number, name in names.items()}
+
+
+def class_numbers(tree: Tree, home: str) -> dict[str, int]:
+    """Image number -> number of its class."""
+    file = tree.path(under(home, "image_class_labels.txt"))
+    pairs = read_pairs(file)
+    if wrong := [number for number in pairs.values() if not number.isdecimal()]:
+        raise ValueError(f"{file}: {wrong[0]!r} is no class number: copy the original list")
+    return {image: int(number) for image, number in pairs.items()}
+
+
+def read_images(
+    tree: Tree, home: str, names: dict[int, str] | Collection[int], title: str
+) -> tuple[list[SourceImage], list[str]]:
+    """The training images with their class and box, yet without labels; and the paths of the held-out ones."""
+    is_train = read_pairs(tree.path(under(home, "train_test_split.txt")))
+    class_of = class_numbers(tree, home)
+    boxes = read_numbers(tree.path(tree.nearest(home, "bounding_boxes.txt") or under(home, "bounding_boxes.txt")))
     images, held_out = [], []
-    for number, file in read_columns(home / "images.txt", 2):
-        path = normal(f"{start}images/{file}")
+    for number, file in read_columns(tree.path(under(home, "images.txt")), 2):
+        path = normal(under(home, "images", file))
         if is_train.get(number) not in ("0", "1") or class_of.get(number) not in names:
-            raise ValueError(f"{TITLE}: image {number} ({file}) has no class or no split: copy the original lists")
+            raise ValueError(f"{title}: image {number} ({file}) has no class or no split: copy the original lists")
         if is_train[number] == "0":
             held_out.append(path)
-            continue
-        name, box = names[class_of[number]], boxes.get(number)
-        mask = None if masks is None else f"{masks}{PurePosixPath(file).with_suffix('.png')}"
-        images.append(SourceImage(path, name, labels[name], mask, box=box))
-    classes = [ClassInfo(name, prompt_name(name), "bird") for name in labels]
-    evidence = f"{start}images.txt and train_test_split.txt"
-    return training_set(root, TITLE, evidence, classes, images, held_out)
+        else:
+            images.append(SourceImage(path, names[class_of[number]], 0, box=boxes.get(number)))
+    return images, held_out
 
 
-def _mask_folder(root: Path, home: Path) -> str | None:
-    # segmentations.tgz is a download of its own, which people unpack into the set or beside it.
-    places = [folder for folder in (home, home.parent) if folder.is_relative_to(root)]
-    found = [folder for folder in places if (folder / "segmentations").is_dir()]
-    return f"{prefix(root, found[0])}segmentations/" if found else None
+def _mask(home: str, masks: str, path: str) -> str:
+    inner = path.removeprefix(f"{under(home, 'images')}/")
+    return f"{masks}/{PurePosixPath(inner).with_suffix('.png')}"

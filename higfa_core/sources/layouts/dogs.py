@@ -3,46 +3,45 @@
 from __future__ import annotations
 
 from pathlib import Path
-from xml.etree import ElementTree
 
+from ..locate import normal
 from ..source import Box, ClassInfo, SourceDataset, SourceImage, prompt_name
-from .lists import corners, normal, number_classes, prefix, read_mat, training_set
+from ..tree import Tree
+from .lists import number_classes, read_mat, training_set, under
+from .voc import read_objects
 
 TITLE = "Stanford Dogs"
 EXPECTED = "train_list.mat, test_list.mat and Images/"
 LICENCE = "images from ImageNet: its terms apply"
 
 
-def is_home(folder: Path) -> bool:
-    """Whether `folder` holds the lists and Images/."""
-    return (folder / "train_list.mat").is_file() and (folder / "Images").is_dir()
+def homes(tree: Tree) -> list[str]:
+    """The folders with the lists."""
+    return tree.homes("train_list.mat", "test_list.mat")
 
 
-def read(root: Path, home: Path) -> SourceDataset:
+def read(tree: Tree, home: str) -> SourceDataset:
     """The training images; the set has no validation split."""
-    start = prefix(root, home)
-    train, test = (_read_list(home / f"{part}_list.mat") for part in ("train", "test"))
+    train, test = (_read_list(tree.path(under(home, f"{part}_list.mat"))) for part in ("train", "test"))
     labels = number_classes(((number, file.split("/")[0]) for file, _, number in train + test), TITLE)
-    has_boxes = (home / "Annotation").is_dir()
+    annotations = tree.nearest(home, "Annotation")  # a download of its own
     images = []
     for file, annotation, _ in train:
         name = file.split("/")[0]
-        box = read_box(home / "Annotation" / annotation) if has_boxes else None
-        images.append(SourceImage(normal(f"{start}Images/{file}"), name, labels[name], box=box))
+        box = _box(tree.path(f"{annotations}/{annotation}")) if annotations else None
+        images.append(SourceImage(normal(under(home, "Images", file)), name, labels[name], box=box))
     classes = [ClassInfo(name, prompt_name(name), "dog") for name in labels]
-    held_out = [normal(f"{start}Images/{file}") for file, _, _ in test]
-    return training_set(root, TITLE, f"{start}train_list.mat and Images/", classes, images, held_out, LICENCE)
+    held_out = [normal(under(home, "Images", file)) for file, _, _ in test]
+    evidence = f"{tree.place(home)}train_list.mat and Images/"
+    return training_set(tree, TITLE, evidence, classes, images, held_out, LICENCE)
 
 
-def read_box(path: Path) -> Box | None:
-    """The largest object of a VOC annotation."""
+def _box(path: Path) -> Box | None:
+    """The largest thing of a VOC annotation."""
     try:
-        found = ElementTree.parse(path).iterfind("object/bndbox")
-        boxes = [corners(*(float(box.findtext(key, "")) for key in ("xmin", "ymin", "xmax", "ymax"))) for box in found]
+        boxes = [box for _, box in read_objects(path)]
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing: copy all annotations, or remove Annotation/ to do without") from error
-    except (ElementTree.ParseError, ValueError) as error:
-        raise ValueError(f"{path} is no VOC annotation ({error}): replace it with the original") from error
     return max(filter(None, boxes), key=lambda box: box[2] * box[3], default=None)
 
 

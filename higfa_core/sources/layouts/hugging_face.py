@@ -5,74 +5,103 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from ...files.names import class_name
 from ...files.paths import split_of
 from ..source import SourceDataset
-from .lists import number_classes, prefix, sub_folders
-from .rows import SUFFIXES, Row, read_rows, to_dataset
+from ..tree import Tree
+from .dialect import Table, read_table, refuse_guess
+from .lists import above, number_classes, under
+from .rows import Row, to_dataset
 
 TITLE = "Hugging Face imagefolder"
 EXPECTED = "metadata.jsonl, metadata.csv or metadata.parquet with file_name and a label"
+SUFFIXES = (".csv", ".jsonl", ".parquet")
 LABEL_COLUMNS = ("label", "class", "text_label")
 BOX_COLUMNS = ("box", "bbox")
 MASK_COLUMNS = ("mask", "mask_file_name")
 
 
-def is_home(root: Path) -> bool:
-    """Whether there is a metadata file."""
-    return bool(_metadata_files(root))
+def homes(tree: Tree) -> list[str]:
+    """The folders above the metadata files."""
+    holders = [holder for suffix in SUFFIXES for holder in tree.homes(f"metadata{suffix}")]
+    found = list(dict.fromkeys(_above_split(holder) for holder in holders))
+    return [home for home in found if not any(home != other and _is_below(home, other) for other in found)]
 
 
-def read(root: Path, *, label_column: str = "") -> SourceDataset:
+def read(tree: Tree, home: str = "", *, label_column: str = "") -> SourceDataset:
     """The training rows. `label_column`: by default label, class or text_label, whichever is there first."""
-    files = _metadata_files(root)
+    files = _metadata_files(tree, home)
     if not files:
-        raise ValueError(f"{root} must hold {EXPECTED}")
-    if len({file.suffix.lower() for file in files}) > 1:
-        names = ", ".join(file.relative_to(root).as_posix() for file in files)
-        raise ValueError(f"{root} has metadata of several kinds ({names}): `datasets` reads one kind only, keep one")
-    card = _read_card(root / "README.md")
-    listed = {file: read_rows(file) for file in files}
-    evidence = ", ".join(file.relative_to(root).as_posix() for file in files)
-    names = _class_label_names(card, label_column)
-    evidence += ", class names from README.md" if names else ""
-    numbers = []
-    if not names and not label_column and (spoken := _spoken_numbers(listed.values())):
+        raise ValueError(f"{tree.root} must hold {EXPECTED}")
+    if len({Path(file).suffix for file in files}) > 1:
+        raise ValueError(
+            f"{tree.root} has metadata of several kinds ({', '.join(files)}): `datasets` reads one kind only, keep one"
+        )
+    card = _read_card(tree.path(under(home, "README.md")))
+    tables = {file: read_table(tree.path(file)) for file in files}
+    names, numbers = _class_label_names(card, label_column), []
+    evidence = ", ".join(files) + (", class names from README.md" if names else "")
+    if not names and not label_column and (spoken := _spoken_numbers(tables.values())):
         names, numbers, label_column = list(number_classes(spoken, TITLE)), sorted({n for n, _ in spoken}), "text_label"
-    columns = set().union(*(row for rows in listed.values() for row in rows))  # test rows may have no label
-    label_column = _label_column(root, columns, label_column)
-    rows = [row for file in files for row in _rows(root, file, listed[file], columns, label_column)]
+    columns = {name for table in tables.values() for name in table.columns}  # test rows may have no label
+    label_column = _label_column(tree.root, columns, label_column)
+    for table in tables.values():
+        refuse_guess(table, [label_column])
+    rows = [row for file, table in tables.items() for row in _rows(file, table, columns, label_column)]
     licence = card.get("license") or ""
     licence = ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence)
-    return to_dataset(root, TITLE, evidence, rows, names, numbers, licence)
+    return to_dataset(tree, TITLE, evidence, rows, names, numbers, licence)
 
 
-def _metadata_files(root: Path) -> list[Path]:
-    folders = [root]
-    for base in (root, root / "data"):
-        folders += [base / name for name in sub_folders(base) if split_of(name)]
-    places = [*folders, root / "data"]
-    return [file for folder in places for file in (folder / f"metadata{s}" for s in SUFFIXES) if file.is_file()]
+def has_file_names(tree: Tree, home: str) -> bool:
+    """Whether the metadata there is Hugging Face's: it has a column of file names."""
+    return any("file_name" in read_table(tree.path(file), 1).columns for file in _metadata_files(tree, home))
 
 
-def _spoken_numbers(tables: Iterable[list[dict]]) -> list[tuple[int, str]]:
+def _above_split(holder: str) -> str:
+    """The set's folder, from the one of a metadata file: that may lie in data/, in a split, or in one within data/."""
+    if split_of(holder.rpartition("/")[2]):
+        holder = above(holder)
+    return above(holder) if holder.rpartition("/")[2] == "data" else holder
+
+
+def _is_below(home: str, other: str) -> bool:
+    return not other or home.startswith(f"{other}/")
+
+
+def _metadata_files(tree: Tree, home: str) -> list[str]:
+    """As the tree shows them, those of the root first."""
+    data = under(home, "data")
+    folders = [home, *(under(base, name) for base in (home, data) for name in tree.folders(base) if split_of(name))]
+    places = [under(folder, f"metadata{suffix}") for folder in (*folders, data) for suffix in SUFFIXES]
+    return [place for place in places if tree.has(place)]
+
+
+def _spoken_numbers(tables: Iterable[Table]) -> list[tuple[int, str]]:
     """Number and name of every row such as {"label": 3, "text_label": "gull"}."""
-    spoken = [row for rows in tables for row in rows if row.get("text_label") and str(row.get("label")).isdecimal()]
-    return [(int(row["label"]), str(row["text_label"])) for row in spoken]
+    rows = [row for table in tables for row in table.rows if row.get("text_label")]
+    return [(int(r["label"]), class_name(str(r["text_label"]))) for r in rows if str(r.get("label")).isdecimal()]
 
 
-def _rows(root: Path, file: Path, listed: list[dict], columns: set[str], label_column: str) -> list[Row]:
-    start = prefix(root, file.parent)
+def _rows(file: str, table: Table, columns: set[str], label_column: str) -> list[Row]:
+    start = above(file)
     box = next((name for name in BOX_COLUMNS if name in columns), "")
     mask = next((name for name in MASK_COLUMNS if name in columns), "")
     rows = []
-    for number, row in enumerate(listed, 1):
-        where = f"{file.relative_to(root).as_posix()}, row {number}"
+    for number, row in enumerate(table.rows, 1):
+        where = f"{file}, row {number}"
         if not row.get("file_name"):
             raise ValueError(f"{where}: there is no file_name")
-        mask_path = f"{start}{row[mask]}" if mask and row.get(mask) else None
+        path, masked = (str(row.get(name) or "").replace("\\", "/") for name in ("file_name", mask))
         split = str(row.get("split") or "")
-        rows.append(Row(f"{start}{row['file_name']}", row.get(label_column), where, split, mask_path, row.get(box)))
+        place = under(start, masked) if masked else None
+        rows.append(Row(_under(start, path), row.get(label_column), where, split, place, row.get(box)))
     return rows
+
+
+def _under(start: str, path: str) -> str:
+    # Without losing that a path was absolute: such paths are found by their end alone.
+    return path if path.startswith("/") or path[1:2] == ":" else under(start, path)
 
 
 def _label_column(root: Path, columns: set[str], asked: str) -> str:
@@ -81,7 +110,7 @@ def _label_column(root: Path, columns: set[str], asked: str) -> str:
         return found[0]
     raise ValueError(
         f"The metadata in {root} has no column {' or '.join(wanted)}, only {', '.join(sorted(columns)) or 'none'}: "
-        "choose with label_column="
+        "choose with --label-column (or label_column=)"
     )
 
 
@@ -109,5 +138,6 @@ def _class_label_names(card: Mapping, label_column: str) -> list[str]:
             kind = feature.get("dtype") if isinstance(feature, Mapping) else None
             if isinstance(kind, Mapping) and "class_label" in kind and feature.get("name") in columns:
                 names = kind["class_label"].get("names") or {}
-                return [str(names[key]) for key in sorted(names, key=int)] if isinstance(names, dict) else list(names)
+                names = [names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else names
+                return [class_name(str(name)) for name in names]
     return []

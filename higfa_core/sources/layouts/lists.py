@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import codecs
 import math
-import os
 import zlib
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
-from ...files.paths import inside, is_held_out
+from ...files.names import printable
+from ...files.paths import is_held_out
+from ..locate import locate, near_misses
 from ..source import Box, ClassInfo, SourceDataset, SourceImage
+from ..tree import Tree
+
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar")
 
 
-def read_columns(path: Path, count: int) -> list[list[str]]:
-    """The lines of a list as `count` columns, of which only the last may hold spaces. Blank lines do not count."""
+def read_text(path: Path) -> str:
+    """A list's text: UTF-8, with or without a byte order mark, or UTF-16 with one."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        content = path.read_bytes()
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return content.decode("utf-16" if wide else "utf-8-sig")
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing: copy all annotations of the set") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error}): replace it with the original") from error
+
+
+def read_columns(path: Path, count: int) -> list[list[str]]:
+    """The lines of a list as `count` columns, of which only the last may hold spaces. Blank lines do not count."""
     rows = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if row := line.strip().split(maxsplit=count - 1):
             if len(row) != count:
                 raise ValueError(f"{path}, line {number}: expected {count} columns, got {line.strip()!r}")
@@ -95,26 +107,28 @@ def check_folder(root: Path) -> None:
         raise ValueError(f"No dataset folder at {root}: it must hold one folder of images for each class")
 
 
-def prefix(root: Path, home: Path) -> str:
-    """What leads from `root` to `home` in a path: empty, or ending in a slash."""
-    return "" if home == root else f"{home.relative_to(root).as_posix()}/"
+def refuse_outside(root: Path, link: str) -> None:
+    """ValueError: a link leads out of the data set, which is not followed here."""
+    raise ValueError(f"Path {link!r} leads outside {root} (a link?): copy the files into that folder")
 
 
-def sub_folders(folder: Path) -> list[str]:
-    """The names of the folders in `folder`, sorted, without hidden ones."""
-    try:
-        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return []
+def under(home: str, *parts: str) -> str:
+    """The path of something in the folder `home`, which may be empty."""
+    return "/".join(filter(None, (home, *parts)))
 
 
-def held_out_folders(folder: Path) -> list[Path]:
-    """The folders in `folder` that are validation or test splits."""
-    return [folder / name for name in sub_folders(folder) if is_held_out(name)]
+def above(path: str) -> str:
+    """The folder that holds the file or folder `path`."""
+    return path.rpartition("/")[0]
+
+
+def held_out_folders(tree: Tree, home: str) -> list[str]:
+    """The folders in `home` that are validation or test splits."""
+    return [under(home, name) for name in tree.folders(home) if is_held_out(name)]
 
 
 def training_set(
-    root: Path,
+    tree: Tree,
     layout: str,
     evidence: str,
     classes: Sequence[ClassInfo],
@@ -123,50 +137,65 @@ def training_set(
     licence: str = "",
     numbers: Sequence[int] = (),
 ) -> SourceDataset:
-    """The images in order of label and path. ValueError when one of them is in `held_out`, or there is none."""
-    held_out = set(held_out)
+    """The listed images as a data set, in order of label and path, each where it lies on disk.
+
+    Paths are as the tree shows them, as `normal` writes them. ValueError when one of them is held out too, or is
+    missing, or there is none.
+    """
+    held_out = dict.fromkeys(held_out)
     if not images:
-        raise ValueError(f"{layout}: no training image is listed in {root} ({len(held_out)} are held out)")
-    if both := held_out.intersection(image.path for image in images):
+        raise ValueError(f"{layout}: no training image is listed in {tree.root} ({len(held_out)} are held out)")
+    _refuse_listed_twice(layout, images)
+    try:
+        found = locate(tree, [image.path for image in images], held_out)
+    except ValueError as error:
+        raise ValueError(f"{layout}: {error}") from error
+    others = {path: found.get(path, path) for path in held_out}
+    _refuse_both(layout, images, found, set(others.values()) | others.keys())
+    _refuse_missing(tree, layout, images, found)
+    placed = [_placed(tree, image, found[image.path]) for image in images]
+    ordered = tuple(sorted(placed, key=lambda image: (image.label, image.path)))
+    there = tuple(sorted({found[path] for path in held_out if path in found}))
+    about = (tuple(classes), ordered, len(held_out), licence, tuple(numbers), there)
+    return SourceDataset(tree.root, layout, evidence, *about)
+
+
+def _refuse_listed_twice(layout: str, images: Sequence[SourceImage]) -> None:
+    counts = Counter(image.path for image in images)
+    if twice := [path for path, count in counts.items() if count > 1]:
+        raise ValueError(f"{layout}: {twice[0]} is listed twice: remove one of the entries")
+
+
+def _refuse_both(layout: str, images: Sequence[SourceImage], found: Mapping[str, str], others: set[str]) -> None:
+    both = [i.path for i in images if i.path in others or found.get(i.path) in others]
+    if both:
         raise ValueError(
             f"{layout}: {min(both)} is listed for training and for validation or test as well: "
             f"remove one of the entries ({len(both)} such images)"
         )
-    ordered = tuple(sorted(images, key=lambda image: (image.label, image.path)))
-    return SourceDataset(root, layout, evidence, tuple(classes), ordered, len(held_out), licence, tuple(numbers))
 
 
-def check_files(dataset: SourceDataset) -> None:
-    """ValueError when an image or mask is missing or leads out of the root. Looks into folders, opens no file."""
-    folders: dict[str, list[str]] = defaultdict(list)
-    for image in dataset.images:
-        for path in filter(None, (image.path, image.mask)):
-            folder, _, name = path.rpartition("/")
-            folders[folder].append(name)
-    missing = [path for folder, names in folders.items() for path in _missing(dataset.root, folder, names)]
-    if missing:
-        raise ValueError(
-            f"{dataset.layout}: {missing[0]} is listed and not in {dataset.root}: copy it there or remove it from "
-            f"the list ({len(missing)} missing)"
-        )
+def _refuse_missing(tree: Tree, layout: str, images: Sequence[SourceImage], found: Mapping[str, str]) -> None:
+    masks = [image.mask for image in images if image.mask and tree.find(image.mask) is None]
+    missing = [image.path for image in images if image.path not in found] + masks
+    if not missing:
+        return
+    for path in missing:
+        if outside := next((link for link in tree.outside if path.startswith(f"{link}/")), ""):
+            refuse_outside(tree.root, outside)
+    raise ValueError(
+        f"{layout}: {printable(missing[0])} is listed and not in {tree.root}: copy it there or remove it from the list "
+        f"({len(missing)} missing{_why_missing(tree, missing[0])})"
+    )
 
 
-def normal(path: str) -> str:
-    """A listed path in the one form in which paths are compared: `./a//b` -> `a/b`. ValueError with `..`."""
-    clean = PurePosixPath(path)
-    if clean.is_absolute() or ".." in clean.parts:
-        raise ValueError(f"Path {path!r} in a list must be relative and without '..': correct the list")
-    return clean.as_posix()
+def _why_missing(tree: Tree, path: str) -> str:
+    if near := [place for place in near_misses(tree, path) if place != path]:
+        return f"; there is {near[0]}"
+    packed = [other for other in tree.others if other.lower().endswith(ARCHIVES)]
+    return f"; {packed[0]} may hold them: unpack it there" if packed else ""
 
 
-def _missing(root: Path, folder: str, names: list[str]) -> list[str]:
-    where = inside(root, folder) if folder else root
-    entries = {}
-    if where.is_dir():
-        with os.scandir(where) as found:
-            entries = {entry.name: entry.is_symlink() for entry in found if entry.is_file()}
-    paths = {name: f"{folder}/{name}" if folder else name for name in names}
-    for name, path in paths.items():
-        if entries.get(name):
-            inside(root, path)
-    return [path for name, path in paths.items() if name not in entries]
+def _placed(tree: Tree, image: SourceImage, place: str) -> SourceImage:
+    mask = tree.find(image.mask) if image.mask else None
+    return image if (place, mask) == (image.path, image.mask) else replace(image, path=place, mask=mask)

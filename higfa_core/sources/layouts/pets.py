@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
-import os
+import re
 from pathlib import Path
 
+from ..locate import normal
 from ..source import ClassInfo, SourceDataset, SourceImage, prompt_name
-from .lists import normal, number_classes, prefix, read_columns, training_set
+from ..tree import Tree
+from .lists import number_classes, read_columns, training_set, under
 
 TITLE = "Oxford-IIIT Pet"
 EXPECTED = "annotations/trainval.txt and annotations/test.txt"
+TRAIN, TEST = "trainval.txt", "test.txt"
 SPECIES = {"1": "cat", "2": "dog"}
 FOREGROUND = (1, 3)  # 2 is background; 3, "unclassified", is the animal's outline
 
 
-def is_home(folder: Path) -> bool:
-    """Whether `folder` holds annotations/ and images/."""
-    lists = [folder / "annotations" / name for name in ("trainval.txt", "test.txt")]
-    return all(file.is_file() for file in lists) and (folder / "images").is_dir()
+def homes(tree: Tree) -> list[str]:
+    """The folders with the lists, which are in annotations/ or with the images."""
+    return [_above(folder) for folder in tree.homes(TRAIN, TEST) if _is_ours(tree.path(under(folder, TRAIN)))]
 
 
-def read(root: Path, home: Path) -> SourceDataset:
+def read(tree: Tree, home: str) -> SourceDataset:
     """The training images (trainval: the set has no validation split of its own)."""
-    train = _read_list(home / "annotations" / "trainval.txt")
-    test = _read_list(home / "annotations" / "test.txt")
+    lists = next(folder for folder in tree.homes(TRAIN, TEST) if _above(folder) == home)
+    train, test = (_read_list(tree.path(under(lists, name))) for name in (TRAIN, TEST))
     labels = number_classes(((number, name) for _, name, number, _ in train + test), TITLE)
-    start = prefix(root, home)
-    masks = _trimaps(home)
-    images = []
+    trimaps, images = tree.nearest(home, "trimaps"), []
     for stem, name, _, _ in train:
-        mask = f"{start}annotations/trimaps/{stem}.png" if f"{stem}.png" in masks else None
-        path = normal(f"{start}images/{stem}.jpg")
+        mask = f"{trimaps}/{stem}.png" if trimaps and tree.has(f"{trimaps}/{stem}.png") else None
+        path = normal(under(home, "images", f"{stem}.jpg"))
         images.append(SourceImage(path, name, labels[name], mask, FOREGROUND if mask else ()))
     species = {name: kind for _, name, _, kind in train + test}
     classes = [ClassInfo(name, prompt_name(name), species[name]) for name in labels]
-    held_out = [normal(f"{start}images/{stem}.jpg") for stem, *_ in test]
-    return training_set(root, TITLE, f"{start}annotations/trainval.txt", classes, images, held_out)
+    held_out = [normal(under(home, "images", f"{stem}.jpg")) for stem, *_ in test]
+    return training_set(tree, TITLE, f"{tree.place(lists)}{TRAIN}", classes, images, held_out)
 
 
 def _read_list(path: Path) -> list[tuple[str, str, int, str]]:
@@ -48,6 +48,13 @@ def _read_list(path: Path) -> list[tuple[str, str, int, str]]:
     return rows
 
 
-def _trimaps(home: Path) -> set[str]:
-    folder = home / "annotations" / "trimaps"
-    return set(os.listdir(folder)) if folder.is_dir() else set()
+def _above(folder: str) -> str:
+    above, _, name = folder.rpartition("/")
+    return above if name.lower() == "annotations" else folder
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether the list looks like the pets': other sets have a trainval.txt too."""
+    lines = (line.strip() for line in file.read_text(encoding="utf-8-sig", errors="replace").split("\n"))
+    first = next((line for line in lines if line and not line.startswith("#")), "")
+    return bool(re.fullmatch(r"\S+_\d+\s+\d+(\s+\d+)*", first))

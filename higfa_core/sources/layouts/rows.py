@@ -1,19 +1,18 @@
-"""Rows of a CSV, JSONL or Parquet file that list images and their labels, as a dataset."""
+"""Rows that list images and their labels, as a data set."""
 
 from __future__ import annotations
 
-import csv
-import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from ...files.names import class_name, matching_key
 from ...files.paths import is_held_out, split_of
+from ..hints import held_out_hint
+from ..locate import normal
 from ..source import Box, ClassInfo, SourceDataset, SourceImage, prompt_name
-from .lists import normal, training_set
-
-SUFFIXES = (".csv", ".jsonl", ".parquet")
+from ..tree import Tree
+from .lists import training_set
 
 
 @dataclass(frozen=True)
@@ -28,16 +27,8 @@ class Row:
     box: object = None
 
 
-def read_rows(path: Path) -> list[dict]:
-    """The rows of a CSV (with a header), JSONL or Parquet file."""
-    try:
-        return {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}[path.suffix.lower()](path)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"Cannot read {path} ({error}): write it as UTF-8") from error
-
-
 def to_dataset(
-    root: Path,
+    tree: Tree,
     layout: str,
     evidence: str,
     rows: Sequence[Row],
@@ -50,6 +41,7 @@ def to_dataset(
     `names`: the classes in label order, where something lists them; `numbers`: their numbers there. Without
     names the classes are the labels of all rows, held out or not, so that a class keeps its number in every split.
     """
+    rows = [replace(row, label=class_name(row.label)) if isinstance(row.label, str) else row for row in rows]
     splits = {bool(row.split): row for row in rows}
     if len(splits) == 2:
         raise ValueError(f"{splits[False].where}: the split is empty and in other rows not: write train, val or test")
@@ -58,7 +50,7 @@ def to_dataset(
         (train if is_training(row) else held_out).append(row)
     if not train and rows:
         splits = ", ".join(sorted({str(row.split) for row in rows if row.split})) or "their folders"
-        raise ValueError(f"{layout} in {root}: none of {len(rows)} rows is a training image (split: {splits})")
+        raise ValueError(f"{layout} in {tree.root}: none of {len(rows)} rows is a training image (split: {splits})")
     for row in train:
         if not _is_label(row.label):
             raise ValueError(f"{row.where}: {row.label!r} is no label: give a name or a whole number")
@@ -73,16 +65,22 @@ def to_dataset(
         images.append(SourceImage(normal(row.path), name, labels[name], mask, box=_box(row)))
     classes = [ClassInfo(name, prompt_name(name)) for name in labels]
     others = [normal(row.path) for row in held_out]
-    return training_set(root, layout, evidence, classes, images, others, licence, numbers)
+    return training_set(tree, layout, evidence, classes, images, others, licence, numbers)
 
 
 def is_training(row: Row) -> bool:
-    """Whether the row is a training image by its split and its folders. ValueError when these contradict."""
-    named = next(filter(split_of, row.path.split("/")[:-1]), "")
+    """Whether the row is a training image by its split and its folders. ValueError when these contradict.
+
+    A folder that is called as the row's class is none of a split.
+    """
+    folders = [name for name in row.path.split("/")[:-1] if matching_key(name) != matching_key(str(row.label))]
+    named = next(filter(split_of, folders), "")
     listed = str(row.split).strip()
     if split_of(listed) == "train" and is_held_out(named):
         raise ValueError(f"{row.where}: {row.path!r} is in a {named} folder and listed as {row.split}: correct one")
-    return (not listed or split_of(listed) == "train") and not is_held_out(named)
+    if listed or named:
+        return split_of(listed or named) == "train"
+    return not any(map(held_out_hint, folders))
 
 
 def _is_label(label: object) -> bool:
@@ -122,37 +120,3 @@ def _box(row: Row) -> Box | None:
     except (TypeError, ValueError):
         pass
     raise ValueError(f"{row.where}: box {row.box!r} must be x, y, width and height in pixels")
-
-
-def _read_csv(path: Path) -> list[dict]:
-    with path.open(newline="", encoding="utf-8-sig") as lines:
-        rows = list(csv.DictReader(lines))
-    for number, row in enumerate(rows, 2):
-        if None in row or None in row.values():
-            raise ValueError(f"{path}, row {number}: it has more or fewer fields than the header: correct it")
-    return rows
-
-
-def _read_jsonl(path: Path) -> list[dict]:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: no JSON ({error})") from error
-        if not isinstance(rows[-1], Mapping):
-            raise ValueError(f"{path}, line {number}: expected an object, got {line[:80]!r}")
-    return rows
-
-
-def _read_parquet(path: Path) -> list[dict]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise ValueError(f"Reading {path} needs pyarrow: pip install pyarrow, or use CSV or JSONL") from error
-    try:
-        return parquet.read_table(path).to_pylist()
-    except (ArrowException, OSError) as error:
-        raise ValueError(f"Cannot read {path} ({error}): write it again") from error

@@ -1,0 +1,67 @@
+"""Which reading fits a tree that is none of the known sets: metadata, a table, or a folder for each class."""
+
+from __future__ import annotations
+
+from ..source import SourceDataset
+from ..tree import Tree
+from . import hugging_face, image_folder, tables
+from .mentions import find_mention
+from .packed import refuse_packed
+from .plausible import SAY_SO
+
+
+def recognise(tree: Tree, options: dict) -> tuple[str, SourceDataset]:
+    """Name of the layout, and the data set. ValueError, with the evidence and a question, where that is unclear."""
+    homes = [home for home in hugging_face.homes(tree) if hugging_face.has_file_names(tree, home)]
+    if len(homes) > 1:
+        places = " and ".join(str(tree.root / tree.place(home)) for home in homes)
+        raise ValueError(f"{tree.root} holds several Hugging Face sets: choose one of {places}")
+    if homes:
+        return "hugging_face", hugging_face.read(tree, homes[0], **options)
+    if plain := tables.plain_tables(tree):
+        return "table", tables.read(tree, plain, **options)
+    refuse_packed(tree)
+    if options.keys() & {"label_column", "labels"}:
+        return "table", tables.read(tree, **options)
+    return _table_or_folders(tree, options)
+
+
+def _table_or_folders(tree: Tree, options: dict) -> tuple[str, SourceDataset]:
+    folders, doubt = _attempt(image_folder.read_plausible, tree)
+    try:
+        files = tables.labelled_tables(tree)
+    except ValueError as question:
+        raise ValueError(f"{question}; {SAY_SO}") from question
+    if files:
+        table = tables.read(tree, files, **options)
+        if folders and not _agree(folders, table):
+            raise ValueError(
+                f"{table.evidence} labels the images of {tree.root} in another way than their folders do: use --labels "
+                f"{table.evidence.split(', ')[0]} for the table's; {SAY_SO}"
+            )
+        return ("image_folder", folders) if folders else ("table", table)
+    if mention := find_mention(tree, [] if folders is None else _class_folders(folders)):
+        raise ValueError(
+            f"{tree.root / mention.file}: {mention}, so that the folders alone may not tell classes and splits: use "
+            f"--labels {mention.file} if it is a table of labels; {SAY_SO}"
+        )
+    if folders is None:
+        raise doubt
+    return "image_folder", folders
+
+
+def _attempt(read, tree: Tree) -> tuple[SourceDataset | None, ValueError]:
+    try:
+        return read(tree), ValueError()
+    except ValueError as error:
+        return None, error
+
+
+def _agree(folders: SourceDataset, table: SourceDataset) -> bool:
+    """Whether both readings give each image the same class."""
+    named = {image.path: image.class_name for image in table.images}
+    return named == {image.path: image.class_name for image in folders.images}
+
+
+def _class_folders(dataset: SourceDataset) -> set[str]:
+    return {image.path.rpartition("/")[0] for image in dataset.images}

@@ -1,0 +1,129 @@
+"""Files in a tree that name its images: lists, tables, annotations. They know better than folders what is what."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...files.formats import readable_suffixes
+from ...files.names import matching_key
+from ...files.paths import HELD_OUT_LIST
+from ..tree import Tree
+from .columns import path_column
+from .dialect import SUFFIXES, read_table
+
+# Ours, and what explains a set without labelling it.
+KNOWN = {HELD_OUT_LIST, *"manifest.jsonl plan.json plan.jsonl dataset.json class_to_idx.json croissant.json".split(),
+         *"class_map.txt checksums.txt md5sums.txt sha256sums.txt requirements.txt license.txt".split()}  # fmt: skip
+PROSE = (".md", ".rst", ".html", ".htm", ".pdf", ".py", ".ipynb", ".sh", ".m", ".yaml", ".yml", ".log", ".doc", ".docx")
+HEAD, MOST = 4_000_000, 200  # bytes of a file, files
+NAME = re.compile(r"[^\s/\\\"'<>|,;:=(){}\[\]\x00-\x1f]+")
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A file that names `count` of the images; `column`: where, in a table."""
+
+    file: str
+    count: int
+    column: str = ""
+
+    def __str__(self) -> str:
+        where = f" by column {self.column}" if self.column else ""
+        return f"{self.file} names {self.count:,} of the images{where}"
+
+
+def find_mention(tree: Tree, classes: Collection[str] = ()) -> Mention | None:
+    """The file that names most images; None when no file names some.
+
+    `classes`: the folders taken for classes, as paths. A file inside one that names its images alone says no more
+    than the folder does.
+    """
+    images = {matching_key(path.rpartition("/")[2]) for places in tree.by_name.values() for _, path in places}
+    found = [mention for file in _files(tree) if (mention := _mention(tree, file, images, classes))]
+    return max(found, key=lambda mention: mention.count, default=None)
+
+
+def _files(tree: Tree) -> list[str]:
+    others = [path for path in tree.others if not path.lower().endswith(PROSE)]
+    others = [path for path in others if path.rpartition("/")[2].lower() not in KNOWN]
+    return sorted(others, key=lambda path: (path.count("/"), path))[:MOST]
+
+
+def _mention(tree: Tree, file: str, images: set[str], classes: Collection[str]) -> Mention | None:
+    if any(file.startswith(f"{folder}/") for folder in classes):
+        return None
+    path = tree.root / file
+    if column := _table_column(tree, path):
+        table = read_table(path, 2000)
+        return Mention(file, len(table.rows), column)
+    found = {name for name in map(matching_key, _names(path)) if name in images}
+    return Mention(file, len(found)) if found else None
+
+
+def _table_column(tree: Tree, path: Path) -> str:
+    if not path.name.lower().endswith(SUFFIXES):
+        return ""
+    try:
+        return path_column(tree, read_table(path, 500))
+    except ValueError:
+        return ""
+
+
+def _names(path: Path) -> Iterator[str]:
+    """What in a file looks like an image's name, whatever the file is."""
+    text = _text(path)
+    for line in text.split("\n"):
+        for cell in re.split(r"[,;\t|\"'<>\x00]", line):
+            name = cell.strip().replace("\\", "/").rpartition("/")[2]
+            if name.lower().endswith(tuple(readable_suffixes())):
+                yield name
+    for name in NAME.findall(text):
+        if name.lower().endswith(tuple(readable_suffixes())):
+            yield name
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.suffix.lower() == ".mat":
+            return "\n".join(_strings_in_mat(path))
+        if path.suffix.lower() in (".xlsx", ".ods"):
+            return _text_in_zip(path)
+        with path.open("rb") as opened:
+            content = opened.read(HEAD)
+    except OSError:
+        return ""
+    # Two-byte text, as MATLAB and Windows write it, has a zero after each character of a name.
+    return content.replace(b"\0", b"").decode("utf-8", "replace")
+
+
+def _text_in_zip(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as opened:
+            parts = [name for name in opened.namelist() if name.endswith(".xml")]
+            return "\n".join(opened.read(name)[:HEAD].decode("utf-8", "replace") for name in parts)
+    except (zipfile.BadZipFile, OSError):
+        return ""
+
+
+def _strings_in_mat(path: Path) -> Iterator[str]:
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        yield from _strings(list(loadmat(path, squeeze_me=True).values()))
+    except (OSError, ValueError, TypeError, NotImplementedError, MatReadError):
+        yield path.read_bytes()[:HEAD].replace(b"\0", b"").decode("utf-8", "replace")
+
+
+def _strings(value) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, tuple)) or getattr(value, "dtype", None) is not None and value.dtype.hasobject:
+        for item in value.ravel() if hasattr(value, "ravel") else value:
+            yield from _strings(item)
+    elif getattr(value, "dtype", None) is not None and value.dtype.kind == "U":
+        yield from map(str, value.ravel())
