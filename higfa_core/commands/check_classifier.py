@@ -10,8 +10,10 @@ from ..checking import report
 from ..checking import sample as images
 from ..checking import verdict as check
 from ..classifier import FineGrainedClassifier
+from ..sources.options import layout_of
 from ..training.data import read_labelled
 from .main import failure
+from .source_options import add_source_arguments
 
 
 def main(arguments: list[str], prog: str = "higfa check-classifier") -> int:
@@ -29,7 +31,7 @@ def main(arguments: list[str], prog: str = "higfa check-classifier") -> int:
 def run(args) -> check.Check:
     """The check that the command's arguments ask for; everything cheap is looked at before a model is loaded."""
     classifier = FineGrainedClassifier.load(args.classifier)
-    dataset = read_labelled(args.folder, args.validation_share)
+    dataset = read_labelled(args.folder, args.validation_share, follow_links=True, **layout_of(vars(args)))
     files = images.choose(dataset, args.images_from, args.per_class, args.seed)
     indices = images.class_indices(dataset.class_names, classifier)
     parts = _models(args)
@@ -84,6 +86,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
                                      "levels.")  # fmt: skip
     parser.add_argument("classifier", type=Path, metavar="CLASSIFIER_FILE")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="labelled images: FOLDER/<class>/<image>")
+    add_source_arguments(parser)
     models = parser.add_argument_group("models (one of --miniature, --vae, --checkpoint)")
     models.add_argument("--miniature", action="store_true", help="the embedded model and VAE")
     models.add_argument("--vae", type=Path, metavar="FILE", help="alone: no tiny decoder, no noise levels")

@@ -17,12 +17,17 @@ from ..plans.plan_file import write_plan
 from ..plans.prompts import Prompts, read_lines
 from ..plans.rules import Rules
 from ..plans.workflow import EXPORT, JOB, check_workflow, digest, find_node, is_link
+from ..sources.image_hashes import ImageHashes
 from ..sources.layouts import describe, read_dataset
+from ..sources.leaks import Inspection, Leak, inspect, without_leaks
 from ..sources.options import OPTIONS as SOURCE_OPTIONS
 from ..sources.options import layout_of
 from ..sources.source import SourceDataset
 from .source_options import add_source_arguments
 
+HASHES = "image_hashes.txt"  # of the sources, so that leaks are found quickly the next time
+LEAKS = ("exclude", "report", "off")
+MANY, SHOWN = 5000, 10  # images that take a while, leaks that are printed
 WIDGETS = {"prompt_template": "a photo of a {class}", "replicas": 1, "plan_seed": 0, "contour_from": "same"}
 
 
@@ -32,13 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         graph = read_workflow(args.workflow)
         widgets = WIDGETS | {k: v for k, v in graph[find_node(graph, JOB)]["inputs"].items() if not is_link(v)}
         root, name = _source(args, widgets.get("dataset", ""))
-        dataset = read_dataset(root, follow_links=True, **layout_of(vars(args)))
-        print(describe(dataset))
+        hashes = ImageHashes(args.folder / HASHES)
+        dataset, seen = _inspected(read_dataset(root, follow_links=True, **layout_of(vars(args))), args.leaks, hashes)
+        print("\n".join([describe(dataset), *_leak_lines(seen.leaks, args.leaks)]))
         wanted = _counts(args, dataset, widgets)
         quota = wanted if args.accepted else None
         counts = {k: v * args.max_tries for k, v in wanted.items()} if quota else wanted
         plan = Plan(dataset, counts, _prompts(args, widgets), _or(args.plan_seed, widgets["plan_seed"]),
-                    args.contour_from or widgets["contour_from"], name)  # fmt: skip
+                    args.contour_from or widgets["contour_from"], name, dict(seen.sha256))  # fmt: skip
         rules = _rules(args, graph)
         print(_summary(plan, quota))
         clients = _clients(args)
@@ -56,8 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             quota=quota,
             rules=rules,
             licences={"sources": args.source_license or dataset.licence, "checkpoint": args.checkpoint_license},
+            leaks=seen.leaks,
             replace=args.replace,
         )
+        hashes.keep()
         print(f"plan written to {args.folder}; next: higfa run {args.folder} --server URL")
         return _pilot(args, clients) if args.pilot else 0
     except (ValueError, OSError) as error:
@@ -84,6 +92,24 @@ def _source(args: argparse.Namespace, dataset: str) -> tuple[Path, str]:
     if args.input_dir and args.input_dir.absolute() in root.parents:
         return root, root.relative_to(args.input_dir.absolute()).as_posix()
     return root, root.name
+
+
+def _inspected(dataset: SourceDataset, leaks: str, hashes: ImageHashes) -> tuple[SourceDataset, Inspection]:
+    if leaks == "off":
+        return dataset, Inspection((), (), {})
+    count = len(dataset.images) + len(dataset.held_out_images)
+    if count >= MANY:
+        print(f"looking for leaks among {count:,} images (--leaks off does not)", file=sys.stderr)
+    seen = inspect(dataset, hashes)
+    return without_leaks(dataset, seen, keep_leaks=leaks == "report"), seen
+
+
+def _leak_lines(leaks: Sequence[Leak], way: str) -> list[str]:
+    if not leaks:
+        return []
+    kept = "kept" if way == "report" else "left out of the sources"
+    lines = [f"leaks: {len(leaks):,} images are in two splits or two classes, {kept}"]
+    return lines + [f"  {leak}" for leak in leaks[:SHOWN]] + ["  ..."] * (len(leaks) > SHOWN)
 
 
 def _counts(args: argparse.Namespace, dataset: SourceDataset, widgets: Mapping) -> dict[str, int]:
@@ -189,6 +215,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--source", type=Path, metavar="FOLDER", help="the labelled real images, in any layout that is known")
     add("--input-dir", type=Path, metavar="FOLDER", help="ComfyUI's input folder, where the workflow's own dataset is")
     add_source_arguments(parser)
+    add("--leaks", choices=LEAKS, default="exclude", help="images that are in two splits or two classes, identical "
+        "or nearly so: leave them out (default), keep them, or do not look")  # fmt: skip
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument("--replicas", type=int, metavar="N", help="N from every real image (default: the workflow's)")
     amount.add_argument("--per-class", type=int, metavar="N", help="N for every class")

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import torch
 
+from ..sources.options import layout_of
 from ..training.data import read_labelled
 from ..training.loaders import AUGMENT
 from ..training.outputs import Trained, checkpoint_of, summary, train_files
 from ..training.settings import PRECISIONS, TrainSettings
 from .main import failure
+from .source_options import add_source_arguments
 
 INTERRUPTED = 130
 
@@ -49,7 +51,7 @@ def _train(args, check) -> list[Trained]:
 
     settings = TrainSettings(**{field.name: getattr(args, field.name) for field in fields(TrainSettings)})
     device = _device(args.device)
-    labelled = read_labelled(args.folder, args.validation_share)
+    labelled = read_labelled(args.folder, args.validation_share, follow_links=True, **layout_of(vars(args)))
     workers = args.workers if args.workers is not None else _workers(device)
     with tqdm(disable=None, leave=False) as bar, logging_redirect_tqdm():  # no bar where stderr is no terminal
 
@@ -82,6 +84,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("folder", type=Path, help="folder/<class>/<image>, or folder/train and folder/val; test is never read")
+    add_source_arguments(parser)
     add("--out", type=Path, required=True, help="the classifier's .safetensors file")
     add("--arch", default=known.arch, help="timm architecture (%(default)s)")
     add("--pretrained", action=argparse.BooleanOptionalAction, default=True, help="start from timm's weights")

@@ -7,7 +7,6 @@ can be made on any machine, in any order and any number of times.
 from __future__ import annotations
 
 import json
-import unicodedata
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files.hashes import canonical_json, file_sha256, json_sha256
+from ..files.names import class_name, composed
 from ..files.paths import refuse_held_out
 from ..sources.source import Box, SourceDataset, SourceImage
 from .prompts import Prompts
@@ -64,7 +64,14 @@ class Job:
             value = getattr(self, name)
             if value is not None and (len(value) != length or not all(isinstance(v, (int, float)) for v in value)):
                 raise ValueError(f"Job field {name!r} must be {length} numbers, got {value!r}")
-        refuse_held_out(*self.dataset.split("/"), self.source.split("/", 1)[0], self.contour_source.split("/", 1)[0])
+        refuse_held_out(
+            *self.dataset.split("/"), *(self._split_part(path) for path in (self.source, self.contour_source))
+        )
+
+    def _split_part(self, path: str) -> str:
+        """The part of a path that may be a split: its first folder, unless that is the one of the class."""
+        first, _, rest = path.partition("/")
+        return "" if "/" not in rest and class_name(first) == self.class_name else first
 
     def to_json(self) -> str:
         """The job as one line of JSON with sorted keys."""
@@ -156,7 +163,7 @@ class Plan(Sequence[Job]):
         contour = group[self._contour_position(source, position, replica, len(group))]
         draw = 0
         if self.prompts.variants > 1:
-            draw = _hash64("prompt", self.plan_seed, _nfc(source.path), _nfc(class_name), replica)
+            draw = _hash64("prompt", self.plan_seed, composed(source.path), composed(class_name), replica)
         prompt = self.prompts.render(self.dataset.classes[source.label], index, draw)
         seed = job_seed(self.plan_seed, source.path, class_name, replica)
         key = job_key(
@@ -190,7 +197,7 @@ class Plan(Sequence[Job]):
     def _contour_position(self, source: SourceImage, position: int, replica: int, count: int) -> int:
         if self.contour_from == "same":
             return position
-        draw = _hash64("contour", self.plan_seed, _nfc(source.path), _nfc(source.class_name), replica)
+        draw = _hash64("contour", self.plan_seed, composed(source.path), composed(source.class_name), replica)
         return (position + 1 + draw % (count - 1)) % count
 
 
@@ -199,7 +206,7 @@ def job_seed(plan_seed: int, source: str, class_name: str, replica: int) -> int:
 
     JSON without spaces, in UTF-8, strings in Unicode form NFC (macOS hands out decomposed file names).
     """
-    return _hash64(plan_seed, _nfc(source), _nfc(class_name), replica) >> 1
+    return _hash64(plan_seed, composed(source), composed(class_name), replica) >> 1
 
 
 def job_key(**parts: object) -> str:
@@ -209,10 +216,6 @@ def job_key(**parts: object) -> str:
 
 def _hash64(*values: object) -> int:
     return int(json_sha256(values)[:16], 16)
-
-
-def _nfc(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
 
 
 def _group(dataset: SourceDataset, counts: Mapping[str, int], contour_from: str) -> dict[str, list[SourceImage]]:

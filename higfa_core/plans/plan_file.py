@@ -6,11 +6,12 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from ..files.atomic import write_atomic
+from ..sources.leaks import Leak
 from ..sources.source import SourceImage
 from .plan import Job, Plan
 from .rules import Rules
@@ -18,6 +19,7 @@ from .workflow import image_key
 
 HEADER, JOBS = "plan.json", "plan.jsonl"
 VERSION = 1
+NOTES = {"leaks", "left_out"}  # say what was seen, not what is planned; plans of earlier versions have none
 LINE = ("index", "key", "class_name", "source", "contour_source", "prompt", "seed", "replica")
 
 
@@ -32,11 +34,13 @@ def write_plan(
     quota: Mapping[str, int] | None = None,
     rules: Rules = Rules(),
     licences: Mapping[str, str] | None = None,
+    leaks: Sequence[Leak] = (),
     replace: bool = False,
 ) -> dict:
     """Write the plan, return its header. The same plan again changes nothing; ValueError when another is there.
 
-    `quota`: accepted images wanted of each class; without one every job is run.
+    `quota`: accepted images wanted of each class; without one every job is run. `leaks`: what was found in the
+    sources.
     """
     folder = Path(folder)
     part = folder / f".{JOBS}.{os.getpid()}.part"
@@ -47,6 +51,7 @@ def write_plan(
             "dataset_name": dataset_name,
             "options": dict(options),
             "licences": dict(licences or {}),
+            "leaks": [asdict(leak) for leak in leaks],
             "workflow_digest": workflow_digest,
             "workflow": dict(workflow),
         }
@@ -160,6 +165,7 @@ def _header(plan: Plan, jobs_sha256: str, quota: Mapping[str, int] | None, rules
         "jobs": len(plan),
         "jobs_sha256": jobs_sha256,
         "sources": {image.path: _source(image, plan) for image in plan.dataset.images},
+        "left_out": [asdict(entry) for entry in plan.dataset.left_out],
     }
 
 
@@ -178,7 +184,7 @@ def _refuse_another(folder: Path, header: dict, replace: bool) -> None:
     if replace or not (folder / HEADER).is_file():
         return
     old = PlanFile(folder).header
-    changed = [name for name in header if old.get(name) != json.loads(json.dumps(header[name]))]
+    changed = [name for name in header.keys() - NOTES if old.get(name) != json.loads(json.dumps(header[name]))]
     if changed:
         raise ValueError(
             f"{folder} holds another plan (other {', '.join(changed)}): choose another folder, or add --replace; "

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from ..files import paths
 from ..files.images import load_image
+from ..files.names import class_name
 from ..sources import held_out
 from ..sources.layouts import read_split
+from ..sources.source import SourceDataset
 from ..store.rows import Tail, parse_row
 
 MANIFEST = "manifest.jsonl"  # of our datasets and exports
@@ -73,9 +75,10 @@ class LabelledSet:
         return held_out.add(self.root, [path.relative_to(self.root).as_posix() for path in self.to_list])
 
 
-def read_labelled(root: str | os.PathLike, validation_share: float = 0.2, seed: int = 0) -> LabelledSet:
-    """Read `root/<class>/...`, or `root/train` with `root/val` (or as `..dataset.paths.split_of` knows
-    them), or the training images of a layout that `..dataset.layouts.read_dataset` knows; `test` is never read.
+def read_labelled(root: str | os.PathLike, validation_share: float = 0.2, seed: int = 0, **layout) -> LabelledSet:
+    """Read `root/<class>/...`, or `root/train` with `root/val` (or as `..files.paths.split_of` knows
+    them), or the training images of a layout that `..sources.layouts.read_dataset` knows; `test` is never read.
+    `layout`: its name and options, as that function takes them.
 
     Classes are in the layout's order (sorted names for class folders). Held out are the images of the validation
     folder and of a `held_out.txt`; where there is neither, `validation_share` of each class, drawn by `seed`: at
@@ -86,14 +89,14 @@ def read_labelled(root: str | os.PathLike, validation_share: float = 0.2, seed: 
     if not 0 <= validation_share < 1:
         raise ValueError(f"The validation share must be at least 0 and below 1, got {validation_share}")
     paths.refuse_inside_held_out(root)
-    sources, listed = read_split(root)
+    sources, listed = read_split(root, **layout)
     names, listed = sources.class_names, {root / path for path in listed}
     items = [Labelled(root / source.path, source.label, source.crop_bottom) for source in sources.images]
     entries = [entry for entry in os.scandir(root) if entry.is_dir()] if sources.layout == "image folder" else ()
     folders = sorted(entry.name for entry in entries if paths.split_of(entry.name) == "validation")
-    validation = [item for folder in folders for item in _validation_files(root / folder, names)]
+    validation = _validation_images(sources, folders) if sources.layout == "image folder" else []
     groups = _groups_of_copies([*validation, *items], names)
-    if validation_share and not folders and not listed:
+    if validation_share and not validation and not listed:
         _refuse_synthetic(root)
         held = _draw_share(root, groups, validation_share, seed)
     else:
@@ -113,19 +116,22 @@ def _refuse_synthetic(root: Path) -> None:
         )
 
 
-def _validation_files(folder: Path, names: tuple[str, ...]) -> list[Labelled]:
-    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
-
-    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-    unknown = [name for name in found if name not in names]
-    if unknown:
-        raise ValueError(f"Class {unknown[0]!r} is in {folder}, but not in the training images. Correct its name")
-    classes = {name: names.index(name) for name in found}
-    files = make_dataset(folder, classes, IMG_EXTENSIONS, allow_empty=True) if classes else []
-    files = [Labelled(Path(path), label) for path, label in files if not Path(path).name.startswith(".")]
-    if not files:
-        raise ValueError(f"No images in {folder}: expected {folder.name}/<class>/<image>. Fill or remove the folder")
-    return files
+def _validation_images(sources: SourceDataset, folders: list[str]) -> list[Labelled]:
+    """The held-out images of a tree of class folders that are for validation, with their classes."""
+    names, found = sources.class_names, []
+    for path in sources.held_out_images:
+        parts = path.split("/")[:-1]
+        split = next(filter(paths.is_held_out, parts))
+        if paths.split_of(split) == "validation":
+            inner = next((part for part in parts[parts.index(split) :] if not paths.is_held_out(part)), "")
+            if (name := class_name(inner)) not in names:
+                folder = Path(sources.root, *parts[: parts.index(split) + 1])
+                raise ValueError(f"Class {name!r} is in {folder}, but not in the training images. Correct its name")
+            found.append(Labelled(Path(sources.root, path), names.index(name)))
+    if folders and not found:
+        place = sources.root / folders[0]
+        raise ValueError(f"No images in {place}: expected {place.name}/<class>/<image>. Fill or remove the folder")
+    return found
 
 
 def _groups_of_copies(items: list[Labelled], names: tuple[str, ...]) -> list[list[Labelled]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import json
@@ -12,13 +11,12 @@ from itertools import islice
 from pathlib import Path
 
 from ...files.formats import is_image
+from ..text import read_text
 
 DELIMITED = (".csv", ".tsv", ".tab", ".psv", ".txt", ".lst", ".list", ".dat")
 SUFFIXES = (*DELIMITED, ".jsonl", ".ndjson", ".json", ".parquet")
 DELIMITERS = [",", ";", "\t", "|", " "]
 SAMPLE_LINES, SAMPLE_CHARACTERS = 100, 20_000  # what the dialect is told by: its detection is slow
-MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF8, "utf-8-sig"),
-         (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,31 +44,14 @@ def read_table(path: Path, limit: int | None = None) -> Table:
     try:
         if suffix == ".parquet":
             return _of_rows(path, _read_parquet(path, limit))
-        text, encoding = decode(path)
+        text, encoding = read_text(path)
         if suffix == ".json":
             return _of_rows(path, list(islice(_json_rows(path, text), limit)), 1, encoding)
         if suffix in (".jsonl", ".ndjson"):
             return _of_rows(path, list(islice(_json_lines(path, text), limit)), 1, encoding)
         return _read_delimited(path, text, encoding, limit)
-    except csv.Error as error:
+    except (csv.Error, UnicodeDecodeError, LookupError) as error:
         raise ValueError(f"Cannot read {path} ({error}): write it as UTF-8 with commas") from error
-
-
-def decode(path: Path) -> tuple[str, str]:
-    """The text of a file, and the encoding where it had to be guessed: UTF-8 and marked UTF-16 need no guess."""
-    content = path.read_bytes()
-    marked = next((name for mark, name in MARKS if content.startswith(mark)), "utf-8")
-    try:
-        return content.decode(marked), ""
-    except UnicodeDecodeError:
-        pass
-    import chardet  # comes with clevercsv
-
-    guess = chardet.detect(content[:1_000_000])["encoding"] or ""
-    try:
-        return content.decode(guess or "cp1252"), "" if guess.lower().startswith("utf") else guess or "cp1252"
-    except (UnicodeDecodeError, LookupError) as error:
-        raise ValueError(f"Cannot read {path} ({error}): write it as UTF-8") from error
 
 
 def refuse_guess(table: Table, labels: Sequence[str]) -> None:
@@ -103,9 +84,13 @@ def _delimiter(text: str) -> str:
     if "," in first and not any(other in first for other in ";\t|"):
         return ","
     sample = "".join(islice(io.StringIO(text), SAMPLE_LINES))[:SAMPLE_CHARACTERS]
-    from clevercsv.detect import Detector  # here: most folders have no table at all
+    from clevercsv import Error  # here: most folders have no table at all
+    from clevercsv.detect import Detector
 
-    dialect = Detector().detect(sample, delimiters=DELIMITERS)
+    try:
+        dialect = Detector().detect(sample, delimiters=DELIMITERS)
+    except Error as error:
+        raise csv.Error(error) from error
     return (dialect.delimiter if dialect else "") or ","
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import math
 import zlib
 from collections import Counter
@@ -14,27 +13,30 @@ from ...files.names import printable
 from ...files.paths import is_held_out
 from ..locate import locate, near_misses
 from ..source import Box, ClassInfo, SourceDataset, SourceImage
+from ..text import read_text
 from ..tree import Tree
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar")
 
 
-def read_text(path: Path) -> str:
-    """A list's text: UTF-8, with or without a byte order mark, or UTF-16 with one."""
+def list_text(path: Path) -> str:
+    """The text of a list that a set came with: UTF-8 or UTF-16."""
     try:
-        content = path.read_bytes()
-        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        return content.decode("utf-16" if wide else "utf-8-sig")
+        text, guess = read_text(path)
+        if not guess:
+            return text
+        path.read_bytes().decode()  # raises, with the place
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing: copy all annotations of the set") from error
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, LookupError) as error:
         raise ValueError(f"{path} is not UTF-8 text ({error}): replace it with the original") from error
+    return text
 
 
 def read_columns(path: Path, count: int) -> list[list[str]]:
     """The lines of a list as `count` columns, of which only the last may hold spaces. Blank lines do not count."""
     rows = []
-    for number, line in enumerate(read_text(path).split("\n"), 1):
+    for number, line in enumerate(list_text(path).split("\n"), 1):
         if row := line.strip().split(maxsplit=count - 1):
             if len(row) != count:
                 raise ValueError(f"{path}, line {number}: expected {count} columns, got {line.strip()!r}")

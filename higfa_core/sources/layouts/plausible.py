@@ -9,7 +9,9 @@ from ..hints import is_beside_images, is_container, split_hint, split_pairs, spl
 from ..tree import Folder, Tree, stem_of
 
 # Pictures that people put beside their classes to show or explain the set.
-ABOUT = re.compile(r"(?i)(readme|overview|sample|example|preview|logo|banner|screenshot|fig|teaser|cover|icon)")
+ABOUT = re.compile(
+    r"(?i)(readme|overview|trimap|mask|sample|example|preview|logo|banner|screenshot|fig|teaser|cover|icon)"
+)
 SAY_SO = "if the folders are the classes all the same: --layout image_folder"
 
 

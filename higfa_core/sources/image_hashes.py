@@ -1,0 +1,101 @@
+"""Content and perceptual hashes of image files; the perceptual ones, which take long, are kept in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..files.atomic import write_atomic
+from ..files.formats import register_plugins
+
+SIDE = 8  # differences in a row and in a column: 2 x 64 bits
+DRAFT = 32  # pixels that a JPEG is decoded to at least: an eighth of its size takes a tenth of the time
+STEP, TEXTURE = 2, 24  # grey levels that count as a difference, and how many of them make a picture more than flat
+THUMBNAIL = 32
+BATCH = 4096
+UNREADABLE = "-"
+
+
+@dataclass(frozen=True)
+class ImageHash:
+    """Of one file: `sha256` of its content (hex) and `bits`, 32 hex digits that hardly change with size or quality.
+
+    `bits` is empty for pictures so flat that theirs would say nothing, `UNREADABLE` for files that are no image.
+    """
+
+    sha256: str
+    bits: str
+
+
+class ImageHashes:
+    """The hashes of files, whose perceptual part is remembered by content in the file `kept` (None: nowhere)."""
+
+    def __init__(self, kept: Path | None = None):
+        self._kept = kept
+        self._known = _read(kept) if kept else {}
+        self._new = False
+
+    def of(self, root: Path, paths: Sequence[str]) -> list[ImageHash]:
+        """The hash of each file below `root`, on all processor cores."""
+        register_plugins()
+        found: list[ImageHash] = []
+        with ThreadPoolExecutor(max(1, min(os.cpu_count() or 1, 16))) as pool:
+            for start in range(0, len(paths), BATCH):  # the pool would keep something for each path that waits
+                found += pool.map(self._hash, (Path(root, path) for path in paths[start : start + BATCH]))
+        fresh = {image.sha256: image.bits for image in found if image.sha256 not in self._known}
+        self._known |= fresh
+        self._new = self._new or bool(fresh)
+        return found
+
+    def keep(self) -> None:
+        """Write what was found into the file."""
+        if self._kept and self._new:
+            lines = (f"{sha256} {bits}\n" for sha256, bits in sorted(self._known.items()))
+            write_atomic(self._kept, "".join(lines).encode())
+
+    def _hash(self, path: Path) -> ImageHash:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ValueError(f"Cannot read source file {path} ({error}): was it moved?") from error
+        sha256 = hashlib.sha256(content).hexdigest()
+        bits = self._known.get(sha256)
+        return ImageHash(sha256, _bits(content) if bits is None else bits)
+
+
+def thumbnail(path: Path) -> np.ndarray:
+    """The whole picture at 32 x 32 pixels, RGB in 0..255, to compare two in detail."""
+    with Image.open(path) as image:
+        image.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))
+        small = ImageOps.exif_transpose(image).convert("RGB")
+        return np.asarray(small.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX), dtype=np.float32)
+
+
+def _bits(content: bytes) -> str:
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.draft("L", (DRAFT, DRAFT))
+            grey = ImageOps.exif_transpose(image).convert("L").resize((SIDE + 1, SIDE + 1), Image.Resampling.BOX)
+    except Exception:  # whatever a decoder makes of a damaged file
+        return UNREADABLE
+    pixels = np.asarray(grey, dtype=np.int16)
+    steps = np.concatenate([np.diff(pixels[:SIDE], axis=1).ravel(), np.diff(pixels[:, :SIDE], axis=0).ravel()])
+    return np.packbits(steps > 0).tobytes().hex() if (np.abs(steps) >= STEP).sum() >= TEXTURE else ""
+
+
+def _read(file: Path) -> dict[str, str]:
+    """What is kept; lines that are none are found again."""
+    try:
+        lines = file.read_text("ascii", errors="replace").split("\n")
+    except OSError:
+        return {}
+    rows = (line.partition(" ") for line in lines)
+    return {sha256: bits for sha256, space, bits in rows if space and len(sha256) == 64 and len(bits) in (0, 1, 32)}
