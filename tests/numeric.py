@@ -41,6 +41,12 @@ def with_rounding(run, x: torch.Tensor) -> tuple[torch.Tensor, float]:
     return result, noise
 
 
+def in_float64(classifier):
+    """The FineGrainedClassifier itself, now with a network in float64; what it is given is converted."""
+    classifier.module.double().register_forward_pre_hook(lambda module, inputs: inputs[0].double())
+    return classifier
+
+
 def same(a: torch.Tensor, b: torch.Tensor, noise: float) -> bool:
     """Equal but for rounding, where one rounding moves the result by `noise`."""
     return relative(a, b) <= SLACK * noise

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from ..numeric import in_float64
+
 STEPS, CFG = 12, 3.0
 
 
@@ -54,7 +56,7 @@ def make_exact_world():
         patch.setattr(args, "fp64_unet", True)  # ComfyUI's --fp64-unet
         world = make_world()
     world.vae.vae_dtype = torch.float64
-    world.classifier.module.double().register_forward_pre_hook(lambda module, inputs: inputs[0].double())
+    in_float64(world.classifier)
     assert world.model.model.diffusion_model.dtype == torch.float64
     return world
 

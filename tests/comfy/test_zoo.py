@@ -5,6 +5,8 @@ import dataclasses
 import pytest
 import torch
 
+from ..numeric import relative, same, with_rounding
+
 # Family -> ComfyUI's own names of model, prediction and latent format, for that family at full size.
 EXPECTED = {
     "sd15": ("BaseModel", "EPS", "SD15"),
@@ -39,10 +41,6 @@ def sample(zoo, family, positive=None, cfg=None, seed=0):
     return zoo.run(zoo.stock(family, positive, cfg=cfg), family.latents(2, seed), zoo.levels(family, 2, "simple"))
 
 
-def relative(a, b):
-    return (a - b).square().mean().sqrt() / b.std()
-
-
 def test_is_the_family(named):
     name, family = named
     model = family.model.model
@@ -70,10 +68,13 @@ def test_output_is_finite_varied_and_repeatable(zoo, family):
     assert torch.equal(out, sample(zoo, family))
 
 
-def test_output_of_an_image_does_not_depend_on_its_neighbours(zoo, family):
-    """But for rounding: a model that blew that up could not show whether guidance keeps images apart."""
-    noise, sigmas = family.latents(2), zoo.levels(family, 2, "simple")
-    assert relative(zoo.run(zoo.stock(family), noise[:1], sigmas), sample(zoo, family)[:1]) < 1e-5
+@pytest.mark.parametrize("name", [name for name in EXPECTED if name not in ("wan_video", "stable_audio")])
+def test_output_of_an_image_does_not_depend_on_its_neighbours(zoo, name):
+    """Nor is rounding blown up: a model that did could not show whether guidance keeps images apart."""
+    family = zoo.exact(name)
+    sigmas = zoo.levels(family, 2, "simple")
+    single, rounding = with_rounding(lambda noise: zoo.run(zoo.stock(family), noise, sigmas), family.latents())
+    assert same(sample(zoo, family)[:1], single, rounding)
 
 
 def test_output_depends_on_noise_and_prompt(zoo, family):

@@ -153,6 +153,16 @@ def family(name: str) -> Family:
     return globals()[name]()
 
 
+@functools.cache
+def exact(name: str) -> Family:
+    """The same in float64, for what is equal but not to the last bit: see numeric.py one folder up."""
+    made = globals()[name]()
+    if name not in ("flux", "qwen_image"):  # ComfyUI's rotary embedding takes no float64
+        made.model.model.diffusion_model.double().dtype = torch.float64
+    made.vae.vae_dtype = torch.float64
+    return made
+
+
 def sd15() -> Family:
     return Family(unet(comfy.supported_models.SD15, SD15_UNET), prompt(16, 1), prompt(16, 2), kl_vae(), (4, 8, 8))
 
@@ -276,13 +286,14 @@ def gaussian_flow() -> Family:
     return gaussian(flow=True)
 
 
-def controlnet(seed: int = 5) -> comfy.controlnet.ControlNet:
+def controlnet(seed: int = 5, dtype=torch.float32) -> comfy.controlnet.ControlNet:
     """ComfyUI's own ControlNet for the SD1.5-like UNet; hints are eight times the latent's side."""
     shared = {k: v for k, v in SD15_UNET.items() if k not in ("transformer_depth_output", "out_channels")}
     net = comfy.cldm.cldm.ControlNet(hint_channels=3, **shared, **BARE)
     weights = random_weights(net, seed)
     net = net.to_empty(device=CPU)
     net.load_state_dict(weights)
+    net.to(dtype).dtype = dtype
     return comfy.controlnet.ControlNet(net.eval(), load_device=CPU)
 
 
