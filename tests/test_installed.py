@@ -51,10 +51,10 @@ def python(pack):
 def birds(tmp_path_factory):
     """Two classes of one image each, in ComfyUI's input folder."""
     base = tmp_path_factory.mktemp("base")
-    for name in ("Auk", "Gull"):
+    for name, colour in (("Auk", "navy"), ("Gull", "white")):
         path = base / "input" / "higfa_demo" / "train" / name / "0.png"
         path.parent.mkdir(parents=True)
-        Image.new("RGB", (8, 8)).save(path)
+        Image.new("RGB", (8, 8), colour).save(path)
     return base
 
 
