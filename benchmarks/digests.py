@@ -10,6 +10,7 @@ and versions are left out of manifest rows; plots are not compared, their fonts 
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 import io
@@ -232,9 +233,11 @@ def digests(tree: Path) -> dict[str, str]:
         shutil.rmtree(folder)
 
 
-def main(arguments: list[str]) -> int:
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trees", nargs="*", default=[ROOT], metavar="TREE")
+    trees = [Path(os.path.abspath(name)) for name in parser.parse_args().trees]
     os.environ.setdefault("HIGFA_CPU", "1")
-    trees = [Path(os.path.abspath(name)) for name in arguments] or [ROOT]
     columns = [digests(tree) for tree in trees]
     names = list(dict.fromkeys(name for column in columns for name in column))
     width = max(map(len, names))
@@ -250,4 +253,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,4 +1,9 @@
-"""Fixtures on a real ComfyUI, in this process. They need COMFYUI_PATH (`python run.py test` sets it)."""
+"""A real ComfyUI as fixtures, in this process and as a server; which tests are marked, come first, share a process.
+
+The fixtures need COMFYUI_PATH (`python run.py test` sets it). Marks: `comfy` is set here on what needs ComfyUI;
+`slow` (training, killed processes, clusters, benchmarks) and `releases` (what can differ between two releases of
+ComfyUI, and runs on the oldest one as well) are set by hand, for a file or a test.
+"""
 
 import asyncio
 import importlib
@@ -10,10 +15,38 @@ from types import SimpleNamespace
 
 import pytest
 
+from .server.server import running_server
 from .sources.layouts.miniatures import BUILDERS
 
+SERVER = "tests/server/"  # one process for the folder, so that there is one server
+MARKS = ("comfy", "slow")
 ROOT = Path(__file__).resolve().parent.parent
 LOADED = ("__init__.py", "pyproject.toml", "nodes", "higfa_core", "web", "workflows")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "comfyui_path" in item.fixturenames:
+            item.add_marker("comfy")
+    # Files that take long first, so that no process is left with one of them at the end.
+    first = {item.path: 0 for item in items}
+    for item in items:
+        weight = sum(2**place for place, mark in enumerate(MARKS) if item.get_closest_marker(mark))
+        first[item.path] = max(first[item.path], 4 if item.nodeid.startswith(SERVER) else weight)
+    items.sort(key=lambda item: -first[item.path])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """The tests of a file in one process: its fixtures are made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFileAndServer(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return SERVER if nodeid.startswith(SERVER) else super()._split_scope(nodeid)
+
+    config.option.loadscopereorder = False  # keep the order given above
+    return ByFileAndServer(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +102,13 @@ def pack(core_nodes, tmp_path_factory) -> SimpleNamespace:
     module = sys.modules.get(str(folder).replace(".", "_x_"))
     own = {key: node for key, node in nodes.NODE_CLASS_MAPPINGS.items() if key not in core_nodes}
     return SimpleNamespace(loaded=loaded, module=module, nodes=own, folder=folder)
+
+
+@pytest.fixture(scope="session")
+def server(comfyui_path, tmp_path_factory):
+    """A running ComfyUI with this pack: .url, .base, .log, .get(path), .log_text(). Its tests belong in `SERVER`."""
+    with running_server(comfyui_path, tmp_path_factory.mktemp("server")) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Every script in benchmarks/ at its smallest: it starts, measures what it says and prints its table."""
 
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -11,18 +12,32 @@ import pytest
 import torch
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 SCRIPTS = sorted(p.name for p in FOLDER.glob("*.py") if "__main__" in p.read_text(encoding="utf-8"))
-# The judge takes ten minutes to train: the guide stands in for it, with two images of two steps.
-FIDELITY = """
-import sys
+# Those that need ComfyUI, in one process: its start takes longer than what is measured here. The judge takes ten
+# minutes to train, so the guide stands in for it.
+SMALL = """
+import contextlib, io, json, sys
 sys.path.insert(0, "benchmarks")
 import fidelity
 sampler, guidance, warp = fidelity.settings_of_workflow()
-fidelity.settings_of_workflow = lambda: ({**sampler, "steps": 2}, guidance, warp)
+fidelity.settings_of_workflow = lambda: ({**sampler, "steps": 6}, guidance, warp)
 fidelity.load_judge = lambda: fidelity.load_world().classifier
 fidelity.BATCH = 2
-fidelity.main()
+import guided_call, overhead, trace
+printed = {}
+for script, arguments in json.loads(sys.argv.pop()).items():
+    sys.argv[1:] = arguments
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        sys.modules[script].main()
+    printed[script] = text.getvalue()
+kept = []
+for batch in (1, 2):
+    kept.append(guided_call.measure("call", "vae", batch, 128, True, 1)["kept"])
+    sys.modules["folder_paths"].filename_list_cache.clear()  # of a folder that is gone
+print(json.dumps({**printed, "kept": kept}))
 """
 
 
@@ -46,6 +61,22 @@ def test_help_needs_no_comfyui(name):
     assert "python run.py exec -- python benchmarks/" + name in output(f"benchmarks/{name}", "--help")
 
 
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    return tmp_path_factory.mktemp("benchmarks") / "trace.png"
+
+
+@pytest.fixture(scope="module")
+def printed(comfyui_path, picture):
+    """Script -> what it printed."""
+    arguments = {
+        "overhead": ["--rounds", "1", "--steps", "2", "--batch", "1"],
+        "fidelity": ["--images", "2"],
+        "trace": ["--picture", str(picture)],
+    }
+    return json.loads(output("-c", SMALL, json.dumps(arguments), comfyui=comfyui_path).splitlines()[-1])
+
+
 @pytest.fixture
 def guided_call(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
@@ -54,14 +85,21 @@ def guided_call(monkeypatch):
 
 class TestGuidedCall:
     def test_table(self, comfyui_path):
-        arguments = ("--quick", "--micro-batch", "1", "--decoders", "vae", "--batches", "1", "2")
-        text = output("benchmarks/guided_call.py", *arguments, comfyui=comfyui_path)
-        one, two = (rows(text)["vae", batch] for batch in "12")
-        assert one[0] == two[0] == "1"  # images at once
-        assert 10 < int(one[3]) == int(two[3])  # kept for backward, MiB: of one image, whatever the batch
-        assert int(one[2]) > int(one[3])  # the peak holds what is kept
-        assert rows(text)["UNet CFG step", "1"][-1] == "1.00"
-        assert "vae: peak of batch 2 is" in text
+        arguments = ("--quick", "--micro-batch", "1", "--decoders", "vae", "--batches", "1")
+        table = rows(output("benchmarks/guided_call.py", *arguments, comfyui=comfyui_path))
+        at_once, _, peak, kept, *_ = table["vae", "1"]
+        assert at_once == "1" and 10 < int(kept) < int(peak)  # MiB; the peak holds what is kept
+        assert table["UNet CFG step", "1"][-1] == "1.00"
+
+    def test_kept_for_backward_of_one_image_whatever_the_batch(self, printed):
+        one, two = (round(kept / 2**20) for kept in printed["kept"])
+        assert 10 < one == two  # MiB
+
+    def test_verdict_on_the_peaks(self, guided_call, capsys):
+        row = {"parameters": 1, "device": "CPU", "weights": 0, "kept": 0, "declared": 0, "at_once": 1, "seconds": 1.0}
+        calls = {("vae", batch): {**row, "peak": peak} for batch, peak in ((1, 100), (4, 140))}
+        guided_call.report(512, {batch: {**row, "peak": 1} for batch in (1, 4)}, calls)
+        assert "vae: peak of batch 4 is 1.40 times that of batch 1 (limit 1.3: EXCEEDED)" in capsys.readouterr().out
 
     def test_kept_for_backward_is_counted_once_and_given_back(self, guided_call):
         x, frozen = torch.ones(1000, requires_grad=True), torch.ones(1000)
@@ -80,21 +118,18 @@ class TestGuidedCall:
         assert result == 2**24 and 0.9 * 2**26 < peak < 1.5 * 2**26 and len(last)
 
 
-def test_overhead(comfyui_path):
-    arguments = ("--rounds", "1", "--steps", "2", "--batch", "1")
-    text = output("benchmarks/overhead.py", *arguments, comfyui=comfyui_path)
+def test_overhead(printed):
+    text = printed["overhead"]
     assert "| stock, contour on positive and negative |" in text and "| HiGFA, relax |" in text
 
 
-def test_fidelity(comfyui_path):
-    text = output("-c", FIDELITY, "--images", "2", comfyui=comfyui_path)
-    assert all(f"| {method} |" in text for method in ("text only", "text + contour", "HiGFA"))
+def test_fidelity(printed):
+    assert all(f"| {method} |" in printed["fidelity"] for method in ("text only", "text + contour", "HiGFA"))
 
 
-def test_trace(comfyui_path, tmp_path):
-    text = output("benchmarks/trace.py", "--picture", str(tmp_path / "trace.png"), comfyui=comfyui_path)
-    assert text.startswith("guided steps")
-    with Image.open(tmp_path / "trace.png") as image:
+def test_trace(printed, picture):
+    assert printed["trace"].startswith("guided steps")
+    with Image.open(picture) as image:
         assert len(image.convert("RGB").getcolors(2**20)) > 10
 
 

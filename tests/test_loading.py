@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.releases
+
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "higfa_core"
 MAY_IMPORT_COMFY = (CORE / "comfy", CORE / "miniature" / "models.py")
@@ -95,6 +97,7 @@ print(json.dumps(broken))
 """
 
 
+@pytest.mark.slow
 def test_importing_the_core_never_imports_comfyui(tmp_path):
     files = [path for path in sorted(CORE.rglob("*.py")) if not within(path, MAY_IMPORT_COMFY)]
     parts = [path.relative_to(ROOT).with_suffix("").parts for path in files]

@@ -369,6 +369,7 @@ def test_9_published_flags_do_not_match(capsys):
             assert set(FLAG.findall(said)) <= ours | foreign, (file, said)
 
 
+@pytest.mark.slow
 def test_10_results_kept_in_memory_and_labels_dropped(planes, make_server, tmp_path, monkeypatch):
     # DiffuseMix holds all results until the end, and writes a flat folder without labels.
     def large_png(key):

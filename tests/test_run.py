@@ -379,28 +379,47 @@ def test_server_that_never_answers_is_given_up(tmp_path):
         process.stdin.close()
 
 
-@pytest.mark.parametrize(("arguments", "passes"), [([], 2), (["tests/test_run.py"], 1)])
-def test_everything_runs_on_the_oldest_comfyui_too(tmp_path, monkeypatch, arguments, passes):
-    """The fixed release, then what touches ComfyUI on the oldest one; a failure there fails the whole."""
+@pytest.fixture
+def called(tmp_path, monkeypatch):
+    """What `test` starts with Python, and on which ComfyUI; the oldest ComfyUI is to be fetched and fails."""
     monkeypatch.setattr(run, "STATE", tmp_path)
     newest, oldest = (tmp_path / f"ComfyUI-{release}" for release in ("0.30.0", "0.18.0"))
     (tmp_path / "setup.lock").touch()
     called = []
 
     def call(command, comfyui):
-        called.append((command[2:], comfyui))
+        called.append((" ".join(command[1:]), comfyui.name))
         return int(comfyui == oldest)
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(run, "setup", lambda: newest)
     monkeypatch.setattr(run, "install", lambda requirements: called.append((requirements, None)))
     monkeypatch.setattr(run, "call", call)
-    monkeypatch.setattr(run, "fetch_comfyui", lambda release, target: called.append((release, target)))
-    assert run.test(arguments) == passes - 1
+    monkeypatch.setattr(run, "fetch_comfyui", lambda release, target: called.append((release, target.name)))
+    return called
+
+
+def test_everything_runs_and_on_the_oldest_comfyui_what_can_differ(called, capsys):
+    assert run.test([]) == 1
     assert called[0] == (run.READERS, None)
-    pytests = [(command, comfyui) for command, comfyui in called if command[0] == "pytest"]
-    assert pytests[0] == (["pytest", *(arguments or run.workers())], newest) and len(pytests) == passes
-    assert passes == 1 or (("0.18.0", oldest) in called and pytests[1][1] == oldest)
+    assert [command.split()[1] for command, _ in called[1:4]] == ["ruff", "ruff", "pytest"]
+    assert called[3][1] == "ComfyUI-0.30.0" and "comfy" not in called[3][0]
+    assert called[4] == ("0.18.0", "ComfyUI-0.18.0")
+    assert called[5][1] == "ComfyUI-0.18.0" and "-m comfy and releases" in called[5][0]
+    assert capsys.readouterr().out.endswith("failed: pytest on the oldest ComfyUI\n")
+
+
+def test_the_fast_loop_leaves_out_comfyui_and_what_is_slow(called, capsys):
+    assert run.test(["--fast", "tests/plans"]) == 0
+    *linters, (fast, comfyui) = called[1:]
+    assert len(linters) == 2 and comfyui == "ComfyUI-0.30.0"
+    assert fast.endswith("-m not comfy and not slow tests/plans")
+    assert capsys.readouterr().out.endswith("ruff check and ruff format and pytest passed\n")
+
+
+def test_chosen_tests_are_all_that_runs(called):
+    assert run.test(["tests/test_run.py", "-x"]) == 0
+    assert called[1:] == [("-m pytest tests/test_run.py -x", "ComfyUI-0.30.0")]
 
 
 def test_unknown_command_prints_the_usage(capsys):

@@ -15,7 +15,7 @@ AFTER_GENERATE = ("fixed", "increment", "decrement", "randomize")
 TITLE_HEIGHT = 30  # LiteGraph draws the title above `pos`
 ABSOLUTE_PATH = re.compile(r"(?:^|[\s\"'`(=])(?:/\w|~/|[A-Za-z]:[\\/]|\\\\)")
 
-pytestmark = pytest.mark.parametrize("name", NAMES)
+pytestmark = [pytest.mark.releases, pytest.mark.parametrize("name", NAMES)]
 
 
 @pytest.fixture

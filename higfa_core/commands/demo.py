@@ -41,16 +41,22 @@ class Demo:
     """The demo's datasets in `base`, ComfyUI's base folder: HiGFA's images, and beside them in `comparison/` what
     other workflows make of the first job of each class."""
 
-    def __init__(self, base: Path, images_per_class: int = IMAGES_PER_CLASS, jobs_per_class: int | None = None):
-        if not WORKFLOW.is_file():
-            raise ValueError(f"No file {WORKFLOW}. The demo needs the whole repository: run it from a clone.")
+    def __init__(
+        self,
+        base: Path,
+        images_per_class: int = IMAGES_PER_CLASS,
+        jobs_per_class: int | None = None,
+        workflow: Path = WORKFLOW,
+    ):
+        if not workflow.is_file():
+            raise ValueError(f"No file {workflow}. The demo needs the whole repository: run it from a clone.")
         base = Path(os.path.abspath(base))
         self.input, self.output = base / "input", base / "output"
         self.folder, self.sources = self.output / NAME, self.input / NAME
         self.images_per_class = images_per_class
-        workflow = json.loads(WORKFLOW.read_text("utf-8"))
-        self.plans = {self.folder: (workflow, jobs_per_class or min(images_per_class, JOBS_PER_CLASS))}
-        for name, variant in variants(workflow).items():
+        graph = json.loads(workflow.read_text("utf-8"))
+        self.plans = {self.folder: (graph, jobs_per_class or min(images_per_class, JOBS_PER_CLASS))}
+        for name, variant in variants(graph).items():
             self.plans[self.folder / "comparison" / name] = variant, 1
 
     def make(self, *options: str) -> int:

@@ -20,6 +20,8 @@ from higfa_core.store.manifest import Manifest
 
 from .conftest import manifest_rows
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 FAULTS = ("die before", "die after", "drop", "no history", "error")
 

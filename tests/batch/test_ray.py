@@ -23,6 +23,7 @@ from higfa_core.commands import run as run_cli
 from .conftest import manifest_rows
 
 ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
 QUICK = Options(poll=0.01, patience=20, give_up=30)
 MAIN = """\
 import argparse, sys, time

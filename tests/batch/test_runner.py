@@ -97,6 +97,7 @@ def test_an_answer_that_gets_lost_does_not_double_the_prompt(tmp_path, make_plan
     assert not server.lost_answers and len(server.posted) == len(set(server.posted)) == len(plan)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("seed", range(2))
 def test_all_faults_at_once_lose_and_double_nothing(tmp_path, make_plan, make_server, clock, count, seed):

@@ -203,6 +203,7 @@ def test_timm_config_with_imagenets_names(tmp_path):
     assert len(loaded.class_names) == 1000
 
 
+@pytest.mark.slow
 def test_the_libraries_are_imported_when_a_file_needs_them():
     code = "import sys, higfa_core.classifier as c; print({'timm', 'torchvision', 'transformers'} & set(sys.modules))"
     root = Path(__file__).parents[2]

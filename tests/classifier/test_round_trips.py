@@ -16,6 +16,8 @@ from higfa_core.classifier import FineGrainedClassifier
 
 from .nets import NAMES, VIT, randomised, transformers_model, write_transformers
 
+pytestmark = pytest.mark.slow
+
 TIMM = {
     "resnet10t": {},
     "convnext_atto": {"depths": [1, 1, 2, 1]},

@@ -1,17 +1,9 @@
-"""The real server; see server.py beside this file."""
+"""The miniature as ComfyUI objects, made once; see guiding.py beside this file."""
 
 import pytest
 
 from ..numeric import with_rounding
 from .guiding import make_exact_world, make_world, noise_for, run, stock
-from .server import running_server
-
-
-@pytest.fixture(scope="session")
-def server(comfyui_path, tmp_path_factory):
-    """A running ComfyUI with this pack: .url, .base, .log, .get(path), .log_text()."""
-    with running_server(comfyui_path, tmp_path_factory.mktemp("server")) as running:
-        yield running
 
 
 @pytest.fixture(scope="session")

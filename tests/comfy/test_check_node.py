@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from higfa_core.batch.client import Client
 from higfa_core.checking import verdict
 
 SPECIES = (0, 5, 10, 15)
@@ -98,6 +97,7 @@ def test_a_guided_model_is_refused(world, birds, pack):
         run(world, model=guided.args[0], positive=world.prompt)
 
 
+@pytest.mark.releases
 def test_decoded_images_are_those_of_the_stock_nodes(world, birds, core_nodes):
     made = measured(world, birds)
     with torch.inference_mode():
@@ -110,6 +110,7 @@ def test_decoded_images_are_those_of_the_stock_nodes(world, birds, core_nodes):
     assert made.classes == 16 and "connect model" in made.missing[0]
 
 
+@pytest.mark.releases
 def test_noise_levels_show_what_the_guidance_sees(world, birds):
     """One call by hand: noise on the latent as the model adds it, the network, the guidance's own decoder."""
     import comfy.model_management
@@ -323,29 +324,10 @@ def test_a_contour_of_one_image_is_refused(world, birds):
         run(world, model=world.model, positive=controlled)
 
 
-def test_in_a_graph_with_the_embedded_dataset(server):
-    node = lambda kind, **inputs: {"class_type": kind, "inputs": inputs}  # noqa: E731
-    widgets = {
-        "dataset": "higfa_demo", "images_from": "validation", "per_class": 1, "image_size": 64, "start_percent": 0.7,
-        "cfg": 3.0, "noise_levels": 1,
-    }  # fmt: skip
-    graph = {
-        "world": node("HiGFA_LoadMiniature"),
-        "prompt": node("CLIPTextEncode", clip=["world", 1], text="a photo of a bird"),
-        "check": node("HiGFA_CheckClassifier", classifier=["world", 4], vae=["world", 2], model=["world", 0],
-                      positive=["prompt", 0], negative=["prompt", 0], **widgets),
-        "words": node("PreviewAny", source=["check", 0]),
-        "plot": node("SaveImage", images=["check", 1], filename_prefix="check"),
-    }  # fmt: skip
-    client = Client(server.url)
-    outputs = client.wait(client.submit(graph), timeout=120)["outputs"]
-    assert "n=16" in outputs["words"]["text"][0] and "sigma 0.8" in outputs["check"]["text"][0]
-    assert len(outputs["plot"]["images"]) == len(outputs["check"]["images"]) == 1
-
-
 # --- the command
 
 
+@pytest.mark.releases
 def test_command(comfyui, birds, tmp_path, capsys):
     from higfa_core.commands import check_classifier as check_cli
     from higfa_core.miniature import models

@@ -1,11 +1,8 @@
-"""Classify Images: called as ComfyUI calls it, and in graphs that a real server runs."""
+"""Classify Images, called as ComfyUI calls it."""
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-
-from higfa_core.batch.client import Client
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +29,7 @@ def blocked(value):
     return type(value).__name__ == "ExecutionBlocker" and value.message is None
 
 
+@pytest.mark.releases
 def test_outputs_keep_their_places(pack):
     schema = pack.nodes["HiGFA_ClassifyImages"].GET_SCHEMA()
     shown = [(output.display_name, output.is_output_list) for output in schema.outputs]
@@ -99,6 +97,7 @@ def test_bad_input_is_named(pack, classifier, shape, widgets, message):
         classify(pack, [torch.rand(shape)], classifier, **widgets)
 
 
+@pytest.mark.releases
 def test_interrupt_stops_between_chunks(pack, classifier, monkeypatch):
     from comfy import model_management
 
@@ -114,56 +113,3 @@ def test_interrupt_stops_between_chunks(pack, classifier, monkeypatch):
     with pytest.raises(model_management.InterruptProcessingException):
         classify(pack, [torch.rand(100, 16, 16, 3)], classifier)
     assert seen == [32]
-
-
-# --- in a graph
-
-
-@pytest.fixture
-def run_graph(server):
-    """Classify two birds in a graph with all that can follow; -> what each node showed."""
-    for i, image in enumerate(birds_of(0, 5)):
-        Image.fromarray((image.numpy() * 255).astype(np.uint8)).save(server.base / "input" / f"bird{i}.png")
-
-    def run(**widgets):
-        client = Client(server.url)
-        node = lambda kind, **inputs: {"class_type": kind, "inputs": inputs}  # noqa: E731
-        graph = {
-            "world": node("HiGFA_LoadMiniature"),
-            "a": node("LoadImage", image="bird0.png"),
-            "b": node("LoadImage", image="bird1.png"),
-            "batch": node("ImageBatch", image1=["a", 0], image2=["b", 0]),
-            "classify": node("HiGFA_ClassifyImages", images=["batch", 0], classifier=["world", 4], **widgets),
-            "confidences": node("PreviewAny", source=["classify", 3]),
-            "passed": node("SaveImage", images=["classify", 4], filename_prefix="passed"),
-            "rejected": node("SaveImage", images=["classify", 5], filename_prefix="rejected"),
-            "rebatched": node("RebatchImages", images=["classify", 4], batch_size=8),
-            "one batch": node("SaveImage", images=["rebatched", 0], filename_prefix="batch"),
-            "invert": node("ImageInvert", image=["classify", 5]),
-            "inverted": node("SaveImage", images=["invert", 0], filename_prefix="inverted"),
-        }
-        return client.wait(client.submit(graph), timeout=120)["outputs"]
-
-    return run
-
-
-def saved(outputs, node):
-    return len(outputs.get(node, {"images": []})["images"])
-
-
-def test_some_pass(run_graph):
-    outputs = run_graph(class_name="Marsh Finch", min_confidence=0.5)
-    assert [saved(outputs, node) for node in ("passed", "rejected", "one batch", "inverted")] == [1, 1, 1, 1]
-    assert outputs["classify"]["text"][0].endswith("%") and saved(outputs, "classify") == 1
-    first, second = (float(text) for text in outputs["confidences"]["text"])
-    assert first > 0.5 > second
-
-
-def test_none_passes_and_nothing_after_it_runs(run_graph):
-    outputs = run_graph(class_name="Dune Kite", min_confidence=0.5)
-    assert [saved(outputs, node) for node in ("passed", "rejected", "one batch", "inverted")] == [0, 2, 0, 2]
-
-
-def test_all_pass_with_the_inputs_of_an_older_prompt(run_graph):
-    outputs = run_graph()
-    assert [saved(outputs, node) for node in ("passed", "rejected", "one batch", "inverted")] == [2, 0, 2, 0]

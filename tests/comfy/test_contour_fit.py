@@ -6,6 +6,8 @@ import torch
 
 from higfa_core.contour.fit import centre, fit_boxes, fit_plane
 
+pytestmark = pytest.mark.releases
+
 SHAPES = [(333, 500, 512, 512), (500, 333, 512, 768), (1024, 700, 64, 64), (48, 64, 96, 128), (7, 300, 40, 40)]
 
 

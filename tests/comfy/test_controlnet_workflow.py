@@ -19,7 +19,9 @@ from PIL import Image
 from higfa_core.batch.client import Client
 from higfa_core.classifier import FineGrainedClassifier, Preprocess
 
-from .server import running_server
+from ..server.server import running_server
+
+pytestmark = pytest.mark.releases
 
 PROMPT = Path(__file__).resolve().parents[2] / "workflows" / "api" / "controlnet_augment.json"
 CLASSES = ("Kite", "Snipe", "Swallow")

@@ -11,6 +11,8 @@ from higfa_core.commands import plan as plan_cli
 
 from ..sources.layouts.miniatures import aircraft, dtd
 
+pytestmark = pytest.mark.releases
+
 WORKFLOW = Path(__file__).parents[2] / "workflows" / "api" / "miniature_augment.json"
 
 

@@ -27,6 +27,7 @@ def corrector_for(world, decoder=None, known=None, batch=2, names=None, **settin
     )
 
 
+@pytest.mark.releases
 class TestMemory:
     def asked_for(self, monkeypatch, guider, noise):
         import comfy.model_management as mm
@@ -126,6 +127,7 @@ class _Spy:
         return latents[:, :3].sigmoid()
 
 
+@pytest.mark.releases
 class TestMask:
     """Inpainting: the classifier sees the kept part around the new one; the step stays in the new part."""
 
@@ -191,6 +193,7 @@ class TestMixtures:
         assert torch.equal(cycled, run(ours(world, names=[a, b, a, b]), noise))
 
 
+@pytest.mark.releases
 class TestDecoder:
     def test_half_precision_gradient_points_where_the_full_one_does(self, world):
         from higfa_core.comfy.decoder import VAEDecoder
@@ -327,6 +330,7 @@ class TestOutOfMemory:
             self.called(world)
 
 
+@pytest.mark.releases
 class TestGuiderInput:
     def test_no_negative_needs_cfg_one(self, world):
         guider = ours(world)

@@ -52,6 +52,7 @@ def inside(family, sigmas: list[float]) -> list[float]:
     return [s for s in sigmas if off < s <= float(torch.tensor(on))]
 
 
+@pytest.mark.releases
 def test_no_sampler_is_missing_here(comfyui):
     import comfy.samplers
 

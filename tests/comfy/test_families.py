@@ -42,6 +42,7 @@ def family(zoo, name):
 
 
 class TestEveryFamily:
+    @pytest.mark.releases
     def test_without_a_step_it_is_stock_cfg(self, zoo, classifier, family):
         noise, sigmas = family.latents(2), zoo.levels(family)
         guider = zoo.ours(family, classifier, **UNMOVED)
@@ -121,6 +122,7 @@ class TestEveryFamily:
         assert guided.isfinite().all() and relative(guided, plain) > 1e-4
         assert guider.trace.guided_steps[-1] < 4 and guider.trace.calls
 
+    @pytest.mark.releases
     def test_inpainting(self, zoo, classifier, family):
         noise, latent, sigmas = family.latents(), family.latents(seed=1), zoo.levels(family)
         mask = torch.zeros(1, 1, 8, 8)
@@ -133,6 +135,7 @@ class TestEveryFamily:
         torch.testing.assert_close(guided[..., :4], latent[..., :4], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.releases
 class TestRefused:
     """Latents that are not single images: named, and before the model is called."""
 
@@ -294,6 +297,7 @@ def wired(request, zoo, sd15, nodes, hints, lora):
     return SimpleNamespace(conds=whole, half=conds(0.5), noise=noise, sigmas=sigmas, **runs)
 
 
+@pytest.mark.releases
 class TestWorkflows:
     """What people wire in front of the sampler, on the SD1.5-like UNet."""
 
@@ -358,6 +362,7 @@ class TestWorkflows:
         assert torch.equal(wired.sampled(*wired.conds), wired.both)
 
 
+@pytest.mark.releases
 class TestSkipLayerGuidance:
     def test_goes_on_in_the_final_stage(self, zoo, classifier):
         """Core's simple node replaces the step that runs the branches, and takes two of them."""

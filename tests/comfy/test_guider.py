@@ -9,6 +9,8 @@ import torch
 from ..numeric import relative, same, with_rounding
 from .guiding import CFG, STEPS, noise_for, ours, run, stock
 
+pytestmark = pytest.mark.releases
+
 
 class TestEqualsStock:
     """With the classifier's step at zero and nothing modulated, the result is ComfyUI's own, to the last bit."""

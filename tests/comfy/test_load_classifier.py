@@ -9,6 +9,8 @@ import safetensors.torch
 import timm
 import torch
 
+pytestmark = pytest.mark.releases
+
 NAMES = ["Laysan Albatross", "Черноногий альбатрос", "gown/dress"]
 
 

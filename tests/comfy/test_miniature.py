@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+pytestmark = pytest.mark.releases
+
 
 @pytest.fixture(scope="module")
 def loaded(pack):

@@ -31,6 +31,7 @@ def ksampler(model, world, sampler="euler"):
         return nodes.KSampler().sample(model, *args)[0]["samples"]
 
 
+@pytest.mark.releases
 class TestStockKSampler:
     def test_eta_zero_is_the_unpatched_run(self, world):
         model, slot = guided(world, eta=0.0)
@@ -77,6 +78,7 @@ class TestStockKSampler:
             slot.run_of(ksampler(world.model, world))
 
 
+@pytest.mark.releases
 class TestOtherGuiders:
     def guiders(self, world):
         import comfy_extras.nodes_custom_sampler as custom
@@ -127,16 +129,18 @@ def guide(model, world):
 
 class TestStacked:
     def test_order_of_the_nodes_does_not_matter(self, world):
-        """APG, RescaleCFG, PAG and ours in every order; theirs keep their own order."""
-        noise, seen = noise_for(1), {}
-        for order in itertools.permutations([apg, pag, rescale, guide]):
-            model = world.model
-            for patch in order:
-                model = patch(model, world)
-            others = tuple(p for p in order if p is not guide)
-            result = run(with_model(stock(world, world.on_positive, world.empty), model), noise, steps=6)
-            assert torch.isfinite(result).all()
-            assert torch.equal(result, seen.setdefault(others, result))
+        """Ours before, after and between APG, RescaleCFG and PAG, which keep their own order."""
+        noise, turn = noise_for(1), itertools.cycle([1, 2])
+        for others in itertools.permutations([apg, pag, rescale]):
+            results = []
+            for place in (0, next(turn), 3):
+                model = world.model
+                for patch in (*others[:place], guide, *others[place:]):
+                    model = patch(model, world)
+                guider = with_model(stock(world, world.on_positive, world.empty), model)
+                results.append(run(guider, noise, steps=4))
+            first, *rest = results
+            assert torch.isfinite(first).all() and all(torch.equal(first, result) for result in rest)
 
     @pytest.mark.parametrize("patch", [apg, pag, rescale])
     def test_our_guider_notices_no_seam(self, exact, patch):
@@ -157,6 +161,7 @@ class TestStacked:
         assert same(result, expected, rounding)
 
 
+@pytest.mark.releases
 class TestBadInput:
     def test_guided_twice(self, world):
         model, _ = guided(world)

@@ -6,6 +6,8 @@ import pytest
 import timm
 import torch
 
+pytestmark = pytest.mark.releases
+
 
 @pytest.mark.parametrize("arch", ["resnet10t", "convnext_atto", "test_vit"])
 def test_loaded_whole_however_little_memory_is_left(comfyui, monkeypatch, arch):

@@ -7,6 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+pytestmark = pytest.mark.releases
+
 COLOURS = {"blue": (60, 60, 200), "красный": (200, 60, 60)}
 
 

@@ -18,6 +18,8 @@ from higfa_core.plans.plan import Plan
 from higfa_core.sources.layouts import read_dataset
 from higfa_core.training.loop import Loop
 
+pytestmark = pytest.mark.slow
+
 FAST = ["--arch", "test_resnet", "--no-pretrained", "--image-size", "32", "--steps", "3", "--batch-size", "4"]
 FAST += ["--device", "cpu"]
 

@@ -22,6 +22,8 @@ from higfa_core.training.outputs import checkpoint_of, summary, train_files
 from higfa_core.training.settings import TrainSettings
 from higfa_core.training.trainer import _deterministic, train
 
+pytestmark = pytest.mark.slow
+
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "тёмный": (30, 30, 60)}
 FAST = TrainSettings(
     arch="test_resnet", pretrained=False, image_size=32, steps=24, batch_size=8, augment="light", patience=40

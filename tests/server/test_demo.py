@@ -8,11 +8,13 @@ from higfa_core.batch.client import Client
 from higfa_core.commands import demo
 from higfa_core.store.manifest import Manifest
 
+from .server import quick_workflow
 
-def test_demo_on_a_real_server_and_again(server, capsys, monkeypatch):
+
+def test_demo_on_a_real_server_and_again(server, capsys, monkeypatch, tmp_path):
     output = server.base / "output" / "higfa_demo"
-    command = ["--base", str(server.base), "--images-per-class", "1"]
-    assert demo.main([*command, "--server", server.url]) == 0, capsys.readouterr().err + server.log_text()[-3000:]
+    made = demo.Demo(server.base, images_per_class=1, workflow=quick_workflow(tmp_path))
+    assert made.make("--server", server.url) == 0, capsys.readouterr().err + server.log_text()[-3000:]
     rows = Manifest(output).rows()
     accepted = [row for row in rows if row["accepted"]]
     assert capsys.readouterr().out.splitlines()[-1] == (
@@ -40,6 +42,6 @@ def test_demo_on_a_real_server_and_again(server, capsys, monkeypatch):
         raise AssertionError("the second run submitted something")
 
     monkeypatch.setattr(Client, "submit", refuse)
-    assert demo.main([*command, "--server", server.url]) == 0
-    assert demo.main([*command, "--check"]) == 0
+    assert made.make("--server", server.url) == 0
+    assert made.check() == 0
     assert "nothing to do" in capsys.readouterr().out

@@ -5,7 +5,11 @@ import time
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 from higfa_core.miniature import birds
+
+pytestmark = pytest.mark.releases
 
 ROOT = Path(__file__).resolve().parents[2]
 

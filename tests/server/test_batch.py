@@ -9,7 +9,6 @@ import shlex
 import signal
 import threading
 import time
-from pathlib import Path
 
 import psutil
 import pytest
@@ -23,9 +22,8 @@ from higfa_core.miniature import birds as birds_module
 from higfa_core.miniature.sources import draw_sources
 from higfa_core.plans.workflow import EXPORT, JOB
 
-from .server import running_server
+from .server import WORKFLOWS, quick_workflow, running_server
 
-WORKFLOWS = Path(__file__).parents[2] / "workflows" / "api"
 # The whole way of an image but the sampling: enough where the pixels are not the point.
 SHORT = {
     "1": {"class_type": JOB, "inputs": {"dataset": "birds", "index": 0, "prompt_template": "a {class}", "replicas": 2,
@@ -126,9 +124,9 @@ def children(server):
 def test_two_servers_one_killed_in_the_middle_of_a_job_give_the_same_bytes(server, comfyui_path, tmp_path):
     draw_sources(tmp_path / "drawn", 1)
     calm, wild = server.base / "output" / "calm", tmp_path / "wild"
-    options = [WORKFLOWS / "miniature_augment.json", tmp_path / "drawn", "--per-class", "1"]
+    options = [quick_workflow(tmp_path), tmp_path / "drawn", "--per-class", "1"]
     plan(calm, *options)
-    assert run(calm, server, more=["--limit", "6"]) == 0
+    assert run(calm, server, more=["--limit", "4"]) == 0
     plan(wild, *options)
     # The killed one is expected to leave an error behind.
     with contextlib.suppress(ChildProcessError), running_server(comfyui_path, tmp_path / "second") as second:
@@ -145,18 +143,18 @@ def test_two_servers_one_killed_in_the_middle_of_a_job_give_the_same_bytes(serve
 
         killer = threading.Thread(target=kill_when_busy)
         killer.start()
-        assert run(wild, second, server, more=["--limit", "6", "--patience", "1", "--poll", "0.05"]) == 0
+        assert run(wild, second, server, more=["--limit", "4", "--patience", "1", "--poll", "0.05"]) == 0
         killer.join()
         assert state["running"] and len(victim) == 1
     first = {row["plan_index"]: row for row in rows(calm)}
     again = {row["plan_index"]: row for row in rows(wild)}
-    assert len(first) == 6 and len(again) >= 6
+    assert len(first) == 4 and len(again) >= 4
     both = first.keys() & again.keys()
-    assert len(both) == 6 and all(first[i]["sha256"] == again[i]["sha256"] for i in both)
+    assert len(both) == 4 and all(first[i]["sha256"] == again[i]["sha256"] for i in both)
 
 
-def test_the_readmes_way_from_a_folder_to_a_dataset(server):
-    """Its commands, word for word, but for the address of the server and one image a species instead of twenty."""
+def test_the_readmes_way_from_a_folder_to_a_dataset(server, tmp_path):
+    """Its commands, word for word, but for the address of the server, the steps, and one image per species."""
     from torchvision.datasets import ImageFolder
 
     readme = (WORKFLOWS.parents[1] / "README.md").read_text("utf-8")
@@ -164,6 +162,7 @@ def test_the_readmes_way_from_a_folder_to_a_dataset(server):
     commands = section.split("```")[1].strip().splitlines()
     assert len(commands) <= 6
     here = {".higfa/base": str(server.base), "http://127.0.0.1:8188": server.url, "--per-class 20": "--per-class 1"}
+    here["workflows/api/miniature_augment.json"] = str(quick_workflow(tmp_path))
     for command in commands:
         for shown, used in here.items():
             command = command.replace(shown, used)

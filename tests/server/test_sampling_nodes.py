@@ -11,6 +11,8 @@ from PIL import Image
 from higfa_core.batch.client import Client, PromptFailed
 from higfa_core.miniature import birds
 
+pytestmark = pytest.mark.releases
+
 SAMPLER = {"seed": 7, "steps": 10, "cfg": 3.0, "sampler_name": "euler", "scheduler": "karras", "denoise": 1.0}
 
 

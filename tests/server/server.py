@@ -9,6 +9,8 @@ from pathlib import Path
 
 import run
 
+WORKFLOWS = Path(__file__).parents[2] / "workflows" / "api"
+
 
 @dataclass(frozen=True)
 class Server:
@@ -34,3 +36,13 @@ def running_server(comfyui: Path, base: Path):
     command = run.server_command(comfyui, base, port, "test", cpu=True, python=sys.executable)
     with run.server(command, server.url, server.log, comfyui):
         yield server
+
+
+def quick_workflow(folder: Path) -> Path:
+    """The workflow of the README in fewer steps, written into `folder`: where the way counts, not the image."""
+    graph = json.loads((WORKFLOWS / "miniature_augment.json").read_text("utf-8"))
+    (sampler,) = [node for node in graph.values() if node["class_type"] == "HiGFA_KSampler"]
+    sampler["inputs"]["steps"] = 10
+    file = folder / "quick.json"
+    file.write_text(json.dumps(graph), "utf-8")
+    return file

@@ -3,7 +3,11 @@
 import re
 import urllib.parse
 
+import pytest
+
 import run
+
+pytestmark = pytest.mark.releases
 
 
 def test_server_offers_every_node_of_the_pack(server, pack):
