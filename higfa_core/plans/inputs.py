@@ -6,6 +6,7 @@ import functools
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,5 +93,5 @@ def _kept_plan(root, name, version, prompt_template, replicas=1, plan_seed=0, co
 
 
 @functools.lru_cache(maxsize=4)
-def _read(root: Path, version: str, **layout: str) -> SourceDataset:
+def _read(root: Path, version: str, **layout: Any) -> SourceDataset:
     return read_dataset(root, **layout)
