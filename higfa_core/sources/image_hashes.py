@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 from PIL import Image, ImageOps
 
 from ..files.atomic import write_atomic
 from ..files.formats import register_plugins
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SIDE = 8  # differences in a row and in a column: 2 x 64 bits
 DRAFT = 32  # pixels that a JPEG is decoded to at least: an eighth of its size takes a tenth of the time
@@ -73,6 +76,8 @@ class ImageHashes:
 
 def thumbnail(path: Path) -> np.ndarray:
     """The whole picture at 32 x 32 pixels, RGB in 0..255, to compare two in detail."""
+    import numpy as np  # here: a driver of servers, which reads plans, needs none
+
     with Image.open(path) as image:
         image.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))
         small = ImageOps.exif_transpose(image).convert("RGB")
@@ -80,6 +85,8 @@ def thumbnail(path: Path) -> np.ndarray:
 
 
 def _bits(content: bytes) -> str:
+    import numpy as np
+
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.draft("L", (DRAFT, DRAFT))

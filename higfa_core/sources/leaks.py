@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from .image_hashes import UNREADABLE, ImageHash, ImageHashes, thumbnail
 from .ledger import Ledger, merged
 from .source import SourceDataset
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NEAR_BITS = 8  # of 128 that may differ
 BAND = 16  # bits: two hashes as near as that mostly share one of their eight bands
@@ -97,6 +99,8 @@ def _identical(found: dict[str, ImageHash], classes: dict[str, str]) -> Iterator
 
 
 def _near(root: Path, found: dict[str, ImageHash], classes: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+    import numpy as np  # here: a driver of servers, which reads plans, needs none
+
     paths = [path for path, image in found.items() if len(image.bits) == 32]
     if len(paths) < 2:
         return
@@ -113,6 +117,8 @@ def _near(root: Path, found: dict[str, ImageHash], classes: dict[str, str]) -> I
 
 def _candidates(bits: np.ndarray, kinds: np.ndarray) -> set[tuple[int, int]]:
     """Pairs of rows of different kinds whose bits [N, 16] differ in few places."""
+    import numpy as np
+
     pairs: set[tuple[int, int]] = set()
     bands = bits.view(">u2")
     counts = np.array([bin(value).count("1") for value in range(256)], dtype=np.uint8)
@@ -132,6 +138,8 @@ def _candidates(bits: np.ndarray, kinds: np.ndarray) -> set[tuple[int, int]]:
 
 
 def _alike(first: np.ndarray, second: np.ndarray) -> bool:
+    import numpy as np
+
     if np.abs(first - second).mean() > NEAR_PIXELS:
         return False
     first, second = first - first.mean(), second - second.mean()
