@@ -12,7 +12,11 @@ import pathspec
 import pytest
 from PIL import Image
 
+from higfa_core import __version__
+
 from .batch.fake_comfy import FakeComfy
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -132,5 +136,6 @@ def test_pip_install_gives_the_command_with_its_files(pack, python, birds, tmp_p
     assert (target / "bin" / "higfa").is_file() or (target / "bin" / "higfa.exe").is_file()
     data = {path.relative_to(copy).as_posix() for path in (copy / "higfa_core").rglob("*") if path.suffix != ".pyc"}
     assert data <= {path.relative_to(target).as_posix() for path in target.rglob("*")}
+    assert python("-c", "import higfa_core; print(higfa_core.__version__)", cwd=target)[1].strip() == __version__
     code, _, err = python(*HIGFA, "demo", "--base", tmp_path, cwd=target)
     assert code == 1 and "run it from a clone" in err and "Traceback" not in err
