@@ -126,6 +126,7 @@ def test_the_demo_runs_or_says_what_it_needs(python, tmp_path):
     assert code == 1 and err.startswith("error: ") and "http://127.0.0.1:9" in err and "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_pip_install_gives_the_command_with_its_files(pack, python, birds, tmp_path):
     """`pip install .`; the demo's workflow is not part of the package, so the demo says what it needs."""
     copy, target = tmp_path / "copy", tmp_path / "installed"
