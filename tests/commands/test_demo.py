@@ -195,10 +195,9 @@ def test_impossible_sizes_are_refused(tmp_path, sizes):
         demo.main(["--base", str(tmp_path), *sizes])
 
 
-def test_without_the_workflows_it_says_what_it_needs(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demo, "WORKFLOW", tmp_path / "workflows" / "miniature_augment.json")
-    assert demo.main(["--base", str(tmp_path), "--check"]) == 1
-    assert "run it from a clone" in capsys.readouterr().err
+def test_without_the_workflows_it_says_what_it_needs(tmp_path):
+    with pytest.raises(ValueError, match="run it from a clone"):
+        demo.Demo(tmp_path, workflow=tmp_path / "workflows" / "miniature_augment.json")
 
 
 # --- the workflows of the comparison
