@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from .shell import Parser
 
 COMMANDS = {
+    "unpack": (".unpack", "the images of a Hub clone, out of its Parquet files"),
     "plan": (".plan", "from labelled images and a workflow to a list of jobs; --dry-run to see it"),
     "run": (".run", "make the images of a plan on one or many ComfyUI servers; again to resume"),
     "status": (".status", "what is planned, made, accepted and failed, class by class"),

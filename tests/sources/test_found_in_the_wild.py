@@ -152,10 +152,33 @@ def test_a_clone_whose_images_are_packed(dry_run, tmp_path):
     rows = {"image": [{"bytes": picture, "path": "0.jpg"}], "label": [0]}
     parquet.write_table(pyarrow.table(rows), tmp_path / "hub" / "data" / "train-00000-of-00001.parquet")
     code, said = dry_run(tmp_path / "hub")
-    assert code == 1 and f"higfa unpack {tmp_path / 'hub'} FOLDER" in said
+    assert code == 1 and f"higfa unpack {tmp_path / 'hub'} FOLDER" in said and "train-00000-of-00001.parquet" in said
     write(tmp_path / "hub" / "data" / "train-00000-of-00001.parquet", "version https://git-lfs.github.com/spec/v1")
     code, said = dry_run(tmp_path / "hub")
     assert code == 1 and "is a pointer of Git LFS, not the file itself: run git lfs pull" in said
+
+
+def test_a_clone_unpacked_is_the_set(dry_run, tmp_path, capsys):
+    datasets = pytest.importorskip("datasets")
+    from higfa_core.commands import main as cli
+
+    files = [str(draw(tmp_path / "x" / f"{n}.png", seed=n)) for n in range(6)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["Gull", "Café"])})
+    rows = datasets.Dataset.from_dict({"image": files, "label": [0, 1, 0, 1, 0, 1]}, features)
+    (tmp_path / "hub" / "data").mkdir(parents=True)
+    for split, part in (("train", range(4)), ("test", range(4, 6))):
+        table = datasets.table.embed_table_storage(rows.select(part).with_format("arrow")[:])
+        from pyarrow import parquet
+
+        parquet.write_table(table, tmp_path / "hub" / "data" / f"{split}-00000-of-00001.parquet")
+    assert cli.main(["unpack", str(tmp_path / "hub"), str(tmp_path / "out")]) == 0
+    assert "2 test images, 4 train images" in capsys.readouterr().out
+    dataset = read_dataset(tmp_path / "out")
+    assert classes(dataset) == {"Café": 2, "Gull": 2} and dataset.held_out == 2
+    content = {(tmp_path / "out" / image.path).read_bytes(): image.class_name for image in dataset.images}
+    assert content == {Path(file).read_bytes(): name for file, name in zip(files, ("Gull", "Café") * 2)}
+    assert cli.main(["unpack", str(tmp_path / "hub"), str(tmp_path / "out")]) == 1
+    assert "is not empty: name a new folder" in capsys.readouterr().err
 
 
 TABLES = {  # case -> header, separator, encoding
