@@ -9,7 +9,7 @@ from ..files.paths import SPLITS, split_of
 
 # Where images are kept, whatever they show.
 CONTAINERS = frozenset(
-    "image images img imgs im pic pics picture pictures photo photos jpg jpgs jpeg jpegs png pngs jpegimages "
+    "image images img imgs im ims pic pics picture pictures photo photos jpg jpgs jpeg jpegs png pngs jpegimages "
     "pngimages image_data imagedata".split()
 )
 # What lies beside the images of a data set and is none of them.
@@ -59,6 +59,11 @@ def is_beside_images(name: str) -> bool:
 def is_container(name: str) -> bool:
     """Whether a folder of that name is just where images are kept."""
     return matching_key(name) in CONTAINERS
+
+
+def speaks_of_images(name: str) -> bool:
+    """Whether a name has a word for images in it: `car_ims`, `bird-photos`."""
+    return any(part in CONTAINERS for part in re.split(r"[\W_\d]+", matching_key(name)))
 
 
 def split_word(name: str) -> tuple[str, str]:

@@ -27,15 +27,18 @@ def normal(path: str) -> str:
     return clean.as_posix()
 
 
-def locate(tree: Tree, train: Collection[str], held_out: Collection[str] = ()) -> dict[str, str]:
-    """Listed path -> path on disk, of the images that are there. Lists are as `normal` writes them.
+def locate(
+    tree: Tree, train: Collection[str], held_out: Collection[str] = (), taken: Collection[str] = ()
+) -> dict[str, str]:
+    """Listed path -> path on disk, of the images that are there. Lists are as `normal` writes them; files `taken`,
+    on disk, are something else.
 
     A file elsewhere stands in for a listed one only when its whole listed folder is elsewhere, when it is the only
     one that fits, and never across the border between training and held-out images. ValueError when two fit.
     """
     found = {path: place for path in (*train, *held_out) if (place := _in_place(tree, path))}
     lost = _lost_folders((*train, *held_out), found)
-    claimed = set(found.values())
+    claimed = {*found.values(), *taken}
     for paths, training in ((held_out, False), (train, True)):
         for path in paths:
             if path not in found and path.rpartition("/")[0] in lost:

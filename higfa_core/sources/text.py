@@ -27,8 +27,18 @@ def read_text(path: Path) -> tuple[str, str]:
             return content.decode(marked or "utf-8"), ""
         except UnicodeDecodeError:
             pass
+    if wide := _wide(content[:1000]):
+        return content.decode(wide), ""
     import chardet  # comes with clevercsv; here, because most text needs it not
 
     guess = chardet.detect(content[:SAMPLE])["encoding"] or "cp1252"
     text = content.decode(guess)
     return text, "" if guess.lower().startswith("utf") else guess
+
+
+def _wide(head: bytes) -> str:
+    """UTF-16 without a mark, by where the zeros are: of the letters in paths and numbers every other byte is one."""
+    for start, name in ((1, "utf-16-le"), (0, "utf-16-be")):
+        if head and head[start::2].count(0) > 0.4 * len(head) / 2 and not head[1 - start :: 2].count(0):
+            return name
+    return ""

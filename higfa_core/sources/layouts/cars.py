@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import re
 
 from ..locate import normal
 from ..source import Box, ClassInfo, SourceDataset, SourceImage, prompt_name
-from ..tree import Tree
+from ..tree import Tree, stem_of
+from .dialect import read_table
 from .lists import above, corners, held_out_folders, read_mat, training_set, under
 
 TITLE = "Stanford Cars"
@@ -71,7 +71,7 @@ def _from_folders(tree: Tree, home: str) -> SourceDataset:
     train = next(folder for folder in tree.training_folders() if above(folder) == home)
     names, boxes = tree.folders(train), _kaggle_boxes(tree, home)
     images = [
-        SourceImage(path, name, label, box=boxes.get(path.rsplit("/", 1)[1]))
+        SourceImage(path, name, label, box=boxes.get(stem_of(path)))
         for label, name in enumerate(names)
         for path in tree.images(f"{train}/{name}")
     ]
@@ -115,7 +115,8 @@ def _kaggle_boxes(tree: Tree, home: str) -> dict[str, Box | None]:
     if file is None:
         return {}
     try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            return {row[0]: corners(*map(float, row[1:5])) for row in csv.reader(lines) if row}
+        table = read_table(file)
+        rows = [list(row.values()) for row in table.rows] + [list(table.columns)] * (table.first > 1)  # has no header
+        return {stem_of(row[0]): corners(*map(float, row[1:5])) for row in rows}
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file}: every row needs an image and 4 numbers ({error})") from error

@@ -43,10 +43,10 @@ def read(tree: Tree, home: str) -> SourceDataset:
     for file, content in contents.items():
         start = _start(tree, home, file, content)
         if splits[file] != "train":
-            held_out += [normal(f"{start}{image['file_name']}") for image in content["images"]]
+            held_out += [normal(under(start, image["file_name"])) for image in content["images"]]
             continue
         for image, found in _by_image(content):
-            path = normal(f"{start}{image['file_name']}")
+            path = normal(under(start, image["file_name"]))
             numbers = {annotation["category_id"] for annotation in found}
             if len(numbers) != 1:
                 ledger.add("with things of several classes" if numbers else "without a label", path)
@@ -137,7 +137,7 @@ def _start(tree: Tree, home: str, file: str, content: dict) -> str:
     """What leads from the root to the files as the list names them."""
     name = content["images"][0]["file_name"] if content["images"] else ""
     here = under(above(file), name)
-    return "/".join(filter(None, (above(file) if tree.has(here) else home, "")))
+    return above(file) if tree.has(here) else home
 
 
 def _by_image(content: dict) -> list[tuple[dict, list[dict]]]:

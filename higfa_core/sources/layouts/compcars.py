@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ..locate import normal
 from ..source import Box, ClassInfo, SourceDataset, SourceImage
 from ..tree import Tree
-from .lists import corners, read_columns, read_mat, training_set, under
+from .lists import above, corners, read_columns, read_mat, training_set, under
 
 TITLE = "CompCars"
 EXPECTED = "train_test_split/classification/train.txt with misc/make_model_name.mat, or train_surveillance.txt"
@@ -56,7 +56,7 @@ def _dataset(
     images = []
     for entry in listed[0]:
         label = labels[numbers[entry]]
-        box = _box(tree, f"{boxes}/{entry.rpartition('.')[0]}.txt") if boxes else None
+        box = _box(tree, f"{boxes}/{above(entry)}/{_stem(entry)}.txt") if boxes else None
         images.append(SourceImage(_image(home, entry), order[numbers[entry]], label, box=box))
     classes = [ClassInfo(name, names[number], names[number].partition(" ")[0]) for number, name in order.items()]
     held_out = [_image(home, entry) for entry in listed[1]]
@@ -80,6 +80,10 @@ def _last(number: int | tuple[int, int]) -> int:
 
 def _image(home: str, entry: str) -> str:
     return normal(under(home, "image", entry))
+
+
+def _stem(entry: str) -> str:
+    return PurePosixPath(entry).stem
 
 
 def _beside(tree: Tree, home: str, name: str) -> str:

@@ -67,7 +67,11 @@ def refuse_guess(table: Table, labels: Sequence[str]) -> None:
 
 def _read_delimited(path: Path, text: str, encoding: str, limit: int | None) -> Table:
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), skipinitialspace=True)
-    found = [[cell.strip() for cell in row] for row in islice(lines, None if limit is None else limit + 1) if any(row)]
+    found = [
+        [cell.strip() for cell in row]
+        for row in islice(lines, None if limit is None else limit + 1)
+        if any(map(str.strip, row))
+    ]
     if not found:
         return Table(path, (), [], 1, encoding)
     header, body, first = found[0], found[1:], 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..source import SourceDataset
 from ..tree import Tree
 from . import hugging_face, image_folder, tables
-from .mentions import find_mention
+from .mentions import find_mention, mention_above
 from .packed import refuse_packed
 from .plausible import SAY_SO
 
@@ -47,6 +47,11 @@ def _table_or_folders(tree: Tree, options: dict) -> tuple[str, SourceDataset]:
         )
     if folders is None:
         raise doubt
+    if file := mention_above(tree):
+        raise ValueError(
+            f"{file} names images of {tree.root}, so that the folders alone may not tell what is what: give the folder "
+            f"of that list; {SAY_SO}"
+        )
     return "image_folder", folders
 
 

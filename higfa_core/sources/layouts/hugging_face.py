@@ -37,7 +37,7 @@ def read(tree: Tree, home: str = "", *, label_column: str = "") -> SourceDataset
         raise ValueError(
             f"{tree.root} has metadata of several kinds ({', '.join(files)}): `datasets` reads one kind only, keep one"
         )
-    card = _read_card(tree.path(under(home, "README.md")))
+    card = _read_card(_card(tree, home))
     tables = {file: read_table(tree.path(file)) for file in files}
     names, numbers = _class_label_names(card, label_column), []
     evidence = ", ".join(files) + (", class names from README.md" if names else "")
@@ -112,6 +112,15 @@ def _label_column(root: Path, columns: set[str], asked: str) -> str:
         f"The metadata in {root} has no column {' or '.join(wanted)}, only {', '.join(sorted(columns)) or 'none'}: "
         "choose with --label-column (or label_column=)"
     )
+
+
+def _card(tree: Tree, home: str) -> Path:
+    """The card of the set; of a set whose split is the root, it is beside that or above its data/."""
+    folders = [tree.root / tree.place(home)]
+    if not home and split_of(tree.root.name):
+        folders += tree.root.parents[:2] if tree.root.parent.name == "data" else tree.root.parents[:1]
+    files = [folder / "README.md" for folder in folders]
+    return next((file for file in files if file.is_file()), files[0])
 
 
 def _read_card(path: Path) -> Mapping:

@@ -149,7 +149,8 @@ def training_set(
         raise ValueError(f"{layout}: no training image is listed in {tree.root} ({len(held_out)} are held out)")
     _refuse_listed_twice(layout, images)
     try:
-        found = locate(tree, [image.path for image in images], held_out)
+        masks = [mask for image in images if image.mask and (mask := tree.find(image.mask))]
+        found = locate(tree, [image.path for image in images], held_out, masks)
     except ValueError as error:
         raise ValueError(f"{layout}: {error}") from error
     others = {path: found.get(path, path) for path in held_out}

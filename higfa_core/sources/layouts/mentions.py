@@ -47,6 +47,18 @@ def find_mention(tree: Tree, classes: Collection[str] = ()) -> Mention | None:
     return max(found, key=lambda mention: mention.count, default=None)
 
 
+def mention_above(tree: Tree) -> str:
+    """A list in one of the two folders above the root that names images by their path from there; empty if none."""
+    for above in tree.root.parents[:2]:
+        start = f"{tree.root.relative_to(above).as_posix()}/"
+        wanted = [start + path for path in tree.images()[:MOST]]
+        for file in sorted(path for path in above.iterdir() if path.suffix.lower() in SUFFIXES)[:MOST]:
+            text = _text(file).replace("\\", "/") if file.is_file() and file.name.lower() not in KNOWN else ""
+            if start in text and any(path in text for path in wanted):
+                return str(file)
+    return ""
+
+
 def _files(tree: Tree) -> list[str]:
     others = [path for path in tree.others if not path.lower().endswith(PROSE)]
     others = [path for path in others if path.rpartition("/")[2].lower() not in KNOWN]
@@ -120,10 +132,12 @@ def _strings_in_mat(path: Path) -> Iterator[str]:
 
 
 def _strings(value) -> Iterator[str]:
+    """All text in what SciPy makes of a MATLAB file: arrays of arrays, records and strings."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, (list, tuple)) or getattr(value, "dtype", None) is not None and value.dtype.hasobject:
-        for item in value.ravel() if hasattr(value, "ravel") else value:
+    elif hasattr(value, "tolist"):
+        inner = value.tolist()
+        yield from () if inner is value else _strings(inner)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
             yield from _strings(item)
-    elif getattr(value, "dtype", None) is not None and value.dtype.kind == "U":
-        yield from map(str, value.ravel())

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..locate import normal
 from ..source import ClassInfo, SourceDataset, SourceImage, prompt_name
 from ..tree import Tree
-from .lists import number_classes, read_columns, training_set, under
+from .lists import list_text, number_classes, read_columns, training_set, under
 
 TITLE = "Oxford-IIIT Pet"
 EXPECTED = "annotations/trainval.txt and annotations/test.txt"
@@ -29,7 +29,7 @@ def read(tree: Tree, home: str) -> SourceDataset:
     labels = number_classes(((number, name) for _, name, number, _ in train + test), TITLE)
     trimaps, images = tree.nearest(home, "trimaps"), []
     for stem, name, _, _ in train:
-        mask = f"{trimaps}/{stem}.png" if trimaps and tree.has(f"{trimaps}/{stem}.png") else None
+        mask = f"{trimaps}/{stem}.png" if trimaps else None
         path = normal(under(home, "images", f"{stem}.jpg"))
         images.append(SourceImage(path, name, labels[name], mask, FOREGROUND if mask else ()))
     species = {name: kind for _, name, _, kind in train + test}
@@ -55,6 +55,9 @@ def _above(folder: str) -> str:
 
 def _is_ours(file: Path) -> bool:
     """Whether the list looks like the pets': other sets have a trainval.txt too."""
-    lines = (line.strip() for line in file.read_text(encoding="utf-8-sig", errors="replace").split("\n"))
+    try:
+        lines = (line.strip() for line in list_text(file).split("\n"))
+    except ValueError:
+        return False
     first = next((line for line in lines if line and not line.startswith("#")), "")
     return bool(re.fullmatch(r"\S+_\d+\s+\d+(\s+\d+)*", first))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ...files.paths import split_of
-from ..hints import is_beside_images, is_container, split_hint, split_pairs, split_word
+from ..hints import is_beside_images, is_container, speaks_of_images, split_hint, split_pairs, split_word
 from ..tree import Folder, Tree, stem_of
 
 # Pictures that people put beside their classes to show or explain the set.
@@ -18,6 +18,8 @@ SAY_SO = "if the folders are the classes all the same: --layout image_folder"
 def refuse_implausible(tree: Tree, base: str, folder: Folder, classes: list[str]) -> None:
     """ValueError, with the evidence and the question, unless the class folders `classes` of `base` look like it."""
     place = tree.root / tree.place(base)
+    if is_beside_images(place.name):
+        raise ValueError(f"{place} usually holds masks or lists, no classes; {SAY_SO}")
     for check in (_names, _splits, _depth, _strays):
         if why := check(folder, classes):
             raise ValueError(f"The folders in {place} may not be the classes: {why}; {SAY_SO}")
@@ -25,7 +27,7 @@ def refuse_implausible(tree: Tree, base: str, folder: Folder, classes: list[str]
 
 def _names(folder: Folder, classes: list[str]) -> str:
     """Folders that hold something else than one class."""
-    if kept := next(filter(is_container, classes), ""):
+    if kept := next(filter(speaks_of_images if len(classes) == 1 else is_container, classes), ""):
         return f"{kept} is a usual name for a folder of all images; give the table of their labels with --labels FILE"
     for name in classes:
         for path, _ in folder.folders[name].walk(name):

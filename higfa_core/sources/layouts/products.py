@@ -49,7 +49,7 @@ def _numbers(rows: list[tuple[int, str, str]]) -> list[int]:
 
 def _read_list(file: Path, level: str) -> list[tuple[int, str, str]]:
     """Number and name of the class, and the path, of every image."""
-    rows = read_columns(file, len(HEADER))
+    rows = [[*row[:3], row[3].replace("\\", "/")] for row in read_columns(file, len(HEADER))]
     if not rows or rows[0] != HEADER:
         raise ValueError(f"{file}: expected the header {' '.join(HEADER)}: copy the original list")
     if wrong := next((row for row in rows[1:] if not (row[1].isdecimal() and row[2].isdecimal())), None):
