@@ -146,6 +146,7 @@ def guided_call(decoder, latents, quick, micro_batch):
 
     from higfa_core.comfy.corrector import Corrector
     from higfa_core.comfy.decoder import choose_decoder
+    from higfa_core.comfy.engine import Engine, Plan
     from higfa_core.comfy.memory import guidance_memory
     from higfa_core.guidance.schedule import Window
     from higfa_core.guidance.settings import Guidance
@@ -157,10 +158,10 @@ def guided_call(decoder, latents, quick, micro_batch):
     with tempfile.TemporaryDirectory() as folder:
         offer_random_taesd(Path(folder))
         choice = choose_decoder(decoder, vae, comfy.latent_formats.SD15(), side)
-        built = choice.build(latents.device)
-    targets = torch.eye(CLASSES)[:batch]
-    trace = Trace([0.8, 0.5, 0.0], [1], ["class 0"] * batch)
-    corrector = Corrector(classifier, targets, settings, built, Window(0.8, 0.05), 1, trace, latents.device)
+        trace = Trace([0.8, 0.5, 0.0], [1], ["class 0"] * batch)
+        plan = Plan(choice, trace.targets, torch.eye(CLASSES)[:batch])
+        corrector = Corrector(Engine(classifier, None, vae, settings), plan, Window(0.8, 0.05), trace, latents.device)
+    built = corrector.ladder.decoder
     held = [*getattr(built, "params", built.module.state_dict()).values(), *corrector.params.values()]
     facts = {
         "parameters": parameters(vae.first_stage_model if vae else built.module.taesd_decoder),

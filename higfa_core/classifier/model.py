@@ -13,6 +13,7 @@ import math
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ class FineGrainedClassifier:
         self.source = source
         self.model_kwargs = dict(model_kwargs or {})
         self.smooth_relu = 0.0
-        self.patcher = None
+        self.patcher: Any = None
 
     def index(self, name: str) -> int:
         """Output index of the class `name`. Case, underscores, numbering ("003.") and missing synonyms are

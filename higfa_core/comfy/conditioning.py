@@ -1,7 +1,16 @@
 """Conditioning with its ControlNets taken off, kept to their own branch, or scaled. Inputs are never changed."""
 
+from __future__ import annotations
 
-def without_control(conditioning):
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from comfy.controlnet import ControlBase
+
+Conditioning = list  # of [tensor, options], as ComfyUI's nodes hand it on
+
+
+def without_control(conditioning: Conditioning) -> Conditioning:
     """Every ControlNet taken off, entries copied.
 
     The flag of the legacy Apply ControlNet must go too: with it ComfyUI copies the positive's control into every
@@ -11,23 +20,23 @@ def without_control(conditioning):
     return [[tensor, {k: v for k, v in options.items() if k not in drop}] for tensor, options in conditioning]
 
 
-def own_control(conditioning):
+def own_control(conditioning: Conditioning) -> Conditioning:
     """Controls stay in this branch, whatever Apply ControlNet node made them."""
     return [[t, {**o, "control_apply_to_uncond": False} if "control" in o else o] for t, o in conditioning]
 
 
-def has_control(conditioning) -> bool:
+def has_control(conditioning: Conditioning) -> bool:
     return any("control" in options for _, options in conditioning)
 
 
-def scaled_control(conditionings, factor: float):
+def scaled_control(conditionings: list[Conditioning], factor: float) -> list[Conditioning]:
     """Conditionings whose ControlNets are copies of `factor` times the strength.
 
     A control that stands in several entries stays one object: ComfyUI runs such entries in one batch.
     """
-    copies = {}
+    copies: dict[ControlBase, ControlBase] = {}
 
-    def scaled(control):
+    def scaled(control: ControlBase | None) -> ControlBase | None:
         if control is None:
             return None
         if control not in copies:

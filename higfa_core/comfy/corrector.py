@@ -1,22 +1,24 @@
-"""The classifier's part of a guided run: decode, classify, gradient, confidence. One object a run.
+"""The classifier's part of a guided run: when it evaluates, on what, and with which memory. One object per run.
 
-Everything stays on the device: no value is read back before the run ends.
+The mathematics is in `guidance.classifier_step`. No value is read back from the device before the run ends.
 """
 
-import logging
+from __future__ import annotations
+
 import math
 
 import comfy.model_management
 import torch
+from torch import Tensor
 
-from ..guidance import formulas as guidance
-from ..guidance.lean_backward import LeanBackward
-from ..guidance.schedule import next_level
+from ..guidance import classifier_step, formulas
+from ..guidance.classifier_step import Correction, Reading, Signal
+from ..guidance.schedule import Window, next_level
 from ..guidance.stopwatch import Stopwatch
-from ..guidance.trace import Call
-from .decoder import DecoderChoice, image_size, tiny_decoder_path
-
-log = logging.getLogger(__name__)
+from ..guidance.trace import Call, Trace
+from .decoder import Decoder, image_size
+from .engine import Engine, Plan
+from .memory_ladder import MemoryLadder
 
 FLOAT16_LOSS_SCALE = 1024.0  # pixel gradients of float16 decoders would underflow
 
@@ -25,174 +27,111 @@ class Corrector:
     """Turns denoised estimates into weights and a step towards the target classes.
 
     Args:
-        classifier: a FineGrainedClassifier.
-        targets: weights over the classes of each sample, [B, K].
-        settings: the run's Guidance.
-        decoder: a DecoderChoice, or one that is built.
         window: the final stage.
-        interval: guided calls between two evaluations.
         trace: where each guided call is recorded.
         device: where the diffusion model runs.
         known: what a masked run keeps, in model space [B, C, H, W]; the classifier sees it around the new part.
     """
 
-    def __init__(self, classifier, targets, settings, decoder, window, interval, trace, device, known=None):
-        self.classifier, self.settings, self.decoder = classifier, settings, decoder
-        self.window, self.interval, self.trace, self.device, self.known = window, interval, trace, device, known
+    def __init__(
+        self,
+        engine: Engine,
+        plan: Plan,
+        window: Window,
+        trace: Trace,
+        device: torch.device,
+        known: Tensor | None = None,
+    ):
+        self.classifier, self.settings = engine.classifier, engine.settings
+        self.window, self.trace, self.device, self.known = window, trace, device, known
         with torch.inference_mode(False):
-            self.targets = targets.to(device, torch.float32, copy=True)
-        self.chance = guidance.chance(self.targets)
-        self.watch = Stopwatch(device)
-        self.params = self.micro_batch = None
+            self.targets = plan.targets.to(device, torch.float32, copy=True)
+        self.chance = formulas.chance(self.targets)
+        self.watch, self.ladder = Stopwatch(device), MemoryLadder(plan.decoder, device, trace.note)
         self.countdown = 0
-        self.signal = None  # direction, probability, smoothed confidence, entropy, top class of the last evaluation
+        self.params: dict[str, Tensor] | None = None
+        self.signal: Signal | None = None  # of the last evaluation
         with self.watch.measure():
-            self._with_room(self._build)
+            self.ladder.run(self._load)
 
-    def __call__(self, denoised: torch.Tensor, sigma: float, mask: torch.Tensor | None = None):
-        """Estimate [B, C, H, W] -> (m_text, m_contour, delta): multipliers [B] and the step to add."""
+    def __call__(self, estimates: Tensor, sigma: float, mask: Tensor | None = None) -> Correction | None:
+        """The correction of estimates [B, C, H, W]; None where there is no memory for the classifier."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         evaluated = self._due(sigma)
         if evaluated:
             with self.watch.measure():
-                self._evaluate(denoised, mask)
-            self.countdown = self.interval
+                self._evaluate(estimates, mask)
+            self.countdown = self.trace.interval
         self.countdown -= 1
-        return self._step(denoised, sigma, mask, evaluated)
+        return self._correction(self.signal, estimates, sigma, mask, evaluated) if self.signal else None
 
-    def _due(self, sigma):
+    def _due(self, sigma: float) -> bool:
         """Every interval-th call; where a sampler makes several a step, no more than the steps' share of max_evals."""
         steps = self.trace.guided_steps
         begun = max(1, sum(self.trace.sigmas[i] >= sigma for i in steps))
         share = math.ceil(begun * self.settings.max_evals / max(1, len(steps)))
         return self.countdown <= 0 and self.trace.evaluations < share
 
-    def _step(self, denoised, sigma, mask, evaluated):
-        if self.signal is None:
-            one = torch.ones(len(denoised), device=denoised.device)
-            return one, one, torch.zeros_like(denoised)
-        step, p, c, entropy, top = self.signal
-        s, classes = self.settings, self.targets.shape[1]
-        m_text, m_contour, w_cls = guidance.modulation(s.modulation, c, entropy, classes)
+    def _correction(
+        self, signal: Signal, estimates: Tensor, sigma: float, mask: Tensor | None, evaluated: bool
+    ) -> Correction:
         ramp = self.window.ramp(sigma, next_level(self.trace.sigmas, sigma))
-        size = s.eta * ramp * self.window.posterior_scale(sigma)
-        delta = guidance.displacement(step, size, w_cls, denoised, s.rms_cap, mask)
-        self.trace.calls.append(Call(sigma, evaluated, p, c, top, w_cls, guidance.rms(delta, mask).flatten()))
-        return m_text, m_contour, delta
+        size = self.settings.eta * ramp * self.window.posterior_scale(sigma)
+        made = classifier_step.correction(signal, size, estimates, self.targets.shape[1], self.settings, mask)
+        step_rms = formulas.rms(made.delta, mask).flatten()
+        self.trace.calls.append(
+            Call(sigma, evaluated, signal.probability, signal.confidence, signal.top, made.classifier, step_rms)
+        )
+        return made
 
-    def _evaluate(self, denoised, mask):
-        shown = denoised if mask is None else denoised * mask + self.known * (1 - mask)
-        parts = self._in_micro_batches(shown)
-        if parts is None:
+    def _evaluate(self, estimates: Tensor, mask: Tensor | None) -> None:
+        shown = self._shown(estimates, mask)
+        reading = self._read(shown)
+        if reading is None:
             self.signal = None
             return
-        gradient, p, entropy, top = parts
-        step, finite = guidance.direction(gradient, shown.float(), self.settings.parallel, mask)
-        answered = torch.isfinite(p)
-        self.trace.left_out("the estimate, or what the classifier said of it, was not finite", ~answered)
-        self.trace.left_out(self._overflow, answered & ~finite)
-        finite = finite & answered
-        p, entropy = torch.where(answered, p, 0.0), torch.where(answered, entropy, 0.0)
-        step = torch.where(finite.view(-1, *[1] * (step.ndim - 1)), step, 0)
-        c = guidance.confidence(p, self.chance, self.settings.p_stop)
-        # A sample without a usable gradient counts as satisfied: its text and contour stay as they were.
-        c = torch.where(finite, c, 1.0)
-        if self.signal is not None:
-            c = self.settings.smoothing * self.signal[2] + (1 - self.settings.smoothing) * c
-        self.signal = step, p, c, entropy, top
+        self.signal = classifier_step.signal(reading, shown, self.chance, self.settings, self.signal, mask)
+        self.trace.left_out("the estimate, or what the classifier said of it, was not finite", ~self.signal.answered)
+        self.trace.left_out(self._overflow, self.signal.answered & ~self.signal.usable)
 
-    def _in_micro_batches(self, shown):
-        """`_evaluate_rows` over the batch; None when there is no memory even for one image."""
-        if self.decoder is None:
-            return None
-        if self.micro_batch is None:
-            height, width = image_size(self.decoder.latent_format, shown.shape)
-            self.micro_batch = min(len(shown), self.settings.images_at_once(height * width))
-        parts, start = [], 0
+    def _shown(self, estimates: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is None or self.known is None:
+            return estimates
+        return estimates * mask + self.known * (1 - mask)
 
-        def next_rows():
-            self._build()
-            rows = slice(start, start + self.micro_batch)
-            return self._evaluate_rows(shown[rows], self.targets[rows])
+    def _read(self, shown: Tensor) -> Reading | None:
+        """The classifier's reading of the batch; None when there is no memory even for one image."""
+        height, width = image_size(self.ladder.latent_format, shown.shape)
 
-        while start < len(shown):
-            part = self._with_room(next_rows)
-            if part is None:
-                return None
-            parts.append(part)
-            start += len(part[0])
-        return [torch.cat(column) for column in zip(*parts, strict=True)]
+        def read_rows(decoder: Decoder, rows: slice) -> Reading:
+            self._load(decoder)
+            return self._read_rows(decoder, shown[rows], self.targets[rows])
 
-    def _evaluate_rows(self, shown, targets):
-        """Gradient of the class score at `shown`, agreement, entropy, top class; never through the diffusion model."""
-        views = self.settings.views
-        # With eta 0 the classifier only measures, at a third of the cost.
-        with torch.inference_mode(False), torch.set_grad_enabled(self.settings.eta > 0), LeanBackward():
-            z = shown.detach().clone().float().requires_grad_(self.settings.eta > 0)
-            image = self.decoder(z)
-            score, p = 0.0, 0.0
-            for view in (image, image.flip(-1))[:views]:
-                logits = self._logits(view)
-                score = score + guidance.class_score(logits, targets, self.settings.label_sharpness).sum() / views
-                p = p + (logits.detach() / self.classifier.temperature).softmax(1) / views
-            # A sum, not a mean: the gradient of one sample must not depend on how many are beside it.
-            gradient = self._gradient(score, z) if self.settings.eta > 0 else torch.zeros_like(z)
-        entropy = -torch.special.xlogy(p, p).sum(1)
-        log_p = p.clamp(min=torch.finfo(p.dtype).tiny).log()
-        return gradient, guidance.agreement(log_p, targets), entropy, p.argmax(1)
+        parts = self.ladder.run_in_parts(len(shown), self.settings.images_at_once(height * width), read_rows)
+        return Reading.joined(parts) if parts else None
 
-    def _logits(self, images):
+    def _read_rows(self, decoder: Decoder, shown: Tensor, targets: Tensor) -> Reading:
+        scale = FLOAT16_LOSS_SCALE if decoder.dtype == torch.float16 else 1.0
+        return classifier_step.read(
+            shown, targets, decoder, self._logits, self.classifier.temperature, self.settings, scale
+        )
+
+    def _logits(self, images: Tensor) -> Tensor:
         logits = self.classifier.logits(images, self.params)
         if logits.shape[1] != self.targets.shape[1]:
             raise ValueError(
                 f"The classifier has {logits.shape[1]} outputs for {self.targets.shape[1]} class names: "
-                "give it one name an output, in order."
+                "give it one name per output, in order."
             )
         return logits
 
-    def _gradient(self, score, z):
-        scale = FLOAT16_LOSS_SCALE if self.decoder.dtype == torch.float16 else 1.0
-        (gradient,) = torch.autograd.grad(score * scale, z)
-        return gradient / scale
-
     @property
-    def _overflow(self):
+    def _overflow(self) -> str:
+        half = self.ladder.decoder is not None and self.ladder.decoder.dtype == torch.float16
         remedy = " (the VAE is in float16: start ComfyUI with --bf16-vae or --fp32-vae)"
-        return "the gradient was not finite" + (remedy if self.decoder.dtype == torch.float16 else "")
+        return "the gradient was not finite" + (remedy if half else "")
 
-    def _build(self):
-        """The weights of this run, where they are not there yet."""
-        if isinstance(self.decoder, DecoderChoice):
-            self.decoder = self.decoder.build(self.device)
+    def _load(self, decoder: Decoder) -> None:
+        """The classifier's weights for this run; the ladder has built the decoder's."""
         if self.params is None:
             self.params = self.classifier.clone_params(self.device)
-
-    def _with_room(self, work):
-        """work(), on the first rung of the ladder that has memory for it; None if none has."""
-        while self.decoder is not None:
-            try:
-                return work()
-            except RuntimeError as error:
-                if not _out_of_memory(error):
-                    raise
-            # Outside of the handler: the exception holds on to the memory that is to be freed.
-            self._step_down()
-        return None
-
-    def _step_down(self):
-        """Out of memory: half the micro-batch, then the tiny decoder, then no classifier. A run is never lost."""
-        comfy.model_management.soft_empty_cache()
-        if self.micro_batch and self.micro_batch > 1:
-            self.micro_batch //= 2
-            return
-        path = None if self.decoder.name == "tiny" else tiny_decoder_path(self.decoder.latent_format)
-        self.decoder = DecoderChoice("tiny", None, self.decoder.latent_format, path) if path else None
-        note = "out of memory: went on with the tiny decoder" if path else (
-            "out of memory: went on without the classifier; use decoder 'tiny' or a smaller image")  # fmt: skip
-        log.warning("HiGFA: %s", note)
-        self.trace.note(note)
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    """As ComfyUI tells it; Apple's backend raises a plain RuntimeError."""
-    return comfy.model_management.is_oom(error) or "backend out of memory" in str(error)

@@ -5,14 +5,23 @@ moved are inference tensors, which autograd refuses, so they are cloned once a r
 clones.
 """
 
+from __future__ import annotations
+
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import comfy.taesd.taesd
 import comfy.utils
 import folder_paths
 import torch
+from torch import Tensor
 from torch.func import functional_call
+
+if TYPE_CHECKING:
+    from comfy.latent_formats import LatentFormat
+    from comfy.sd import VAE
 
 TINY_ABOVE = 512  # pixels; up to here the full decoder is affordable and shows finer marks
 
@@ -20,11 +29,11 @@ TINY_ABOVE = 512  # pixels; up to here the full decoder is affordable and shows 
 class _Decode(torch.nn.Module):
     """functional_call runs `forward`; a VAE's network is decoded by `decode`."""
 
-    def __init__(self, net):
+    def __init__(self, net: Any):
         super().__init__()
-        self.net = net
+        self.net: Any = net
 
-    def forward(self, z):
+    def forward(self, z: Tensor) -> Tensor:
         return self.net.decode(z)
 
 
@@ -34,7 +43,7 @@ class VAEDecoder:
 
     name = "vae"
 
-    def __init__(self, vae, latent_format, device):
+    def __init__(self, vae: VAE, latent_format: LatentFormat, device: torch.device):
         self.module, self.process_output, self.dtype = _Decode(vae.first_stage_model), vae.process_output, vae.vae_dtype
         with torch.inference_mode(False):
             # Means and standard deviations that some formats hold were born in inference mode.
@@ -45,7 +54,7 @@ class VAEDecoder:
                 if not name.startswith(("net.encoder.", "net.quant_conv."))
             }
 
-    def __call__(self, latents):
+    def __call__(self, latents: Tensor) -> Tensor:
         z = self.latent_format.process_out(latents).to(self.dtype)
         decoded = functional_call(self.module, self.params, (z,))
         if decoded.ndim == 5:
@@ -59,7 +68,7 @@ class TinyDecoder:
 
     name, dtype = "tiny", torch.float32
 
-    def __init__(self, path, latent_format, device):
+    def __init__(self, path: str, latent_format: LatentFormat, device: torch.device):
         self.latent_format = latent_format
         with torch.inference_mode(False):
             self.module = comfy.taesd.taesd.TAESD(None, None, latent_channels=latent_format.latent_channels)
@@ -67,26 +76,41 @@ class TinyDecoder:
             self.module.taesd_decoder.load_state_dict({k: w.clone() for k, w in weights.items()})
             self.module.requires_grad_(False).eval().to(device)
 
-    def __call__(self, latents):
+    def __call__(self, latents: Tensor) -> Tensor:
         return (self.module.decode(latents.float()) / 2 + 0.5).clamp(0, 1)
 
 
+Decoder = VAEDecoder | TinyDecoder
+
+
 @dataclass(frozen=True)
-class DecoderChoice:
-    """Which decoder a run will use; made before the run, built at its first guided call."""
+class VAEChoice:
+    """The full decoder, chosen before a run, to be built at its first guided call."""
 
-    name: str
-    vae: object
-    latent_format: object
-    tiny_path: str | None
+    vae: VAE
+    latent_format: LatentFormat
+    name = "vae"
 
-    def build(self, device):
-        if self.name == "tiny":
-            return TinyDecoder(self.tiny_path, self.latent_format, device)
+    def build(self, device: torch.device) -> VAEDecoder:
         return VAEDecoder(self.vae, self.latent_format, device)
 
 
-def tiny_decoder_path(latent_format) -> str | None:
+@dataclass(frozen=True)
+class TinyChoice:
+    """The tiny decoder of that file, likewise."""
+
+    path: str
+    latent_format: LatentFormat
+    name = "tiny"
+
+    def build(self, device: torch.device) -> TinyDecoder:
+        return TinyDecoder(self.path, self.latent_format, device)
+
+
+DecoderChoice = VAEChoice | TinyChoice
+
+
+def tiny_decoder_path(latent_format: LatentFormat) -> str | None:
     """The TAESD decoder of this latent format in models/vae_approx, or None."""
     name = latent_format.taesd_decoder_name
     if not name or latent_format.latent_dimensions != 2:
@@ -95,11 +119,11 @@ def tiny_decoder_path(latent_format) -> str | None:
     return folder_paths.get_full_path("vae_approx", files[0]) if files else None
 
 
-def choose_decoder(choice: str, vae, latent_format, image_side: int) -> DecoderChoice:
+def choose_decoder(choice: str, vae: VAE | None, latent_format: LatentFormat, image_side: int) -> DecoderChoice:
     """The decoder that `choice` (auto, tiny, vae) means for images of that longest side in pixels.
 
     Raises:
-        ValueError: no decoder is to be had, or the VAE is not this model's; the message says what is missing.
+        ValueError: no decoder is available, or the VAE does not belong to this model; the message says what is missing.
     """
     path = tiny_decoder_path(latent_format)
     if choice == "tiny" and path is None:
@@ -111,14 +135,13 @@ def choose_decoder(choice: str, vae, latent_format, image_side: int) -> DecoderC
             else "decoder is 'tiny', but this model's latents have no tiny decoder; set decoder to 'vae'."
         )
     if path is not None and (choice == "tiny" or vae is None or (choice == "auto" and image_side > TINY_ABOVE)):
-        return DecoderChoice("tiny", vae, latent_format, path)
-    _check_vae(vae, latent_format)
-    return DecoderChoice("vae", vae, latent_format, path)
+        return TinyChoice(path, latent_format)
+    return VAEChoice(_checked(vae, latent_format), latent_format)
 
 
-def _check_vae(vae, latent_format):
+def _checked(vae: VAE | None, latent_format: LatentFormat) -> VAE:
     if vae is None:
-        raise ValueError("The classifier reads pixels and there is nothing to decode with: connect the VAE.")
+        raise ValueError("The classifier reads pixels, and there is nothing to decode latents with: connect the VAE.")
     if vae.output_channels not in (3, 4):
         raise ValueError(f"The VAE decodes to {vae.output_channels} channels, not to an image: connect an image VAE.")
     if vae.latent_channels != latent_format.latent_channels:
@@ -126,9 +149,10 @@ def _check_vae(vae, latent_format):
             f"The VAE has latents of {vae.latent_channels} channels, the model of {latent_format.latent_channels}: "
             "connect the VAE that belongs to the model."
         )
+    return vae
 
 
-def image_size(latent_format, shape) -> tuple[int, int]:
+def image_size(latent_format: LatentFormat, shape: Sequence[int]) -> tuple[int, int]:
     """Pixels (height, width) of a latent of that shape."""
     ratio = getattr(latent_format, "spacial_downscale_ratio", 8)  # 0.18.0 has it on some formats only
     return shape[-2] * ratio, shape[-1] * ratio

@@ -1,26 +1,34 @@
 """Tells ComfyUI how much memory the guidance will take, so that it makes room before the run."""
 
-import torch
+from __future__ import annotations
 
-from .decoder import image_size
+from collections.abc import Callable, Sequence
+
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ..classifier import FineGrainedClassifier
+from ..guidance.settings import Guidance
+from .decoder import DecoderChoice, TinyChoice, image_size
 
 # Peak of a guided call, measured by benchmarks/guided_call.py, with room to spare: times ComfyUI's own estimate of
 # decoding without gradient; float32 values a pixel of TAESD; float32 values an input pixel of a ResNet-50 or ViT-B.
 VAE_FACTOR, TINY_VALUES, CLASSIFIER_VALUES = 1.5, 600, 500
 
 
-def guidance_memory(classifier, decoder, settings, shape) -> int:
+def guidance_memory(
+    classifier: FineGrainedClassifier, decoder: DecoderChoice, settings: Guidance, shape: Sequence[int]
+) -> int:
     """Bytes that guided calls take beside the diffusion model: clones of the weights, and what backward saves.
 
     Args:
-        decoder: a DecoderChoice.
         shape: of the run's latents, [B, C, H, W].
     """
     height, width = image_size(decoder.latent_format, shape)
     count = min(shape[0], settings.images_at_once(height * width))
     input_height, input_width = classifier.preprocessing.input_size
     classify = 4 * CLASSIFIER_VALUES * input_height * input_width * settings.views
-    if decoder.name == "tiny":
+    if isinstance(decoder, TinyChoice):
         decode, weights = 4 * TINY_VALUES * height * width, 0
     else:
         vae = decoder.vae
@@ -29,7 +37,7 @@ def guidance_memory(classifier, decoder, settings, shape) -> int:
     return int(weights + _bytes(classifier.module, 4) + count * (decode + classify))
 
 
-def _bytes(module, size):
+def _bytes(module: torch.nn.Module, size: int) -> int:
     return size * sum(parameter.numel() for parameter in module.parameters())
 
 
@@ -39,15 +47,17 @@ class Workspace:
     def __init__(self, size: int):
         self.size = size
 
-    def get_models(self):
+    def get_models(self) -> list:
         return []
 
-    def inference_memory_requirements(self, dtype):
+    def inference_memory_requirements(self, dtype: torch.dtype) -> int:
         return self.size
 
 
-def load_with_room(executor, size: int, model, noise_shape, conds, *args, **kwargs):
-    """ComfyUI's prepare_sampling (as `executor`) with `size` bytes more asked for than the model itself needs.
+def load_with_room(
+    size: int, executor: Callable, model: ModelPatcher, noise_shape: Sequence[int], conds: dict, *args, **kwargs
+) -> tuple:
+    """ComfyUI's prepare_sampling (as `executor`), asking for `size` bytes more than the model itself needs.
 
     Not with several GPUs, where ComfyUI wants to clone whatever stands among the controls.
     """

@@ -1,14 +1,26 @@
 """The classifier's share of the guidance as a MODEL patch, for the stock KSampler and any guider."""
 
-from comfy.model_patcher import create_model_options_clone
-from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from __future__ import annotations
 
+from collections.abc import Iterable
+
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from comfy.samplers import CFGGuider
+from comfy.sd import VAE
+from torch import Tensor
+
+from ..classifier import FineGrainedClassifier
+from ..guidance.settings import Guidance
 from ..guidance.targets import read_targets
 from ..guidance.trace import TraceSlot
-from .engine import KEY, Engine
+from .engine import Engine, GuidedCall
+from .run import Run, add_to_run, attach, is_guided
 
 
-def guide_model(model, classifier, class_names, vae, settings):
+def guide_model(
+    model: ModelPatcher, classifier: FineGrainedClassifier, class_names: Iterable[str], vae: VAE, settings: Guidance
+) -> tuple[ModelPatcher, TraceSlot]:
     """MODEL -> (guided clone, TraceSlot of its latest run).
 
     The step is added to what the guider predicts, after CFG and every patch of it. The guider's own weights are
@@ -17,26 +29,21 @@ def guide_model(model, classifier, class_names, vae, settings):
     Raises:
         ValueError: unknown class, or the model is guided already. When sampling begins: as HiGFAGuider.
     """
-    if model.get_wrappers(WrappersMP.SAMPLER_SAMPLE, KEY):
+    if is_guided(model):
         raise ValueError(
             "This model is already guided by a classifier: mix classes in class_name, as in 'A:0.5 | B:0.5'."
         )
     model, slot = model.clone(), TraceSlot()
-    engine = Engine(classifier, read_targets(list(class_names), classifier), vae, settings)
 
-    def started(guider, run):
+    def started(guider: CFGGuider, run: Run) -> None:
         slot.trace = run.trace
 
-        def predict(executor, x, timestep, model_options, seed):
-            denoised = executor(x, timestep, model_options, seed)
-            sigma = run.sigma(timestep)
-            if sigma is None:
-                return denoised
-            return denoised + run.correct(denoised, timestep, sigma, model_options)[2]
+        def predict(executor, x: Tensor, timestep: Tensor, model_options: dict, seed: int | None) -> Tensor:
+            denoised, call = executor(x, timestep, model_options, seed), run.call(x, timestep, model_options)
+            correction = run.correct(call, denoised) if isinstance(call, GuidedCall) else None
+            return denoised if correction is None else denoised + correction.delta
 
-        # A copy of the options, which ComfyUI makes for each run and drops at its end: nothing of this run outlives it.
-        guider.model_options = create_model_options_clone(guider.model_options)
-        add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, predict, guider.model_options, is_model_options=True)
+        add_to_run(guider, WrappersMP.PREDICT_NOISE, predict)
 
-    engine.attach(model, started)
+    attach(Engine(classifier, read_targets(list(class_names), classifier), vae, settings), model, started)
     return model, slot

@@ -2,16 +2,21 @@
 
 import comfy.model_management
 import comfy.model_patcher
+import torch
+
+from ..classifier import FineGrainedClassifier
 
 
 class WholePatcher(comfy.model_patcher.ModelPatcher):
     """Loads all weights or none: plain PyTorch layers cannot fetch what was left on the CPU, as ComfyUI's own do."""
 
-    def partially_load(self, device_to, extra_memory=0, force_patch_weights=False):
+    def partially_load(
+        self, device_to: torch.device, extra_memory: float = 0, force_patch_weights: bool = False
+    ) -> int:
         return super().partially_load(device_to, 1e32, force_patch_weights)
 
 
-def attach_patcher(classifier):
+def attach_patcher(classifier: FineGrainedClassifier) -> FineGrainedClassifier:
     """Give a FineGrainedClassifier a ModelPatcher, so that ComfyUI counts, loads and offloads its weights."""
     classifier.patcher = WholePatcher(
         classifier.module,

@@ -1,25 +1,27 @@
 """Calls the classifier under ComfyUI's memory management and lets a person interrupt."""
 
+import comfy.model_management
 import torch
-from comfy import model_management
 
-CHUNK = 32  # images between two looks at the interrupt
+from ..classifier import FineGrainedClassifier
+
+CHUNK = 32  # images between two checks for an interrupt
 
 
-def predict(classifier, images: torch.Tensor) -> torch.Tensor:
+def predict(classifier: FineGrainedClassifier, images: torch.Tensor) -> torch.Tensor:
     """ComfyUI images [B, H, W, 1, 3 or 4] in 0..1 -> calibrated probabilities [B, K], float32 on the CPU.
 
     Grey is repeated, alpha is dropped.
 
     Raises:
-        ValueError: no image, or something else than an image.
+        ValueError: no image, or something other than images.
     """
     images = as_rgb(images)
     if classifier.patcher is not None:
-        model_management.load_models_gpu([classifier.patcher])
+        comfy.model_management.load_models_gpu([classifier.patcher])
     parts = []
     for chunk in images.split(CHUNK):
-        model_management.throw_exception_if_processing_interrupted()
+        comfy.model_management.throw_exception_if_processing_interrupted()
         parts.append(classifier.predict_proba(chunk))
     return torch.cat(parts)
 

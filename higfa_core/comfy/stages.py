@@ -1,5 +1,7 @@
 """What a classifier reads in the same images as they are, through the decoders, and at the guidance's noise levels."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -9,12 +11,15 @@ import comfy.samplers
 import comfy.utils
 import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
-from comfy.patcher_extension import WrappersMP
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import VAE
+from torch import Tensor
 
+from ..classifier import FineGrainedClassifier
 from ..guidance.schedule import window_from_percent
 from .decoder import TinyDecoder, tiny_decoder_path
-from .engine import KEY
 from .predict import predict
+from .run import is_guided
 
 
 @dataclass(frozen=True)
@@ -56,13 +61,20 @@ class Stage:
     """
 
     name: str
-    probabilities: torch.Tensor
+    probabilities: Tensor
     sigma: float | None = None
     percent: float | None = None
 
 
 @torch.no_grad()
-def measure(classifier, batches: Iterable[torch.Tensor], count: int, vae, model=None, noise=None) -> list[Stage]:
+def measure(
+    classifier: FineGrainedClassifier,
+    batches: Iterable[Tensor],
+    count: int,
+    vae: VAE,
+    model: ModelPatcher | None = None,
+    noise: Noise | None = None,
+) -> list[Stage]:
     """Read images in every stage that can be measured.
 
     The VAE's stage is ComfyUI's own encode and decode. A noise level is what the guidance sees there: the latent
@@ -74,10 +86,10 @@ def measure(classifier, batches: Iterable[torch.Tensor], count: int, vae, model=
         noise: `Noise`; None leaves the noise levels out.
 
     Raises:
-        ValueError: the VAE is not the model's or no image VAE, the model is guided, or the window is empty.
+        ValueError: the VAE is not the model's or not an image VAE, the model is guided, or the window is empty.
     """
     _refuse_other_vae(vae, model)
-    if model and model.get_wrappers(WrappersMP.SAMPLER_SAMPLE, KEY):
+    if model and is_guided(model):
         raise ValueError(
             "The model is guided by a classifier, which would make it agree with itself: connect the model from before "
             "Guide Model with Classifier"
@@ -86,12 +98,13 @@ def measure(classifier, batches: Iterable[torch.Tensor], count: int, vae, model=
     run = _Run(classifier, count, _decoders(vae, model), len(levels))
     real, latents = run.real(batches, vae)
     stages = [real, *run.decoded(latents)]
-    for sigma, percent in levels:
-        stages += run.decoded(run.denoised(model, noise, latents, sigma), sigma, percent)
+    if model and noise:
+        for sigma, percent in levels:
+            stages += run.decoded(run.denoised(model, noise, latents, sigma), sigma, percent)
     return stages
 
 
-def noise_levels(model, noise: Noise) -> list[tuple[float, float]]:
+def noise_levels(model: ModelPatcher, noise: Noise) -> list[tuple[float, float]]:
     """(sigma, percent) of each noise level to check, highest first."""
     sampling = model.get_model_object("model_sampling")
     flow = isinstance(sampling, comfy.model_sampling.CONST)
@@ -115,7 +128,7 @@ def _percent(percent_to_sigma: Callable[[float], float], sigma: float) -> float:
     return high
 
 
-def _refuse_other_vae(vae, model) -> None:
+def _refuse_other_vae(vae: VAE, model: ModelPatcher | None) -> None:
     if vae.output_channels not in (3, 4):
         raise ValueError(f"The VAE decodes to {vae.output_channels} channels, not to an image: connect an image VAE")
     wanted = model.model.latent_format.latent_channels if model else vae.latent_channels
@@ -126,15 +139,14 @@ def _refuse_other_vae(vae, model) -> None:
         )
 
 
-def _decoders(vae, model) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+def _decoders(vae: VAE, model: ModelPatcher | None) -> dict[str, Callable[[Tensor], Tensor]]:
     """Stage -> function of the VAE's latents that gives ComfyUI images."""
 
     def full(z):
         images = vae.decode(z)
         return images.reshape(-1, *images.shape[-3:])  # VAEs of video add a frame
 
-    path = tiny_decoder_path(model.model.latent_format) if model else None
-    if path is None:
+    if model is None or (path := tiny_decoder_path(model.model.latent_format)) is None:
         return {"vae": full}
     latent_format = model.model.latent_format
     tiny = TinyDecoder(path, latent_format, model.load_device)
@@ -144,11 +156,11 @@ def _decoders(vae, model) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
 class _Run:
     """One progress bar over all stages; latents are lists of batches of the VAE's latents."""
 
-    def __init__(self, classifier, count: int, decoders, levels: int):
+    def __init__(self, classifier: FineGrainedClassifier, count: int, decoders: dict[str, Callable], levels: int):
         self.classifier, self.decoders = classifier, decoders
         self.bar = comfy.utils.ProgressBar(count * (1 + len(decoders) + levels * (1 + len(decoders))))
 
-    def real(self, batches, vae) -> tuple[Stage, list[torch.Tensor]]:
+    def real(self, batches: Iterable[Tensor], vae: VAE) -> tuple[Stage, list[Tensor]]:
         probabilities, latents = [], []
         for images in batches:
             probabilities.append(self._shown(images))
@@ -156,11 +168,13 @@ class _Run:
             latents.append(torch.cat([vae.encode(image) for image in images.split(1)]))
         return Stage("real", torch.cat(probabilities)), latents
 
-    def decoded(self, latents, sigma=None, percent=None) -> Iterator[Stage]:
+    def decoded(
+        self, latents: list[Tensor], sigma: float | None = None, percent: float | None = None
+    ) -> Iterator[Stage]:
         for name, decode in self.decoders.items():
             yield Stage(name, torch.cat([self._shown(decode(z)) for z in latents]), sigma, percent)
 
-    def denoised(self, model, noise: Noise, latents, sigma: float) -> list[torch.Tensor]:
+    def denoised(self, model: ModelPatcher, noise: Noise, latents: list[Tensor], sigma: float) -> list[Tensor]:
         """The model's estimates of the clean latents from one call at `sigma`; the same noise at every level."""
         guider = comfy.samplers.CFGGuider(model)
         guider.inner_set_conds({"positive": noise.positive} | ({"negative": noise.negative} if noise.negative else {}))
@@ -174,12 +188,12 @@ class _Run:
             self.bar.update(len(z))
         return estimates
 
-    def _shown(self, images: torch.Tensor) -> torch.Tensor:
+    def _shown(self, images: Tensor) -> Tensor:
         probabilities = predict(self.classifier, images)
         self.bar.update(len(images))
         return probabilities
 
 
-def _one_call(model, x, sigmas, extra_args=None, callback=None, disable=None):
+def _one_call(model: Callable, x: Tensor, sigmas: Tensor, extra_args: dict, callback=None, disable=None) -> Tensor:
     """A sampler that returns the model's first estimate."""
     return model(x, sigmas[0] * x.new_ones([len(x)]), **extra_args)

@@ -8,6 +8,7 @@ Shapes: latents and denoised estimates [B, C, H, W]; per-sample weights, confide
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 
@@ -37,13 +38,21 @@ def confidence(p: torch.Tensor, chance: torch.Tensor, p_stop: float) -> torch.Te
     return torch.where(room > 0, (p - chance) / room.clamp(min=1e-6), 1.0).clamp(0, 1)
 
 
-def modulation(settings: Modulation, c: torch.Tensor, entropy: torch.Tensor, num_classes: int):
-    """Multipliers (m_text, m_contour, w_cls), each [B], that the confidence [B] gives the three signals."""
+class Multipliers(NamedTuple):
+    """What the confidence makes of the three strengths, each [B]."""
+
+    text: torch.Tensor
+    contour: torch.Tensor
+    classifier: torch.Tensor
+
+
+def modulation(settings: Modulation, c: torch.Tensor, entropy: torch.Tensor, num_classes: int) -> Multipliers:
+    """Confidence and entropy of each image [B] -> the multipliers of its three strengths."""
     curve = c**settings.b
-    m_text, m_contour = (a0 + (a1 - a0) * curve for a0, a1 in (settings.text, settings.contour))
+    text, contour = (a0 + (a1 - a0) * curve for a0, a1 in (settings.text, settings.contour))
     if settings.boost:
-        return m_text, m_contour, (math.log(num_classes) / entropy.clamp(min=1e-6)).clamp(max=BOOST_CAP)
-    return m_text, m_contour, (1 - c) ** settings.gamma
+        return Multipliers(text, contour, (math.log(num_classes) / entropy.clamp(min=1e-6)).clamp(max=BOOST_CAP))
+    return Multipliers(text, contour, (1 - c) ** settings.gamma)
 
 
 def text_weight(w_text, m):
@@ -74,7 +83,7 @@ def direction(gradient: torch.Tensor, denoised: torch.Tensor, parallel: float = 
     """
     dims = tuple(range(1, gradient.ndim))
     finite = torch.isfinite(gradient).flatten(1).all(1) & torch.isfinite(denoised).flatten(1).all(1)
-    keep = _column(finite, gradient)
+    keep = column(finite, gradient)
     # Out-of-range values are rescaled before squaring, which could overflow.
     g = torch.where(keep, gradient, 0)
     g = g / g.abs().amax(dims, keepdim=True).clamp(min=1.0)
@@ -88,11 +97,11 @@ def direction(gradient: torch.Tensor, denoised: torch.Tensor, parallel: float = 
 
 def displacement(step, size: float, w_cls: torch.Tensor, denoised: torch.Tensor, cap: float, mask=None):
     """delta = size w_cls g_hat, its RMS at most `cap` of the estimate's; size = eta ramp(sigma) s_post(sigma)."""
-    delta = step * (size * _column(w_cls, step))
+    delta = step * (size * column(w_cls, step))
     limit = (cap * rms(denoised, mask) / rms(delta, mask).clamp(min=1e-12)).clamp(max=1.0)
     return delta * limit.nan_to_num(0.0)  # no step from an estimate that is not a number
 
 
-def _column(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def column(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """[B] -> [B, 1, ...], to be multiplied with `like`."""
     return values.view(-1, *[1] * (like.ndim - 1))

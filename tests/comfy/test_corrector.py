@@ -32,23 +32,26 @@ class QuadraticClassifier:
 @pytest.fixture
 def make(comfyui):
     from higfa_core.comfy.corrector import Corrector
+    from higfa_core.comfy.engine import Engine, Plan
 
     def build(classifier, known=None, decoder=None, **settings):
-        settings = Guidance(**settings)
-        trace = Trace([0.4, 0.3, 0.0], [0, 1], ["a"])
-        targets = torch.tensor([[1.0, 0.0]] * SHAPE[0])
-        window = Window(0.8, 0.05)
-        decoder = decoder or _Identity()
-        return Corrector(classifier, targets, settings, decoder, window, settings.interval, trace, "cpu", known)
+        trace = Trace([0.4, 0.3, 0.0], [0, 1], ["a"], interval=settings.get("interval", 2))
+        plan = Plan(decoder or _Identity(), ["a"], torch.tensor([[1.0, 0.0]] * SHAPE[0]))
+        return Corrector(Engine(classifier, None, None, Guidance(**settings)), plan, Window(0.8, 0.05), trace, "cpu")
 
     return build
 
 
 class _Identity:
+    """A decoder choice and the decoder that it builds."""
+
     name, latent_format = "identity", SimpleNamespace(spacial_downscale_ratio=1)
 
     def __init__(self, dtype=torch.float32):
         self.dtype = dtype
+
+    def build(self, device):
+        return self
 
     def __call__(self, latents):
         return latents
@@ -62,10 +65,10 @@ def test_gradient_probability_and_step(make):
     x, m = sample(0), sample(1)
     corrector = make(QuadraticClassifier(m), eta=0.5, preset="constant", parallel=1.0)
     with torch.inference_mode():
-        _, _, delta = corrector(x, 0.4)
+        delta = corrector(x, 0.4).delta
     pull = m - x
     p = torch.sigmoid(-pull.square().sum((1, 2, 3)) / 2)
-    torch.testing.assert_close(corrector.signal[1], p)
+    torch.testing.assert_close(corrector.signal.probability, p)
     unit = pull / pull.square().mean((1, 2, 3), keepdim=True).sqrt()
     size = 0.5 * (0.4 / (1 + 0.4**2) ** 0.5)  # past the ramp: the middle of 0.4 and 0.3 is below 0.7 * 0.8
     limit = 0.5 * x.square().mean((1, 2, 3), keepdim=True).sqrt()
@@ -75,17 +78,17 @@ def test_gradient_probability_and_step(make):
 def test_relax_weights_follow_the_closed_form(make):
     x, m = sample(0), sample(1)
     corrector = make(QuadraticClassifier(m), preset="relax", p_stop=0.9)
-    m_text, m_contour, _ = corrector(x, 0.4)
+    correction = corrector(x, 0.4)
     p = torch.sigmoid(-(m - x).square().sum((1, 2, 3)) / 2)
     c = ((p - 0.5) / 0.4).clamp(0, 1)
-    torch.testing.assert_close(m_text, 0.8 + 0.2 * c)
-    torch.testing.assert_close(m_contour, 0.6 + 0.4 * c)
+    torch.testing.assert_close(correction.text, 0.8 + 0.2 * c)
+    torch.testing.assert_close(correction.contour, 0.6 + 0.4 * c)
 
 
 def test_direction_is_kept_between_evaluations(make):
     corrector = make(QuadraticClassifier(sample(1)), preset="constant", interval=2, eta=0.01)
-    first = corrector(sample(0), 0.4)[2]
-    second = corrector(sample(7), 0.3)[2]
+    first = corrector(sample(0), 0.4).delta
+    second = corrector(sample(7), 0.3).delta
     scale = (0.3 / (1 + 0.3**2) ** 0.5) / (0.4 / (1 + 0.4**2) ** 0.5)
     torch.testing.assert_close(second, first * scale)
     assert [c.evaluated for c in corrector.trace.calls] == [True, False]
@@ -96,8 +99,8 @@ def test_smoothing(make):
     c = []
     for seed in (0, 7):
         corrector(sample(seed), 0.4)
-        c.append(corrector.signal[2])
-    raw = guidance.confidence(corrector.signal[1], torch.tensor(0.5), 0.9)
+        c.append(corrector.signal.confidence)
+    raw = guidance.confidence(corrector.signal.probability, torch.tensor(0.5), 0.9)
     torch.testing.assert_close(c[1], 0.5 * c[0] + 0.5 * raw)
 
 
@@ -106,10 +109,10 @@ def test_mirrored_views_average_gradient_and_probability(make):
     both = make(QuadraticClassifier(m), views=2, preset="constant", parallel=1.0)
     both(x, 0.4)
     p = [torch.sigmoid(-(m - v).square().sum((1, 2, 3)) / 2) for v in (x, x.flip(-1))]
-    torch.testing.assert_close(both.signal[1], (p[0] + p[1]) / 2)
+    torch.testing.assert_close(both.signal.probability, (p[0] + p[1]) / 2)
     pull = ((1 - p[0])[:, None, None, None] * (m - x) + (1 - p[1])[:, None, None, None] * (m.flip(-1) - x)) / 2
     expected, _ = guidance.direction(pull, x, parallel=1.0)
-    torch.testing.assert_close(both.signal[0], expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(both.signal.direction, expected, atol=1e-4, rtol=1e-4)
 
 
 class SteepClassifier(QuadraticClassifier):
@@ -125,10 +128,11 @@ def test_no_gradient_is_not_certainty(make, dtype):
     """The probability that the trace tells is the classifier's own; only the weights are those of a satisfied one."""
     x, m = sample(0), sample(1)
     corrector = make(SteepClassifier(m), decoder=_Identity(dtype), smoothing=0.0, p_stop=1.0)
-    m_text, _, delta = corrector(x, 0.4)
+    correction = corrector(x, 0.4)
     p = torch.sigmoid(-(m - x).square().sum((1, 2, 3)) / 2)
     torch.testing.assert_close(corrector.trace.calls[0].probability, p)
-    assert m_text[0] == 1 > m_text[1] and delta[0].abs().max() == 0 < delta[1].abs().max()
+    assert correction.text[0] == 1 > correction.text[1]
+    assert correction.delta[0].abs().max() == 0 < correction.delta[1].abs().max()
     corrector.trace.finish(1.0, 0.0)
     summary = corrector.trace.summary()
     assert "1 of 3 images got no step at up to 1 of 1 looks: the gradient was not finite" in summary
@@ -139,7 +143,7 @@ def test_an_answer_that_is_not_a_number_is_probability_zero(make):
     x = sample(0)
     x[0, 0, 0, 0] = float("nan")
     corrector = make(QuadraticClassifier(sample(1)), eta=0.5)
-    _, _, delta = corrector(x, 0.4)
+    delta = corrector(x, 0.4).delta
     trace = corrector.trace
     trace.finish(1.0, 0.0)
     assert trace.probability[0] == 0 < trace.probability[1] and trace.calls[0].step_rms[0] == 0

@@ -11,20 +11,32 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from .guiding import CFG, noise_for, ours, run, stock
 
 
+class Fixed:
+    """A decoder choice that gives one decoder."""
+
+    name = "fixed"
+
+    def __init__(self, decoder):
+        self.decoder, self.latent_format = decoder, decoder.latent_format
+
+    def build(self, device):
+        return self.decoder
+
+
 def corrector_for(world, decoder=None, known=None, batch=2, names=None, **settings):
     from higfa_core.comfy.corrector import Corrector
     from higfa_core.comfy.decoder import VAEDecoder
+    from higfa_core.comfy.engine import Engine, Plan
     from higfa_core.guidance.schedule import Window
     from higfa_core.guidance.settings import Guidance
     from higfa_core.guidance.targets import read_targets
     from higfa_core.guidance.trace import Trace
 
-    _, targets = read_targets(names or [world.name], world.classifier).for_batch(batch)
-    decoder = decoder or VAEDecoder(world.vae, world.model.model.latent_format, "cpu")
+    targets = read_targets(names or [world.name], world.classifier)
+    choice = Fixed(VAEDecoder(world.vae, world.model.model.latent_format, "cpu")) if decoder is None else decoder
+    engine = Engine(world.classifier, targets, world.vae, Guidance(**settings))
     trace = Trace([0.4, 0.3, 0.0], [0, 1], [world.name])
-    return Corrector(
-        world.classifier, targets, Guidance(**settings), decoder, Window(0.8, 0.05), 1, trace, "cpu", known
-    )
+    return Corrector(engine, Plan(choice, *targets.for_batch(batch)), Window(0.8, 0.05), trace, "cpu", known)
 
 
 @pytest.mark.releases
@@ -105,11 +117,11 @@ class TestHostReads:
         guider, reads = ours(world, interval=1), []
         original = guider._guided
 
-        def counted(x, timestep, sigma, model_options):
+        def counted(run, call):
             with torch.inference_mode(False), _HostReads() as host:
-                guider.run.sigma(timestep.clone())
+                run.call(call.x, call.timestep.clone(), call.options)
             reads.append(host.count)
-            return original(x, timestep, sigma, model_options)
+            return original(run, call)
 
         guider._guided = counted
         run(guider, noise_for(1))
@@ -137,7 +149,7 @@ class TestMask:
     def test_classifier_sees_the_kept_part(self, world):
         decoder = _Spy()
         new, known = noise_for(2), noise_for(2, seed=3)
-        _, _, delta = corrector_for(world, decoder, known, eta=1.0)(new, 0.4, self.mask)
+        delta = corrector_for(world, Fixed(decoder), known, eta=1.0)(new, 0.4, self.mask).delta
         torch.testing.assert_close(decoder.seen[0][..., :8], known[..., :8])
         torch.testing.assert_close(decoder.seen[0][..., 8:], new[..., 8:])
         assert delta[..., :8].abs().max() == 0 < delta[..., 8:].abs().max()
@@ -182,10 +194,10 @@ class TestMixtures:
         line = f"{world.names[2]}:0.5 | {world.names[3]}:0.5"
         corrector = corrector_for(world, names=[line], batch=1)
         corrector(noise_for(1), 0.4)
-        image = corrector.decoder(noise_for(1))
+        image = corrector.ladder.decoder(noise_for(1))
         p = world.classifier.predict_proba(image.movedim(1, -1))[0, [2, 3]]
         # exp(-KL) of two equal halves: sqrt(p_a / 0.5) sqrt(p_b / 0.5)
-        torch.testing.assert_close(corrector.signal[1][0], 2 * (p[0] * p[1]).sqrt(), rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(corrector.signal.probability[0], 2 * (p[0] * p[1]).sqrt(), rtol=1e-3, atol=1e-6)
 
     def test_cycled_over_the_batch(self, world):
         noise, (a, b) = noise_for(4), world.names[2:4]
@@ -204,9 +216,9 @@ class TestDecoder:
                 process_output=world.vae.process_output,
                 vae_dtype=dtype,
             )
-            corrector = corrector_for(world, VAEDecoder(vae, world.model.model.latent_format, "cpu"), parallel=1.0)
-            latent = noise_for(2)
-            return corrector._evaluate_rows(latent, corrector.targets)[0].flatten(1)
+            decoder = VAEDecoder(vae, world.model.model.latent_format, "cpu")
+            corrector = corrector_for(world, Fixed(decoder), parallel=1.0)
+            return corrector._read(noise_for(2)).gradient.flatten(1)
 
         exact = gradient(torch.float32)
         for dtype in (torch.float16, torch.bfloat16):
@@ -238,11 +250,11 @@ class TestDecoder:
 
     def test_without_step_the_classifier_only_measures(self, world):
         corrector = corrector_for(world, eta=0.0)
-        _, _, delta = corrector(noise_for(2), 0.4)
+        delta = corrector(noise_for(2), 0.4).delta
         stepped = corrector_for(world, eta=0.5)
         stepped(noise_for(2), 0.4)
         assert delta.abs().max() == 0
-        torch.testing.assert_close(corrector.signal[1], stepped.signal[1])
+        torch.testing.assert_close(corrector.signal.probability, stepped.signal.probability)
 
 
 class TestOutOfMemory:
@@ -252,7 +264,7 @@ class TestOutOfMemory:
         "weights of the decoder": "higfa_core.comfy.decoder.VAEDecoder.__init__",
         "weights of the classifier": "higfa_core.classifier.FineGrainedClassifier.clone_params",
         "forward": "higfa_core.comfy.decoder.VAEDecoder.__call__",
-        "backward": "higfa_core.comfy.corrector.Corrector._gradient",
+        "backward": "torch.autograd.grad",
     }
     KINDS = (
         torch.cuda.OutOfMemoryError("no"),
@@ -287,42 +299,42 @@ class TestOutOfMemory:
     @pytest.mark.parametrize("error", KINDS, ids=lambda error: type(error).__name__)
     def test_no_classifier_rather_than_no_image(self, world, monkeypatch, place, error):
         calls = self.raise_at(monkeypatch, place, error)
-        corrector, (m_text, m_contour, delta) = self.called(world)
-        assert len(calls) == 1 and m_text == m_contour == 1 and delta.abs().max() == 0
+        corrector, correction = self.called(world)
+        assert len(calls) == 1 and correction is None
         assert corrector.trace.notes == [
-            "out of memory: went on without the classifier; use decoder 'tiny' or a smaller image"
+            "out of memory: continued without the classifier; use decoder 'tiny' or a smaller image"
         ]
 
     @pytest.mark.parametrize("place", PLACES)
     def test_the_tiny_decoder_comes_before_none(self, world, monkeypatch, place):
-        from higfa_core.comfy import corrector, decoder
+        from higfa_core.comfy import decoder, memory_ladder
 
         class Tiny(_Spy):
             def __init__(self, path, latent_format, device):
                 super().__init__()
                 self.made_of = path
 
-        monkeypatch.setattr(corrector, "tiny_decoder_path", lambda latent_format: "the file")
+        monkeypatch.setattr(memory_ladder, "tiny_decoder_path", lambda latent_format: "the file")
         monkeypatch.setattr(decoder, "TinyDecoder", Tiny)
         self.raise_at(monkeypatch, place, self.KINDS[0], times=1)
-        made, (_, _, delta) = self.called(world)
-        assert made.decoder.made_of == "the file" and delta.abs().max() > 0
-        assert made.trace.notes == ["out of memory: went on with the tiny decoder"]
+        corrector, correction = self.called(world)
+        assert corrector.ladder.decoder.made_of == "the file" and correction.delta.abs().max() > 0
+        assert corrector.trace.notes == ["out of memory: continued with the tiny decoder"]
 
     def test_no_memory_for_the_tiny_decoder_either(self, world, monkeypatch):
         """In a whole run, which gives what stock gives."""
-        from higfa_core.comfy import corrector, decoder
+        from higfa_core.comfy import decoder, memory_ladder
 
         def full(*args):
             raise self.KINDS[0]
 
-        monkeypatch.setattr(corrector, "tiny_decoder_path", lambda latent_format: "the file")
+        monkeypatch.setattr(memory_ladder, "tiny_decoder_path", lambda latent_format: "the file")
         monkeypatch.setattr(decoder, "TinyDecoder", full)
         monkeypatch.setattr(decoder, "VAEDecoder", full)
         guider, noise = ours(world), noise_for(1)
         expected = run(stock(world, world.on_positive, world.empty), noise)
         torch.testing.assert_close(run(guider, noise), expected, atol=1e-3, rtol=1e-3)
-        assert guider.trace.summary().startswith("classifier never ran in 12 steps; out of memory: went on with the")
+        assert guider.trace.summary().startswith("classifier never ran in 12 steps; out of memory: continued with")
 
     def test_any_other_error_ends_the_run(self, world, monkeypatch):
         self.raise_at(monkeypatch, "forward", RuntimeError("shapes do not match"))

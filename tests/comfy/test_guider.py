@@ -69,13 +69,13 @@ class TestFinalStage:
         from higfa_core.comfy import corrector, decoder
 
         seen = []
-        original = corrector.Corrector._evaluate_rows
+        original = corrector.Corrector._read
 
-        def spy(self, denoised, targets):
+        def spy(self, shown):
             seen.append(float(self.trace.sigmas[self.trace.model_calls - 1]))
-            return original(self, denoised, targets)
+            return original(self, shown)
 
-        monkeypatch.setattr(corrector.Corrector, "_evaluate_rows", spy)
+        monkeypatch.setattr(corrector.Corrector, "_read", spy)
         made = []
         monkeypatch.setattr(decoder.VAEDecoder, "__call__", _counted(decoder.VAEDecoder.__call__, made))
         guider = ours(world, interval=1, max_evals=100)

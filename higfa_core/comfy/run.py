@@ -1,0 +1,151 @@
+"""One guided sampling run: how it hooks into ComfyUI's samplers, and its state."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import comfy.model_sampling
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from comfy.samplers import CFGGuider
+from torch import Tensor
+
+from ..guidance.classifier_step import Correction
+from ..guidance.schedule import Window, window_from_percent
+from ..guidance.trace import Trace, fingerprint
+from .corrector import Corrector
+from .engine import Engine, GuidedCall, ModelCall, Plan
+from .memory import guidance_memory, load_with_room
+
+log = logging.getLogger(__name__)
+
+KEY = "higfa"
+
+
+def is_guided(model: ModelPatcher) -> bool:
+    """Whether a classifier guides this MODEL already."""
+    return bool(model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY))
+
+
+def attach(engine: Engine, model: ModelPatcher, started: Callable[[Any, Run], None]) -> None:
+    """Add to a MODEL (a clone) what checks the input, asks for memory and gives each run its state.
+
+    `started(guider, run)` is called before the first model call of a run.
+    """
+
+    def outer_sample(executor, noise, *args, **kwargs):
+        guider = executor.class_obj
+        plan = engine.plan(guider.model_patcher.get_model_object("latent_format"), noise.shape)
+        size = guidance_memory(engine.classifier, plan.decoder, engine.settings, noise.shape)
+        add_to_run(guider, WrappersMP.PREPARE_SAMPLING, partial(load_with_room, size))
+        add_to_run(guider, WrappersMP.SAMPLER_SAMPLE, sample(plan))
+        return executor(noise, *args, **kwargs)
+
+    def sample(plan: Plan) -> Callable:
+        def wrapper(executor, guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args):
+            run = Run(engine, plan, guider, sigmas, noise.device, latent_image, denoise_mask)
+            started(guider, run)
+            try:
+                samples = executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args)
+            finally:
+                run.finish()
+            run.trace.result = fingerprint(guider.inner_model.process_latent_out(samples.to(torch.float32)))
+            return samples
+
+        return wrapper
+
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, outer_sample)
+
+
+def add_to_run(guider: CFGGuider, kind: str, wrapper: Callable) -> None:
+    """Wrap for the run that has begun: ComfyUI clones the options for each run and drops them at its end."""
+    add_wrapper_with_key(kind, KEY, wrapper, guider.model_options, is_model_options=True)
+
+
+class Run:
+    """State of one sampling run; `trace` describes it afterwards."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        plan: Plan,
+        guider: CFGGuider,
+        sigmas: Tensor,
+        device: torch.device,
+        latent_image: Tensor,
+        denoise_mask: Tensor | None,
+    ):
+        self.started = time.perf_counter()
+        self.engine, self.plan, self.guider, self.sigmas = engine, plan, guider, sigmas
+        self.device, self.denoise_mask = device, denoise_mask
+        self.known = latent_image if denoise_mask is not None else None
+        self.window = _window(engine, guider)
+        self.trace = self._trace(self.window.guided_steps(sigmas))
+        self.corrector: Corrector | None = None
+
+    def _trace(self, steps: list[int]) -> Trace:
+        settings, classifier = self.engine.settings, self.engine.classifier
+        on, off = self.window.sigma_on, self.window.sigma_off
+        # Evenly spread where each step is one call; for heun-like samplers Corrector keeps to max_evals besides.
+        interval = max(settings.interval, -(-len(steps) // settings.max_evals))
+        trace = Trace(self.sigmas.tolist(), steps, self.plan.names, (on, off), interval, asdict(settings))
+        trace.classifier, trace.class_names = classifier.source, list(classifier.class_names)
+        if not steps:
+            trace.note(
+                f"no step starts between sigma {on:.3f} and {off:.3f}: "
+                "lower start_percent, lower end_sigma or use more steps"
+            )
+            log.warning("HiGFA: %s", trace.notes[-1])
+        return trace
+
+    def call(self, x: Tensor, timestep: Tensor, options: dict) -> ModelCall:
+        """A model call of this run, counted.
+
+        The noise level is the one value per call that is read from the device: whether to decode is the host's
+        decision. ComfyUI's ControlNets and most of its samplers read the same value at every step.
+        """
+        self.trace.model_calls += 1
+        sigma = float(timestep.flatten()[0])
+        active = self.window.active(sigma)
+        return GuidedCall(x, timestep, options, sigma) if active else ModelCall(x, timestep, options)
+
+    def correct(self, call: GuidedCall, estimates: Tensor) -> Correction | None:
+        """The classifier's correction of a guided call; None where there is no memory for the classifier."""
+        if self.corrector is None:
+            self.trace.decoder = self.plan.decoder.name
+            self.corrector = Corrector(self.engine, self.plan, self.window, self.trace, self.device, self.known)
+        return self.corrector(estimates, call.sigma, self._mask(call))
+
+    def record(self, w_text: float | Tensor, w_contour: float | Tensor) -> None:
+        """Add the weights in force, numbers or one per image, to the trace of this call."""
+        call, batch = self.trace.calls[-1], len(self.plan.targets)
+        call.w_text, call.w_contour = (
+            w.flatten() if isinstance(w, Tensor) else torch.full([batch], w, device=self.device)
+            for w in (w_text, w_contour)
+        )
+
+    def _mask(self, call: ModelCall) -> Tensor | None:
+        """The denoise mask of this call, as comfy.samplers.KSamplerX0Inpaint sees it."""
+        mask = self.denoise_mask
+        if mask is not None and "denoise_mask_function" in call.options:
+            options = {"model": self.guider, "sigmas": self.sigmas}
+            mask = call.options["denoise_mask_function"](call.timestep, mask, extra_options=options)
+        return mask
+
+    def finish(self) -> None:
+        watched = self.corrector.watch.seconds() if self.corrector else 0.0
+        self.trace.finish(time.perf_counter() - self.started, watched)
+        self.corrector = None
+        log.info("HiGFA: %s", self.trace.summary())
+
+
+def _window(engine: Engine, guider: CFGGuider) -> Window:
+    settings, sampling = engine.settings, guider.inner_model.model_sampling
+    flow = isinstance(sampling, comfy.model_sampling.CONST)
+    return window_from_percent(sampling.percent_to_sigma, settings.start_percent, settings.end_sigma, flow)
