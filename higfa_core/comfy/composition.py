@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import comfy.samplers
 from comfy.model_base import BaseModel
@@ -45,8 +46,31 @@ class Branches:
         return cls(positive, uncond, text, contour_apart=False)
 
 
+def predict_pair(model: BaseModel, pair: list, call: ModelCall) -> list[Tensor]:
+    """Estimates of [cond, uncond], as comfy.samplers.sampling_function makes them; zeros for None.
+
+    The only place that runs the diffusion model. Every call is one that stock sampling makes, so that patches of the
+    model meet nothing unknown: `cond_or_uncond` holds 0 and 1, and both in one batch where stock would put them there.
+    """
+    if patch := call.options.get("sampler_calc_cond_batch_function"):
+        return patch(_arguments(model, pair, call))
+    return comfy.samplers.calc_cond_batch(model, pair, call.x, call.timestep, call.options)
+
+
+def _arguments(model: BaseModel, pair: list, call: ModelCall) -> dict:
+    """What ComfyUI tells the patches around CFG."""
+    return {
+        "conds": pair,
+        "input": call.x,
+        "sigma": call.timestep,
+        "model": model,
+        "model_options": call.options,
+    }
+
+
 class Composition:
-    """Runs the branches of a model call; called with weights, it gives the estimate that they make.
+    """Runs the branches of a model call, the third one when it is first needed; called with weights, it gives the
+    estimate that they make.
 
     Args:
         cfg: the weight of the text in the fixed stage, which pre-CFG patches are told.
@@ -54,12 +78,21 @@ class Composition:
 
     def __init__(self, model: BaseModel, branches: Branches, call: ModelCall, cfg: float):
         self.model, self.branches, self.call = model, branches, call
-        pair, third = self._predictions()
-        # Taken before patches change one side of it.
-        self.contour = None if third is None else third - pair[0] if branches.contour_apart else pair[0] - third
-        for patch in call.options.get("sampler_pre_cfg_function", []):
-            pair = patch({**self._arguments(), "conds_out": pair, "cond_scale": cfg, "timestep": call.timestep})
-        self.cond, self.uncond = pair[:2]
+        pair = [branches.cond, branches.uncond]
+        out = predict_pair(model, pair, call)
+        patches = call.options.get("sampler_pre_cfg_function", [])
+        # The contour's share is told from what the model gave, not from what patches make of one side of it.
+        self.unpatched = out[0].clone() if patches else out[0]
+        for patch in patches:
+            arguments = _arguments(model, pair, call)
+            out = patch({**arguments, "conds_out": out, "cond_scale": cfg, "timestep": call.timestep})
+        self.cond, self.uncond = out[:2]
+
+    @cached_property
+    def contour(self) -> Tensor:
+        """D_tc - D_t, [B, C, H, W]."""
+        third = predict_pair(self.model, [self.branches.third, None], self.call)[0]
+        return third - self.unpatched if self.branches.contour_apart else self.unpatched - third
 
     def __call__(self, w_text: float | Tensor, w_contour: float | Tensor, options: dict | None = None) -> Tensor:
         """The estimate [B, C, H, W] at these weights; `options` replace the call's for the patches of CFG."""
@@ -68,27 +101,7 @@ class Composition:
         mixed = comfy.samplers.cfg_function(
             self.model, self.cond, self.uncond, w_text, call.x, call.timestep, options, branches.cond, branches.uncond
         )
-        if self.contour is None:
+        share = w_contour if branches.contour_apart else w_contour - w_text
+        if branches.third is None or (not isinstance(share, Tensor) and share == 0):
             return mixed
-        return mixed + self.contour * (w_contour if branches.contour_apart else w_contour - w_text)
-
-    def _predictions(self) -> tuple[list[Tensor], Tensor | None]:
-        """([cond, uncond], third); a patch of this step takes pairs, and like stock's at cfg 1 may have no uncond."""
-        call, third = self.call, self.branches.third
-        if patch := call.options.get("sampler_calc_cond_batch_function"):
-            arguments = self._arguments()
-            return patch(arguments), None if third is None else patch({**arguments, "conds": [third, None]})[0]
-        conds = [self.branches.cond, self.branches.uncond, *([] if third is None else [third])]
-        out = comfy.samplers.calc_cond_batch(self.model, conds, call.x, call.timestep, call.options)
-        return out[:2], None if third is None else out[2]
-
-    def _arguments(self) -> dict:
-        """What ComfyUI tells the patches around CFG."""
-        call = self.call
-        return {
-            "conds": [self.branches.cond, self.branches.uncond],
-            "input": call.x,
-            "sigma": call.timestep,
-            "model": self.model,
-            "model_options": call.options,
-        }
+        return mixed + self.contour * share

@@ -18,6 +18,7 @@ from .composition import Branches, Composition
 from .conditioning import Conditioning, has_control, own_control, scaled_control, without_control
 from .engine import Engine, GuidedCall, ModelCall
 from .run import Run, attach, is_guided
+from .silent_patches import Watch
 
 
 class HiGFAGuider(comfy.samplers.CFGGuider):
@@ -91,8 +92,24 @@ class HiGFAGuider(comfy.samplers.CFGGuider):
     def predict_noise(self, x: Tensor, timestep: Tensor, model_options: dict = {}, seed=None) -> Tensor:  # noqa: B006
         if self.run is None:
             return self._fixed(ModelCall(x, timestep, model_options))
-        call = self.run.call(x, timestep, model_options)
-        return self._guided(self.run, call) if isinstance(call, GuidedCall) else self._fixed(call)
+        if self.run.trace.model_calls == 0 and {"text", "negative"} <= self.conds.keys():
+            return self._watched(self.run, x, timestep, model_options)
+        return self._predict(self.run, x, timestep, model_options)
+
+    def _predict(self, run: Run, x: Tensor, timestep: Tensor, options: dict) -> Tensor:
+        call = run.call(x, timestep, options)
+        return self._guided(run, call) if isinstance(call, GuidedCall) else self._fixed(call)
+
+    def _watched(self, run: Run, x: Tensor, timestep: Tensor, options: dict) -> Tensor:
+        """The first call of a run with the contour on the positive alone: it shows which patches cannot act there."""
+        watch = Watch(options)
+        denoised = self._predict(run, x, timestep, watch.options)
+        for name in watch.silent():
+            run.warn(
+                f"{name} has no effect: it needs positive and negative in one batch, and with the contour on the "
+                "positive alone they never share one; set composition to joint"
+            )
+        return denoised
 
     def _fixed(self, call: ModelCall) -> Tensor:
         """Strong, fixed text and contour; as many branches as stock CFG where that will do."""

@@ -87,6 +87,11 @@ class Run:
         self.known = latent_image if denoise_mask is not None else None
         self.window = _window(engine, guider)
         self.trace = self._trace(self.window.guided_steps(sigmas))
+        if not self.trace.guided_steps:
+            self.warn(
+                f"no step starts between sigma {self.window.sigma_on:.3f} and {self.window.sigma_off:.3f}: "
+                "lower start_percent, lower end_sigma or use more steps"
+            )
         self.corrector: Corrector | None = None
 
     def _trace(self, steps: list[int]) -> Trace:
@@ -96,13 +101,12 @@ class Run:
         interval = max(settings.interval, -(-len(steps) // settings.max_evals))
         trace = Trace(self.sigmas.tolist(), steps, self.plan.names, (on, off), interval, asdict(settings))
         trace.classifier, trace.class_names = classifier.source, list(classifier.class_names)
-        if not steps:
-            trace.note(
-                f"no step starts between sigma {on:.3f} and {off:.3f}: "
-                "lower start_percent, lower end_sigma or use more steps"
-            )
-            log.warning("HiGFA: %s", trace.notes[-1])
         return trace
+
+    def warn(self, text: str) -> None:
+        """Tell the user, in the log and in the summary."""
+        self.trace.note(text)
+        log.warning("HiGFA: %s", text)
 
     def call(self, x: Tensor, timestep: Tensor, options: dict) -> ModelCall:
         """A model call of this run, counted.

@@ -362,6 +362,74 @@ class TestWorkflows:
         assert torch.equal(wired.sampled(*wired.conds), wired.both)
 
 
+class Recorder:
+    """A model patch that keeps one tensor for positive and one for negative, as IPAdapter, InstantID and PuLID do."""
+
+    def __init__(self):
+        self.seen = set()
+
+    def on(self, model):
+        model = model.clone()
+        model.set_model_attn2_output_patch(self)
+        return model
+
+    def __call__(self, out, extra_options):
+        branches = extra_options["cond_or_uncond"]
+        self.seen.add(tuple(branches))
+        kept = torch.ones(1), -torch.ones(1)
+        return out + torch.cat([kept[i].expand(len(out) // len(branches)) for i in branches])[:, None, None]
+
+
+class TestPatchesOfOthers:
+    """They meet what stock sampling shows them, and nothing else."""
+
+    SETTINGS = ({"preset": "constant"}, {"preset": "relax"}, {"preset": "custom", "text_a1": 0.9})
+
+    def shown_by_stock(self, zoo, sd15, conds):
+        """The batches (0 is the positive, 1 the negative) of CFG, and of a single branch, on these conditionings."""
+        (positive, negative), recorder = conds, Recorder()
+        model = replace(sd15, model=recorder.on(sd15.model))
+        noise, sigmas = sd15.latents(), zoo.levels(sd15)
+        for p, n in ((positive, negative), (alone(positive), bare(negative)), (bare(positive), bare(negative))):
+            for cfg in (1.0, 3.0):
+                zoo.run(zoo.stock(model, p, n, cfg), noise, sigmas)
+        return recorder.seen
+
+    @pytest.mark.parametrize("composition", ["nested", "joint"])
+    def test_see_positive_and_negative_in_stock_batches(self, zoo, sd15, classifier, wired, composition):
+        stock, noise, sigmas = self.shown_by_stock(zoo, sd15, wired.conds), sd15.latents(), zoo.levels(sd15)
+        assert {branch for batch in stock for branch in batch} == {0, 1}
+        for settings in self.SETTINGS:
+            for scale in (0.0, 0.5, 1.0):
+                for cfg in (1.0, 3.0):
+                    recorder = Recorder()
+                    family = replace(sd15, model=recorder.on(sd15.model))
+                    given = {"composition": composition, "contour_scale": scale, "cfg": cfg, **settings}
+                    guider = zoo.ours(family, classifier, *wired.conds, **given)
+                    zoo.run(guider, noise, sigmas)
+                    assert recorder.seen <= stock and guider.trace.calls, given
+
+    def test_one_that_needs_both_in_a_batch_acts_or_is_named(self, zoo, sd15, nodes, classifier, hints, lora):
+        from comfy_extras.nodes_nag import NAGuidance
+
+        conds = Workflows(zoo, nodes, hints, lora).contour(sd15.positive, sd15.negative)
+        patched = replace(sd15, model=NAGuidance.execute(sd15.model, 5.0, 0.5, 1.5)[0])
+        noise, sigmas, summaries = sd15.latents(), zoo.levels(sd15), {}
+        for composition, acts in (("nested", False), ("joint", True)):
+            with_nag, without = (zoo.ours(f, classifier, *conds, composition=composition) for f in (patched, sd15))
+            changed = relative(zoo.run(with_nag, noise, sigmas), zoo.run(without, noise, sigmas)) > 1e-3
+            assert changed == acts
+            summaries[composition] = with_nag.trace.summary()
+        assert "NAGuidance has no effect" in summaries["nested"] and "joint" in summaries["nested"]
+        assert "NAGuidance" not in summaries["joint"]
+
+    def test_one_that_acts_on_single_branches_is_not_named(self, zoo, sd15, nodes, classifier, hints, lora):
+        conds = Workflows(zoo, nodes, hints, lora).contour(sd15.positive, sd15.negative)
+        guider = zoo.ours(replace(sd15, model=Recorder().on(sd15.model)), classifier, *conds)
+        zoo.run(guider, sd15.latents(), zoo.levels(sd15))
+        assert "no effect" not in guider.trace.summary()
+
+
 @pytest.mark.releases
 class TestSkipLayerGuidance:
     def test_goes_on_in_the_final_stage(self, zoo, classifier):
