@@ -5,7 +5,7 @@ The mathematics is in `guidance.classifier_step`. No value is read back from the
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass, replace
 
 import comfy.model_management
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..guidance import classifier_step, formulas
 from ..guidance.classifier_step import Correction, Reading, Signal
-from ..guidance.schedule import Window, next_level
+from ..guidance.schedule import Pacing, Window, next_level
 from ..guidance.stopwatch import Stopwatch
 from ..guidance.trace import Call, Trace
 from .decoder import Decoder, image_size
@@ -21,6 +21,14 @@ from .engine import Engine, Plan
 from .memory_ladder import MemoryLadder
 
 FLOAT16_LOSS_SCALE = 1024.0  # pixel gradients of float16 decoders would underflow
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a run leaves to one that continues it; on the CPU."""
+
+    signal: Signal | None
+    pacing: Pacing
 
 
 class Corrector:
@@ -31,6 +39,7 @@ class Corrector:
         trace: where each guided call is recorded.
         device: where the diffusion model runs.
         known: what a masked run keeps, in model space [B, C, H, W]; the classifier sees it around the new part.
+        carried: from the run that this one continues.
     """
 
     def __init__(
@@ -41,6 +50,7 @@ class Corrector:
         trace: Trace,
         device: torch.device,
         known: Tensor | None = None,
+        carried: Carried | None = None,
     ):
         self.classifier, self.settings = engine.classifier, engine.settings
         self.window, self.trace, self.device, self.known = window, trace, device, known
@@ -48,29 +58,25 @@ class Corrector:
             self.targets = plan.targets.to(device, torch.float32, copy=True)
         self.chance = formulas.chance(self.targets)
         self.watch, self.ladder = Stopwatch(device), MemoryLadder(plan.decoder, device, trace.note)
-        self.countdown = 0
         self.params: dict[str, Tensor] | None = None
         self.signal: Signal | None = None  # of the last evaluation
+        self.pacing = Pacing(self.settings.interval, self.settings.max_evals)
+        if carried is not None:
+            self.signal, self.pacing = carried.signal and carried.signal.to(device), replace(carried.pacing)
         with self.watch.measure():
             self.ladder.run(self._load)
 
     def __call__(self, estimates: Tensor, sigma: float, mask: Tensor | None = None) -> Correction | None:
         """The correction of estimates [B, C, H, W]; None where there is no memory for the classifier."""
         comfy.model_management.throw_exception_if_processing_interrupted()
-        evaluated = self._due(sigma)
+        evaluated = self.pacing.evaluates(self.window.progress(sigma))
         if evaluated:
             with self.watch.measure():
                 self._evaluate(estimates, mask)
-            self.countdown = self.trace.interval
-        self.countdown -= 1
         return self._correction(self.signal, estimates, sigma, mask, evaluated) if self.signal else None
 
-    def _due(self, sigma: float) -> bool:
-        """Every interval-th call; where a sampler makes several a step, no more than the steps' share of max_evals."""
-        steps = self.trace.guided_steps
-        begun = max(1, sum(self.trace.sigmas[i] >= sigma for i in steps))
-        share = math.ceil(begun * self.settings.max_evals / max(1, len(steps)))
-        return self.countdown <= 0 and self.trace.evaluations < share
+    def carried(self) -> Carried:
+        return Carried(self.signal and self.signal.to("cpu"), replace(self.pacing))
 
     def _correction(
         self, signal: Signal, estimates: Tensor, sigma: float, mask: Tensor | None, evaluated: bool

@@ -56,7 +56,8 @@ class HiGFAGuider(comfy.samplers.CFGGuider):
         self.settings, self.slot = settings, TraceSlot()
         self.run: Run | None = None
         if classifier is not None:
-            attach(Engine(classifier, read_targets(list(class_names), classifier), vae, settings), model, _start)
+            engine = Engine(classifier, read_targets(list(class_names), classifier), vae, settings)
+            attach(engine, model, self.slot, _started)
         super().__init__(model)
 
     @property
@@ -157,6 +158,6 @@ class HiGFAGuider(comfy.samplers.CFGGuider):
         return self.cfg * self.settings.contour_scale
 
 
-def _start(guider: HiGFAGuider, run: Run) -> None:
-    guider.run, guider.slot.trace = run, run.trace
+def _started(guider: HiGFAGuider, run: Run) -> None:
+    guider.run = run
     run.trace.w_text, run.trace.w_contour = guider.cfg, guider._w_contour

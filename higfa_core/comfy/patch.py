@@ -36,8 +36,6 @@ def guide_model(
     model, slot = model.clone(), TraceSlot()
 
     def started(guider: CFGGuider, run: Run) -> None:
-        slot.trace = run.trace
-
         def predict(executor, x: Tensor, timestep: Tensor, model_options: dict, seed: int | None) -> Tensor:
             denoised, call = executor(x, timestep, model_options, seed), run.call(x, timestep, model_options)
             correction = run.correct(call, denoised) if isinstance(call, GuidedCall) else None
@@ -45,5 +43,5 @@ def guide_model(
 
         add_to_run(guider, WrappersMP.PREDICT_NOISE, predict)
 
-    attach(Engine(classifier, read_targets(list(class_names), classifier), vae, settings), model, started)
+    attach(Engine(classifier, read_targets(list(class_names), classifier), vae, settings), model, slot, started)
     return model, slot

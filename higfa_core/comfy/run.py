@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ..guidance.classifier_step import Correction
 from ..guidance.schedule import Window, window_from_percent
-from ..guidance.trace import Trace, fingerprint
-from .corrector import Corrector
+from ..guidance.trace import Trace, TraceSlot, fingerprint
+from .corrector import Carried, Corrector
 from .engine import Engine, GuidedCall, ModelCall, Plan
 from .memory import guidance_memory, load_with_room
 
@@ -33,23 +33,26 @@ def is_guided(model: ModelPatcher) -> bool:
     return bool(model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY))
 
 
-def attach(engine: Engine, model: ModelPatcher, started: Callable[[Any, Run], None]) -> None:
+def attach(engine: Engine, model: ModelPatcher, slot: TraceSlot, started: Callable[[Any, Run], None]) -> None:
     """Add to a MODEL (a clone) what checks the input, asks for memory and gives each run its state.
 
-    `started(guider, run)` is called before the first model call of a run.
+    Args:
+        slot: gets the trace of each run; a run that takes its latents from one of them continues it.
+        started: called with guider and run before the first model call of a run.
     """
 
-    def outer_sample(executor, noise, *args, **kwargs):
+    def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         guider = executor.class_obj
         plan = engine.plan(guider.model_patcher.get_model_object("latent_format"), noise.shape)
         size = guidance_memory(engine.classifier, plan.decoder, engine.settings, noise.shape)
         add_to_run(guider, WrappersMP.PREPARE_SAMPLING, partial(load_with_room, size))
-        add_to_run(guider, WrappersMP.SAMPLER_SAMPLE, sample(plan))
-        return executor(noise, *args, **kwargs)
+        add_to_run(guider, WrappersMP.SAMPLER_SAMPLE, sample(plan, _continued(slot, noise, latent_image, sigmas)))
+        return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
 
-    def sample(plan: Plan) -> Callable:
+    def sample(plan: Plan, continued: Trace | None) -> Callable:
         def wrapper(executor, guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args):
-            run = Run(engine, plan, guider, sigmas, noise.device, latent_image, denoise_mask)
+            run = Run(engine, plan, guider, sigmas, noise.device, latent_image, denoise_mask, continued)
+            slot.trace = run.trace
             started(guider, run)
             try:
                 samples = executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args)
@@ -61,6 +64,12 @@ def attach(engine: Engine, model: ModelPatcher, started: Callable[[Any, Run], No
         return wrapper
 
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, outer_sample)
+
+
+def _continued(slot: TraceSlot, noise: Tensor, latent_image: Tensor, sigmas: Tensor) -> Trace | None:
+    """The run whose last latents these are, taken on without new noise at the level where it ended."""
+    trace = None if torch.count_nonzero(noise) else slot.find(latent_image)
+    return trace if trace is not None and 0 < trace.sigmas[-1] == float(sigmas[0]) else None
 
 
 def add_to_run(guider: CFGGuider, kind: str, wrapper: Callable) -> None:
@@ -80,6 +89,7 @@ class Run:
         device: torch.device,
         latent_image: Tensor,
         denoise_mask: Tensor | None,
+        continued: Trace | None = None,
     ):
         self.started = time.perf_counter()
         self.engine, self.plan, self.guider, self.sigmas = engine, plan, guider, sigmas
@@ -93,13 +103,14 @@ class Run:
                 "lower start_percent, lower end_sigma or use more steps"
             )
         self.corrector: Corrector | None = None
+        self.carried: Carried | None = continued.carried if continued else None
+        if continued:
+            self.trace.note(f"continues the run that ended at sigma {continued.sigmas[-1]:.3f}")
 
     def _trace(self, steps: list[int]) -> Trace:
         settings, classifier = self.engine.settings, self.engine.classifier
         on, off = self.window.sigma_on, self.window.sigma_off
-        # Evenly spread where each step is one call; for heun-like samplers Corrector keeps to max_evals besides.
-        interval = max(settings.interval, -(-len(steps) // settings.max_evals))
-        trace = Trace(self.sigmas.tolist(), steps, self.plan.names, (on, off), interval, asdict(settings))
+        trace = Trace(self.sigmas.tolist(), steps, self.plan.names, (on, off), settings.interval, asdict(settings))
         trace.classifier, trace.class_names = classifier.source, list(classifier.class_names)
         return trace
 
@@ -123,7 +134,9 @@ class Run:
         """The classifier's correction of a guided call; None where there is no memory for the classifier."""
         if self.corrector is None:
             self.trace.decoder = self.plan.decoder.name
-            self.corrector = Corrector(self.engine, self.plan, self.window, self.trace, self.device, self.known)
+            self.corrector = Corrector(
+                self.engine, self.plan, self.window, self.trace, self.device, self.known, self.carried
+            )
         return self.corrector(estimates, call.sigma, self._mask(call))
 
     def record(self, w_text: float | Tensor, w_contour: float | Tensor) -> None:
@@ -145,6 +158,8 @@ class Run:
     def finish(self) -> None:
         watched = self.corrector.watch.seconds() if self.corrector else 0.0
         self.trace.finish(time.perf_counter() - self.started, watched)
+        if self.trace.sigmas[-1] > self.window.sigma_off:
+            self.trace.carried = self.corrector.carried() if self.corrector else self.carried
         self.corrector = None
         log.info("HiGFA: %s", self.trace.summary())
 

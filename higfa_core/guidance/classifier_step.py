@@ -53,6 +53,9 @@ class Signal:
     answered: Tensor
     usable: Tensor
 
+    def to(self, device: torch.device | str) -> Signal:
+        return Signal(*(getattr(self, field.name).to(device) for field in fields(self)))
+
 
 @dataclass(frozen=True)
 class Correction:

@@ -1,5 +1,6 @@
 """When the classifier may speak: windows in noise level, never in step index."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,9 +39,44 @@ class Window:
         signal = 1.0 - sigma if self.flow else 1.0
         return sigma / (sigma**2 + signal**2) ** 0.5
 
+    def progress(self, sigma: float) -> float:
+        """The share of the final stage above a noise level: 0 at `sigma_on`, 1 at `sigma_off`.
+
+        Measured in the noise angle atan(sigma / signal), which is finite from pure noise to none.
+        """
+        on, here, off = (self._angle(level) for level in (self.sigma_on, sigma, self.sigma_off))
+        return min(1.0, max(0.0, (on - here) / (on - off)))
+
+    def _angle(self, sigma: float) -> float:
+        return math.atan2(sigma, 1.0 - sigma if self.flow else 1.0)
+
     def guided_steps(self, sigmas: torch.Tensor) -> list[int]:
         """Which steps of a schedule (the N + 1 sigmas ComfyUI gives, last one included) start inside the window."""
         return [i for i, sigma in enumerate(sigmas[:-1].tolist()) if self.active(sigma)]
+
+
+@dataclass
+class Pacing:
+    """Which guided calls evaluate the classifier: every `interval`-th, and at most `max_evals`, spread over the noise
+    levels of the final stage.
+
+    It counts calls and noise levels, never the steps of a run, which knows only its own part where one run is cut into
+    several samplers.
+    """
+
+    interval: int
+    max_evals: int
+    evaluations: int = 0
+    calls_to_wait: int = 0
+
+    def evaluates(self, progress: float) -> bool:
+        """Whether the next call evaluates, with that share of the final stage above it; counts the call."""
+        share = min(self.max_evals, 1 + math.floor(self.max_evals * progress))
+        due = self.calls_to_wait <= 0 and self.evaluations < share
+        if due:
+            self.evaluations, self.calls_to_wait = self.evaluations + 1, self.interval
+        self.calls_to_wait -= 1
+        return due
 
 
 def next_level(sigmas: list[float], sigma: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ class Call:
 
 @dataclass
 class Trace:
-    """A run: its schedule, which steps were guided and why not, and one `Call` a guided model call."""
+    """A run: its schedule, which steps were guided and why not, and one `Call` per guided model call."""
 
     sigmas: list[float]
     guided_steps: list[int]
@@ -51,19 +51,21 @@ class Trace:
     calls: list[Call] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     model_calls: int = 0
-    unusable: dict[str, Any] = field(default_factory=dict)  # why -> looks without a step [B]; a list at the end
+    unusable: dict[str, Any] = field(default_factory=dict)  # why -> evaluations without a step [B]; a list at the end
     classifier_seconds: float | None = 0.0  # None where the device does not tell
     seconds: float = 0.0
-    result: str | None = None  # fingerprint of the latents that the run gave; not in the JSON
+    # Not in the JSON:
+    result: str | None = None  # fingerprint of the latents that the run gave
+    carried: Any = None  # what a run that continues this one takes over
 
     @property
     def probability(self) -> list[float]:
-        """Calibrated probability of the target at the last evaluation, one a sample; empty if none was made."""
+        """Calibrated probability of the target at the last evaluation, one per image; empty if none was made."""
         return [float(p) for p in self.calls[-1].probability] if self.calls else []
 
     @property
     def evaluations(self) -> int:
-        """How often the classifier looked."""
+        """How often the classifier was evaluated."""
         return sum(call.evaluated for call in self.calls)
 
     def note(self, text: str) -> None:
@@ -71,7 +73,7 @@ class Trace:
             self.notes.append(text)
 
     def left_out(self, why: str, images: torch.Tensor) -> None:
-        """Count the images [B] (bool, on any device) that get no step at this look."""
+        """Count the images [B] (bool, on any device) that get no step at this evaluation."""
         self.unusable[why] = self.unusable.get(why, 0) + images.int()
 
     def finish(self, seconds: float, classifier_seconds: float | None) -> None:
@@ -82,12 +84,12 @@ class Trace:
                 if torch.is_tensor(value):
                     digits = None if name == "top" else 6
                     setattr(call, name, [round(v, digits) for v in value.detach().float().cpu().flatten().tolist()])
-        counts = {why: looks.tolist() for why, looks in self.unusable.items()}
-        self.unusable = {why: looks for why, looks in counts.items() if any(looks)}
-        for why, looks in self.unusable.items():
-            images = sum(count > 0 for count in looks)
-            most = f"{max(looks)} of {self.evaluations} looks"
-            self.note(f"{images} of {len(looks)} images got no step at up to {most}: {why}")
+        counts = {why: count.tolist() for why, count in self.unusable.items()}
+        self.unusable = {why: count for why, count in counts.items() if any(count)}
+        for why, count in self.unusable.items():
+            images = sum(times > 0 for times in count)
+            most = f"{max(count)} of {self.evaluations} evaluations"
+            self.note(f"{images} of {len(count)} images got no step at up to {most}: {why}")
         self.seconds, self.classifier_seconds = seconds, classifier_seconds
 
     def summary(self) -> str:
@@ -108,7 +110,8 @@ class Trace:
 
     def to_dict(self) -> dict:
         """Plain data for JSON; per-sample values as lists."""
-        return {name: value for name, value in asdict(self).items() if name != "result"}
+        plain = asdict(replace(self, carried=None))
+        return {name: value for name, value in plain.items() if name not in ("result", "carried")}
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict())
@@ -135,6 +138,11 @@ class TraceSlot:
         if trace is not None:
             self.runs.append(trace)
 
+    def find(self, latents: torch.Tensor) -> Trace | None:
+        """The trace of the latest run that gave these latents."""
+        mark = fingerprint(latents) if self.runs else None
+        return next((trace for trace in reversed(self.runs) if trace.result == mark), None)
+
     def run_of(self, latents: torch.Tensor | None) -> Trace:
         """The trace of the run that gave these latents; a run that was given needs none.
 
@@ -148,10 +156,9 @@ class TraceSlot:
                 "Only the sampler's latent tells which run to plot, and that it has happened: connect the sampler's "
                 "latent to Plot Guidance, and set denoise above 0."
             )
-        mark = fingerprint(latents)
-        for trace in reversed(self.runs):
-            if trace.result == mark:
-                return trace
+        trace = self.find(latents)
+        if trace is not None:
+            return trace
         raise ValueError(
             f"None of the {len(self.runs)} runs of this guider or model gave this latent: connect the sampler's latent "
             "to Plot Guidance as it leaves the sampler (of SamplerCustomAdvanced: output), and set denoise above 0."

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from higfa_core.guidance.schedule import Window, next_level, window_from_percent
+from higfa_core.guidance.schedule import Pacing, Window, next_level, window_from_percent
 
 
 def karras(steps, low=0.0292, high=14.615, rho=7.0):
@@ -38,6 +38,45 @@ def test_ramp():
     window = Window(1.0, 0.05)
     assert window.ramp(1.0) == 0 and window.ramp(0.7) == pytest.approx(1) and window.ramp(0.1) == 1
     assert window.ramp(0.85) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("bounds", [(0.8, 0.05), (1e9, 0.0), (1.0, 0.0, True), (0.6, 0.05, True)])
+def test_progress_rises_from_one_end_of_the_window_to_the_other(bounds):
+    window = Window(*bounds)
+    levels = np.linspace(min(window.sigma_on, 20.0), window.sigma_off, 9)
+    progress = [window.progress(level) for level in levels]
+    assert window.progress(window.sigma_on) == 0 and progress[-1] == 1
+    assert all(a < b for a, b in zip(progress, progress[1:]))
+
+
+class TestPacing:
+    def evaluated(self, sigmas, interval=2, max_evals=8, cut=0, calls=1):
+        """Which guided steps evaluate; after `cut` of them another sampler takes over."""
+        window = Window(0.83, 0.05)
+        steps = [s for s in sigmas.tolist() if window.active(s)]
+        pacing, found = Pacing(interval, max_evals), []
+        for i, sigma in enumerate(steps):
+            if i == cut:
+                pacing = Pacing(**vars(pacing))
+            found += [i for _ in range(calls) if pacing.evaluates(window.progress(sigma))]
+        return found, len(steps)
+
+    @pytest.mark.parametrize("schedule", [karras, normal])
+    @pytest.mark.parametrize("steps", [12, 20, 25, 30, 40])
+    def test_every_second_step_in_common_schedules(self, schedule, steps):
+        found, guided = self.evaluated(schedule(steps))
+        assert found == list(range(0, guided, 2))
+
+    @pytest.mark.parametrize("calls", [1, 2, 3])
+    @pytest.mark.parametrize("max_evals", [1, 3, 8])
+    def test_max_evals_is_a_maximum_spread_over_the_noise_levels(self, max_evals, calls):
+        found, guided = self.evaluated(normal(200), interval=1, max_evals=max_evals, calls=calls)
+        assert len(found) == max_evals and found[0] == 0
+        assert max(np.diff([*found, guided])) < 2.5 * guided / max_evals
+
+    def test_a_cut_changes_nothing(self):
+        whole, guided = self.evaluated(karras(50), interval=3, max_evals=5)
+        assert all(self.evaluated(karras(50), interval=3, max_evals=5, cut=cut)[0] == whole for cut in range(guided))
 
 
 def test_posterior_scale_is_the_gaussian_posterior():

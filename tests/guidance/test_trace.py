@@ -57,7 +57,7 @@ def test_images_without_a_step_are_told():
         done.left_out("too large", torch.tensor(images))
     done.left_out("never", torch.zeros(3, dtype=torch.bool))
     done.finish(1.0, 0.1)
-    assert done.summary().endswith("2 of 3 images got no step at up to 2 of 2 looks: too large")
+    assert done.summary().endswith("2 of 3 images got no step at up to 2 of 2 evaluations: too large")
     assert json.loads(done.to_json())["unusable"] == {"too large": [2, 0, 1]}
 
 
