@@ -9,10 +9,10 @@ from comfy_api.latest import io
 from ..higfa_core.classifier import FineGrainedClassifier
 from ..higfa_core.classifier.formats import classifier_file as files
 from ..higfa_core.comfy.patchers import attach_patcher
+from .types import HiGFAClassifier
 
 FOLDER = "higfa_classifiers"
 NO_FILES = f"(put a classifier into models/{FOLDER})"
-HiGFAClassifier = io.Custom("HIGFA_CLASSIFIER")
 
 
 def register_folder() -> None:

@@ -7,7 +7,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from ..higfa_core.comfy.predict import as_rgb, predict
 from ..higfa_core.guidance.targets import class_lines
 from ..higfa_core.plots.confidences import confidence_table, confidences, top_k_plot
-from .classifier import HiGFAClassifier
+from .types import HiGFAClassifier
 
 
 class ClassifyImages(io.ComfyNode):

@@ -3,7 +3,9 @@
 import comfy.model_management
 from comfy_api.latest import io, ui
 
-from ..higfa_core.contour import MAX_VARIANTS, METHODS, ContourTransform, extract, transform_batch
+from ..higfa_core.contour import MAX_VARIANTS, ContourTransform, Extraction, extract, transform_batch
+from .types import HiGFATransform
+from .widgets import widgets
 
 PREVIEWED = 64  # images shown on the node; the outputs hold all
 
@@ -20,42 +22,7 @@ class ExtractContour(io.ComfyNode):
             search_aliases=["canny", "edge map", "soft edge", "silhouette", "outline", "line art"],
             inputs=[
                 io.Image.Input("image", tooltip="Images to find contours in, of any size. Alpha is ignored."),
-                io.Combo.Input(
-                    "method",
-                    options=list(METHODS),
-                    default="canny",
-                    tooltip="canny: thin binary lines, for Canny ControlNets. soft: grey edge strength, for "
-                    "soft-edge (HED) ControlNets. silhouette: only the outline of the mask (without one: "
-                    "of the largest object on a plain background).",
-                ),
-                io.Float.Input(
-                    "blur",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.1,
-                    tooltip="Smoothing before detection, in pixels. More drops feather and fur texture.",
-                ),
-                io.Float.Input(
-                    "low_threshold",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    advanced=True,
-                    tooltip="canny: weakest edge kept next to a strong one, as fraction of 255 (100 = 0.39). "
-                    "soft: edges weaker than this share of the strong ones turn black. 0 = automatic.",
-                ),
-                io.Float.Input(
-                    "high_threshold",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    advanced=True,
-                    tooltip="canny: weakest edge that starts a line, as a fraction of 255 (200 = 0.78). "
-                    "soft: edges stronger than this share turn white. 0 = automatic.",
-                ),
+                *widgets(Extraction),
                 io.Mask.Input(
                     "mask",
                     optional=True,
@@ -106,47 +73,7 @@ class TransformContour(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Same seed, same warps. Variant 3 is the same whether you ask for 4 or for 40.",
                 ),
-                _ratio("flip", 0.5, 1.0, "Probability of a mirror image. 0 where left and right differ."),
-                io.Float.Input(
-                    "rotation",
-                    default=15.0,
-                    min=0.0,
-                    max=180.0,
-                    step=0.5,
-                    tooltip="Largest rotation to either side, in degrees.",
-                ),
-                io.Float.Input("scale_min", default=0.8, min=0.1, max=4.0, step=0.01, tooltip="Smallest size factor."),
-                io.Float.Input(
-                    "scale_max",
-                    default=1.2,
-                    min=0.1,
-                    max=4.0,
-                    step=0.01,
-                    tooltip="Largest size factor. An object that would leave the frame grows less.",
-                ),
-                _ratio("translation", 0.1, 1.0, "Largest shift, as a fraction of width and height."),
-                _ratio(
-                    "perspective",
-                    0.0,
-                    0.25,
-                    "Largest shift of each corner, as a fraction of width and height. Changes proportions: "
-                    "keep it small where they tell classes apart.",
-                    advanced=True,
-                ),
-                _ratio(
-                    "elastic",
-                    0.0,
-                    0.05,
-                    "Largest local bend, as a fraction of the shorter side. Changes proportions.",
-                    advanced=True,
-                ),
-                _ratio(
-                    "outside",
-                    0.0,
-                    0.9,
-                    "Share of the object's width and height that may leave the frame. 0 keeps it whole.",
-                    advanced=True,
-                ),
+                *widgets(ContourTransform),
                 _pixels("width", "Width of the images to generate, in pixels. 0: the contour's own."),
                 _pixels("height", "Height of the images to generate, in pixels. 0: the contour's own."),
                 io.Mask.Input(
@@ -162,45 +89,21 @@ class TransformContour(io.ComfyNode):
                     display_name="mask",
                     tooltip="The warped mask; without a mask, the pixels that come from inside the source.",
                 ),
-                io.Custom("HIGFA_TRANSFORM").Output(
+                HiGFATransform.Output(
                     display_name="transform", tooltip="What was done to each image, for the manifest."
                 ),
             ],
         )
 
     @classmethod
-    def execute(
-        cls,
-        contour,
-        variants,
-        seed,
-        flip,
-        rotation,
-        scale_min,
-        scale_max,
-        translation,
-        perspective,
-        elastic,
-        outside,
-        width=0,
-        height=0,
-        mask=None,
-    ) -> io.NodeOutput:
-        settings = ContourTransform(
-            flip=flip,
-            rotation=rotation,
-            scale_min=scale_min,
-            scale_max=scale_max,
-            translation=translation,
-            perspective=perspective,
-            elastic=elastic,
-            outside=outside,
-        )
+    def execute(cls, contour, variants, seed, width=0, height=0, mask=None, **ranges) -> io.NodeOutput:
         if bool(width) != bool(height):
             raise ValueError(f"Give width and height, or neither, got {width} and {height}: those of the latent image.")
         size = (height, width) if width else None
         cancel = comfy.model_management.throw_exception_if_processing_interrupted
-        images, masks, params = transform_batch(contour, settings, seed, variants, mask, cancel, size)
+        images, masks, params = transform_batch(
+            contour, ContourTransform.pick(ranges), seed, variants, mask, cancel, size
+        )
         preview = ui.PreviewImage(images[:PREVIEWED], cls=cls)
         return io.NodeOutput(images, masks, [p.to_dict() for p in params], ui=preview)
 
@@ -208,12 +111,6 @@ class TransformContour(io.ComfyNode):
 def _pixels(name: str, tooltip: str) -> io.Int.Input:
     tooltip += " Contours of another shape lose their sides in a ControlNet; here the object stays in the frame."
     return io.Int.Input(name, default=0, min=0, max=16384, step=8, optional=True, tooltip=tooltip)
-
-
-def _ratio(name: str, default: float, largest: float, tooltip: str, advanced: bool = False) -> io.Float.Input:
-    return io.Float.Input(
-        name, default=default, min=0.0, max=largest, step=0.005, tooltip=tooltip, advanced=advanced or None
-    )
 
 
 NODES = [ExtractContour, TransformContour]

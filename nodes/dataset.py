@@ -9,10 +9,13 @@ from comfy_api.latest import io
 from ..higfa_core.files.paths import fingerprint, inside
 from ..higfa_core.miniature import sources
 from ..higfa_core.plans.inputs import load_job, pick_job, pick_planned
-from ..higfa_core.plans.plan import CONTOUR_FROM, Job
+from ..higfa_core.plans.plan import Job
 from ..higfa_core.plans.plan_file import HEADER, JOBS
+from ..higfa_core.plans.settings import PlanSettings
+from .folders import dataset_folder, dataset_input
+from .types import HiGFAJob
+from .widgets import widgets
 
-HiGFAJob = io.Custom("HIGFA_JOB")
 MAX_COUNT = 2**31 - 1
 
 
@@ -26,13 +29,10 @@ class DatasetJob(io.ComfyNode):
             description="Takes one job from a plan over a folder of real images: image, class, prompt, seed.",
             search_aliases=["load dataset", "image folder", "class folder", "augmentation job", "batch job"],
             inputs=[
-                io.String.Input(
-                    "dataset",
-                    default="",
-                    placeholder="folder in ComfyUI/input with one sub-folder a class",
-                    tooltip="Folder inside ComfyUI's input folder: <class>/<image> or train/<class>/<image>, or a "
-                    "benchmark as it is unpacked (CUB, Aircraft, Cars, Flowers, Pets, Dogs, DTD, iNaturalist). "
-                    "Validation and test images are never used. higfa_demo: the miniature's birds, drawn on first use.",
+                dataset_input(
+                    "Folder inside ComfyUI's input folder: <class>/<image> or train/<class>/<image>, or a benchmark as "
+                    "it is unpacked (CUB, Aircraft, Cars, Flowers, Pets, Dogs, DTD, iNaturalist). Validation and test "
+                    "images are never used. higfa_demo: the miniature's birds, drawn on first use."
                 ),
                 io.Int.Input(
                     "index",
@@ -43,33 +43,8 @@ class DatasetJob(io.ComfyNode):
                     tooltip="Which job of the plan. The classes take turns, so any first part is balanced. "
                     "With 'increment', each Run takes the next job.",
                 ),
-                io.String.Input(
-                    "prompt_template",
-                    default="a photo of a {class}",
-                    multiline=True,
-                    tooltip="The prompt. {class} is the class name without its number and underscores, "
-                    "{index} the number of the job.",
-                ),
-                io.Int.Input(
-                    "replicas",
-                    default=1,
-                    min=1,
-                    max=100000,
-                    tooltip="Images to make from each real one. The count output is images x replicas.",
-                ),
-                io.Int.Input(
-                    "plan_seed",
-                    default=0,
-                    min=0,
-                    max=MAX_COUNT,
-                    tooltip="Changes the seeds of all jobs. The same value gives the same seeds everywhere.",
-                ),
-                io.Combo.Input(
-                    "contour_from",
-                    options=list(CONTOUR_FROM),
-                    default="same",
-                    tooltip="Whose image comes out: the job's own, or another one of the same class.",
-                ),
+                *widgets(PlanSettings, "prompt_template", multiline=True),
+                *widgets(PlanSettings, "replicas", "plan_seed", "contour_from"),
                 io.String.Input(
                     "job",
                     default="",
@@ -103,9 +78,8 @@ class DatasetJob(io.ComfyNode):
         cls, dataset, index, prompt_template, replicas, plan_seed, contour_from, job="", plan=""
     ) -> io.NodeOutput:
         folder, name = folder_paths.get_input_directory(), dataset.strip()
-        embedded = Path(folder) / sources.NAME
-        if name == sources.NAME and not embedded.exists():
-            sources.draw_sources(embedded)
+        if name == sources.NAME:
+            dataset_folder(name)
         layout = {}
         if plan.strip() and not job.strip():
             place = inside(folder_paths.get_output_directory(), plan.strip())

@@ -13,11 +13,9 @@ from ..higfa_core import __version__
 from ..higfa_core.plans.rules import Rules
 from ..higfa_core.plans.workflow import digest
 from ..higfa_core.store.writer import SUFFIXES, Report, export_images, is_complete
+from .types import HiGFAClassifier, HiGFAJob, HiGFATrace, HiGFATransform
+from .widgets import widgets
 
-HiGFAJob = io.Custom("HIGFA_JOB")
-HiGFAClassifier = io.Custom("HIGFA_CLASSIFIER")
-HiGFATrace = io.Custom("HIGFA_TRACE")
-HiGFATransform = io.Custom("HIGFA_TRANSFORM")
 VERSIONS = {"higfa": __version__, "comfyui": comfyui_version.__version__, "torch": torch.__version__}
 
 
@@ -82,26 +80,14 @@ class ExportDataset(io.ComfyNode):
                     default="higfa",
                     tooltip="Folder inside ComfyUI's output folder: train/<class>/ for accepted images.",
                 ),
-                io.Float.Input(
-                    "min_confidence",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Images whose class the classifier gives less than this go to rejected/<class>/.",
-                ),
+                *widgets(Rules, "min_confidence"),
                 io.Combo.Input(
                     "image_format",
                     options=list(SUFFIXES),
                     default="png",
                     tooltip="png and webp lossless keep every pixel; jpeg and webp are smaller (quality 95).",
                 ),
-                io.Boolean.Input(
-                    "require_top1",
-                    default=False,
-                    advanced=True,
-                    tooltip="Also reject images for which the classifier finds another class more probable.",
-                ),
+                *widgets(Rules, "require_top1"),
                 io.Combo.Input(
                     "if_exists",
                     options=["keep", "replace"],
@@ -115,10 +101,8 @@ class ExportDataset(io.ComfyNode):
                     advanced=True,
                     tooltip="Put the whole workflow into each PNG. Off: a training set should not carry it.",
                 ),
-                _least("min_margin", 1.0, 0.01, "Least lead of the class over the next, by the classifier."),
-                _least("min_judge_confidence", 1.0, 0.01, "Least probability of the class, by the judge."),
-                _least("min_contour_agreement", 1.0, 0.01, "Least boundary F1 of the contour and the image's edges."),
-                _least("min_sharpness", 1e5, 1.0, "Least variance of the Laplacian; blurred images have few tens."),
+                *widgets(Rules, "min_margin", "min_judge_confidence", optional=True),
+                *widgets(Rules, "min_contour_agreement", "min_sharpness", optional=True),
             ],
             outputs=[
                 io.String.Output("summary", tooltip="What was written, accepted and rejected, and why."),
@@ -132,9 +116,7 @@ class ExportDataset(io.ComfyNode):
         images,
         class_name,
         dataset_name,
-        min_confidence,
         image_format,
-        require_top1=False,
         if_exists="keep",
         save_metadata=False,
         job=None,
@@ -144,7 +126,7 @@ class ExportDataset(io.ComfyNode):
         mask=None,
         trace=None,
         transform=None,
-        **least,
+        **rules,
     ) -> io.NodeOutput:
         graph, node = cls.hidden.prompt or {}, str(cls.hidden.unique_id)
         report = export_images(
@@ -157,7 +139,7 @@ class ExportDataset(io.ComfyNode):
             judge=judge,
             contour=contour,
             mask=mask,
-            rules=Rules(min_confidence, require_top1, **least),
+            rules=Rules.pick(rules),
             transform=transform,
             guidance=trace.trace.summary() if trace and trace.trace else None,
             workflow=digest(graph, node) if node in graph else "",
@@ -177,10 +159,6 @@ class ExportDataset(io.ComfyNode):
         if name and not is_complete(folder_paths.get_output_directory(), name):
             return float("nan")
         return f"{name} is complete"
-
-
-def _least(name: str, top: float, step: float, tooltip: str) -> io.Float.Input:
-    return io.Float.Input(name, default=0.0, min=0.0, max=top, step=step, optional=True, advanced=True, tooltip=tooltip)
 
 
 def _metadata(hidden) -> dict[str, str]:

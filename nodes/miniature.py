@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..higfa_core.classifier import FineGrainedClassifier
 from ..higfa_core.comfy.patchers import attach_patcher
 from ..higfa_core.miniature import birds
-from .classifier import HiGFAClassifier
+from .types import HiGFAClassifier
 
 
 class LoadMiniature(io.ComfyNode):

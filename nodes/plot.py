@@ -3,7 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..higfa_core.plots.trace_plot import plot_trace
-from .sampling import HiGFATrace
+from .types import HiGFATrace
 
 
 class PlotGuidance(io.ComfyNode):
@@ -20,7 +20,8 @@ class PlotGuidance(io.ComfyNode):
             inputs=[
                 HiGFATrace.Input("trace", tooltip="From HiGFA KSampler, HiGFA Guider or Guide Model with Classifier."),
                 io.Latent.Input(
-                    "latent", optional=True,
+                    "latent",
+                    optional=True,
                     tooltip="The sampler's latent as it leaves the sampler: it tells which run to plot. Needed with "
                     "HiGFA Guider and Guide Model with Classifier.",
                 ),
@@ -29,7 +30,7 @@ class PlotGuidance(io.ComfyNode):
                 io.Image.Output(display_name="plot"),
                 io.String.Output(display_name="json", tooltip="The whole trace as JSON."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, trace, latent=None) -> io.NodeOutput:

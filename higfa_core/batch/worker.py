@@ -12,8 +12,10 @@ import threading
 import time
 from pathlib import Path
 
+from ..plans.rules import Rules
 from ..plans.uploads import UPLOADS, upload_files
 from ..plans.workflow import fill_in
+from ..settings import HIDDEN, settings_of
 from .client import Client, PromptRejected, ServerError
 from .collector import Collector
 from .options import Foreman
@@ -21,14 +23,6 @@ from .states import Lease
 
 IN_FLIGHT = 2  # one runs, one waits: a server that dies loses little, a fast one never idles
 LOSSES = 10  # a prompt may be lost through no fault of its own, as the one that waits when the other kills the server
-NODE_RULES = (
-    "min_confidence",
-    "require_top1",
-    "min_margin",
-    "min_judge_confidence",
-    "min_contour_agreement",
-    "min_sharpness",
-)
 BAD_STREAK = 5  # different jobs in a row that fail: it is the server
 HUNG = "a prompt runs on although it was interrupted: restart this server"
 
@@ -186,7 +180,7 @@ class Worker(threading.Thread):
             self._uploaded[job.contour_source] = [self.client.upload(*file, UPLOADS) for file in files]
         names = self._uploaded[job.contour_source]
         job = type(job)(**{**vars(job), "image_file": names[0], "mask_file": names[1] if len(names) > 1 else ""})
-        widgets = {name: plan.header["rules"][name] for name in NODE_RULES}
+        widgets = {rule.name: plan.header["rules"][rule.name] for rule in settings_of(Rules) if rule.tier != HIDDEN}
         return fill_in(plan.header["workflow"], job, plan.header["dataset_name"], widgets)
 
     def _poll(self) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..classifier import FineGrainedClassifier
 from ..guidance.schedule import window_from_percent
+from ..guidance.settings import NoiseLevels
 from .decoder import TinyDecoder, tiny_decoder_path
 from .predict import predict
 from .run import is_guided
@@ -27,25 +28,15 @@ class Noise:
     """What the model is shown to make the estimates that the guidance shows to the classifier.
 
     Args:
-        positive, negative: conditioning without a ControlNet; without `negative`, `cfg` is 1.
-        start_percent, end_sigma: the window, as in `Guidance`.
-        levels: how many noise levels, spread evenly over log sigma from one end of the window to the other.
+        positive, negative: conditioning without a ControlNet; without `negative`, cfg is 1.
+        levels: which noise levels, spread evenly over log sigma from one end of the window to the other.
     """
 
     positive: list
     negative: list | None = None
-    cfg: float = 7.5
-    start_percent: float = 0.7
-    end_sigma: float = 0.05
-    levels: int = 5
-    seed: int = 0
+    levels: NoiseLevels = NoiseLevels()
 
     def __post_init__(self):
-        if self.levels < 1 or self.end_sigma <= 0 or not 0 <= self.start_percent <= 1:
-            raise ValueError(
-                f"noise_levels must be at least 1, end_sigma above 0 and start_percent 0 to 1, got {self.levels}, "
-                f"{self.end_sigma} and {self.start_percent}"
-            )
         if any("control" in options for _, options in [*self.positive, *(self.negative or [])]):
             raise ValueError(
                 "The conditioning has a ControlNet, whose contour fits one image only: connect the prompt itself, from "
@@ -94,7 +85,7 @@ def measure(
             "The model is guided by a classifier, which would make it agree with itself: connect the model from before "
             "Guide Model with Classifier"
         )
-    levels = noise_levels(model, noise) if model and noise else []
+    levels = noise_levels(model, noise.levels) if model and noise else []
     run = _Run(classifier, count, _decoders(vae, model), len(levels))
     real, latents = run.real(batches, vae)
     stages = [real, *run.decoded(latents)]
@@ -104,18 +95,19 @@ def measure(
     return stages
 
 
-def noise_levels(model: ModelPatcher, noise: Noise) -> list[tuple[float, float]]:
+def noise_levels(model: ModelPatcher, levels: NoiseLevels) -> list[tuple[float, float]]:
     """(sigma, percent) of each noise level to check, highest first."""
     sampling = model.get_model_object("model_sampling")
     flow = isinstance(sampling, comfy.model_sampling.CONST)
-    window = window_from_percent(sampling.percent_to_sigma, noise.start_percent, noise.end_sigma, flow)
+    window = window_from_percent(sampling.percent_to_sigma, levels.start_percent, levels.end_sigma, flow)
     top, end = min(window.sigma_on, float(sampling.sigma_max)), window.sigma_off
     if top <= end:
         raise ValueError(
-            f"No noise level to check: start_percent {noise.start_percent} is sigma {top:.3g}, and end_sigma is "
+            f"No noise level to check: start_percent {levels.start_percent} is sigma {top:.3g}, and end_sigma is "
             f"{end:.3g}. Lower one of them"
         )
-    sigmas = [top * (end / top) ** (i / max(1, noise.levels - 1)) for i in range(noise.levels)]
+    count = levels.noise_levels
+    sigmas = [top * (end / top) ** (i / max(1, count - 1)) for i in range(count)]
     return [(sigma, _percent(sampling.percent_to_sigma, sigma)) for sigma in sigmas]
 
 
@@ -178,13 +170,13 @@ class _Run:
         """The model's estimates of the clean latents from one call at `sigma`; the same noise at every level."""
         guider = comfy.samplers.CFGGuider(model)
         guider.inner_set_conds({"positive": noise.positive} | ({"negative": noise.negative} if noise.negative else {}))
-        guider.set_cfg(noise.cfg if noise.negative else 1.0)
+        guider.set_cfg(noise.levels.cfg if noise.negative else 1.0)
         sampler, sigmas = comfy.samplers.KSAMPLER(_one_call), torch.tensor([sigma, 0.0])
-        drawn = comfy.sample.prepare_noise(torch.cat(latents), noise.seed).split(len(latents[0]))
+        drawn = comfy.sample.prepare_noise(torch.cat(latents), noise.levels.seed).split(len(latents[0]))
         estimates = []
         for n, z in zip(drawn, latents, strict=True):
             throw_exception_if_processing_interrupted()
-            estimates.append(guider.sample(n, z, sampler, sigmas, disable_pbar=True, seed=noise.seed))
+            estimates.append(guider.sample(n, z, sampler, sigmas, disable_pbar=True, seed=noise.levels.seed))
             self.bar.update(len(z))
         return estimates
 

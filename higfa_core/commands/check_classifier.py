@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 from ..checking import report
 from ..checking import sample as images
 from ..checking import verdict as check
+from ..checking.settings import CheckSettings
 from ..classifier import FineGrainedClassifier
 from ..sources.options import layout_of
 from ..training.data import read_labelled
 from .main import failure
+from .options import add_options
 from .source_options import add_source_arguments
 
 
@@ -30,9 +33,12 @@ def main(arguments: list[str], prog: str = "higfa check-classifier") -> int:
 
 def run(args) -> check.Check:
     """The check that the command's arguments ask for; everything cheap is looked at before a model is loaded."""
+    settings = CheckSettings.pick(vars(args))
+    if args.image_size is None and args.miniature:
+        settings = replace(settings, image_size=64)
     classifier = FineGrainedClassifier.load(args.classifier)
-    dataset = read_labelled(args.folder, args.validation_share, follow_links=True, **layout_of(vars(args)))
-    files = images.choose(dataset, args.images_from, args.per_class, args.seed)
+    dataset = read_labelled(args.folder, settings.validation_share, follow_links=True, **layout_of(vars(args)))
+    files = images.choose(dataset, settings.images_from, settings.per_class, settings.seed)
     indices = images.class_indices(dataset.class_names, classifier)
     parts = _models(args)
     from ..comfy.patchers import attach_patcher
@@ -41,9 +47,8 @@ def run(args) -> check.Check:
     noise = None
     if parts.model:
         positive, negative = (_encoded(parts.clip, text) for text in (args.prompt, ""))
-        window = args.start_percent, args.end_sigma, args.noise_levels
-        noise = Noise(positive, negative, args.cfg, *window, args.seed)
-    batches = images.load_batches(files, args.size or (64 if args.miniature else 512))
+        noise = Noise(positive, negative, settings)
+    batches = images.load_batches(files, settings.image_size)
     labels = [indices[item.label] for item in files]
     stages = measure(attach_patcher(classifier), batches, len(labels), parts.vae, parts.model, noise)
     return check.Check.of(stages, labels, parts.model is not None)
@@ -81,9 +86,11 @@ def _encoded(clip, text: str):
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=prog, description="Is a classifier fit to guide? Accuracy on real images, "
-                                     "through the VAE, through the tiny decoder, and at the guidance's noise "
-                                     "levels.")  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Is a classifier fit to guide? Accuracy on real images, through the VAE, through the tiny decoder, "
+        "and at the guidance's noise levels.",
+    )
     parser.add_argument("classifier", type=Path, metavar="CLASSIFIER_FILE")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="labelled images: FOLDER/<class>/<image>")
     add_source_arguments(parser)
@@ -91,17 +98,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     models.add_argument("--miniature", action="store_true", help="the embedded model and VAE")
     models.add_argument("--vae", type=Path, metavar="FILE", help="alone: no tiny decoder, no noise levels")
     models.add_argument("--checkpoint", type=Path, metavar="FILE", help="model, text encoder and, without --vae, VAE")
-    parser.add_argument("--images-from", choices=images.PARTS, default="validation",
-                        help="validation: held-out images only (default)")  # fmt: skip
-    parser.add_argument("--validation-share", type=float, default=0.2, metavar="SHARE",
-                        help="as given to train-classifier (default 0.2)")  # fmt: skip
-    parser.add_argument("--per-class", type=int, default=10, metavar="N", help="most images of a class (default 10)")
-    parser.add_argument("--size", type=int, metavar="PIXELS", help="side of the squares (default 512, miniature 64)")
+    add_options(parser, CheckSettings, "images_from", "validation_share", "per_class")
+    size = "side of the squares (default: 512, with --miniature 64)"
+    parser.add_argument("--size", dest="image_size", type=int, metavar="PIXELS", help=size)
     parser.add_argument("--prompt", default="", help="must name no class (default: empty)")
-    parser.add_argument("--cfg", type=float, default=7.5)
-    parser.add_argument("--start-percent", type=float, default=0.7)
-    parser.add_argument("--end-sigma", type=float, default=0.05)
-    parser.add_argument("--noise-levels", type=int, default=5, metavar="N")
-    parser.add_argument("--seed", type=int, default=0, help="draws the images and the noise (default 0)")
+    add_options(parser, CheckSettings, "cfg", "start_percent", "end_sigma", "noise_levels", "seed")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="write the plot there")
     return parser

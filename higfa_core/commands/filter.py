@@ -16,7 +16,7 @@ from ..files.atomic import alone, write_atomic
 from ..plans.plan_file import HEADER, planned_keys
 from ..plans.rules import Rules
 from ..store.manifest import Manifest, decide
-from .plan import add_rule_arguments, given_rules
+from .options import add_options, given
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,10 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="the dataset, with manifest.jsonl")
     parser.add_argument("--dry-run", action="store_true", help="say what would change, change nothing")
     parser.add_argument("--fresh", action="store_true", help="forget the rules the dataset has; else these come on top")
-    add_rule_arguments(parser)
+    add_options(parser, Rules, unset="the dataset's")
     args = parser.parse_args(argv)
     try:
-        report = refilter(args.folder, given_rules(args), args.fresh, args.dry_run)
+        report = refilter(args.folder, given(Rules, args), args.fresh, args.dry_run)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

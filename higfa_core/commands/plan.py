@@ -7,15 +7,15 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 
 from ..miniature import sources as embedded
 from ..plans.balance import job_counts
-from ..plans.plan import CONTOUR_FROM, Plan
+from ..plans.plan import Plan
 from ..plans.plan_file import write_plan
 from ..plans.prompts import Prompts, read_lines
 from ..plans.rules import Rules
+from ..plans.settings import PlanSettings
 from ..plans.workflow import EXPORT, JOB, check_workflow, digest, find_node, is_link
 from ..sources.image_hashes import ImageHashes
 from ..sources.layouts import describe, read_dataset
@@ -23,28 +23,30 @@ from ..sources.leaks import Inspection, Leak, inspect, without_leaks
 from ..sources.options import OPTIONS as SOURCE_OPTIONS
 from ..sources.options import layout_of
 from ..sources.source import SourceDataset
+from .options import add_options, given, names_of
 from .source_options import add_source_arguments
 
 HASHES = "image_hashes.txt"  # of the sources, so that leaks are found quickly the next time
 LEAKS = ("exclude", "report", "off")
 MANY, SHOWN = 5000, 10  # images that take a while, leaks that are printed
-WIDGETS = {"prompt_template": "a photo of a {class}", "replicas": 1, "plan_seed": 0, "contour_from": "same"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     try:
         graph = read_workflow(args.workflow)
-        widgets = WIDGETS | {k: v for k, v in graph[find_node(graph, JOB)]["inputs"].items() if not is_link(v)}
+        widgets = {k: v for k, v in graph[find_node(graph, JOB)]["inputs"].items() if not is_link(v)}
+        settings = PlanSettings.pick(widgets | given(PlanSettings, args))
         root, name = _source(args, widgets.get("dataset", ""))
         hashes = ImageHashes(args.folder / HASHES)
         dataset, seen = _inspected(read_dataset(root, follow_links=True, **layout_of(vars(args))), args.leaks, hashes)
         print("\n".join([describe(dataset), *_leak_lines(seen.leaks, args.leaks)]))
-        wanted = _counts(args, dataset, widgets)
-        quota = wanted if args.accepted else None
-        counts = {k: v * args.max_tries for k, v in wanted.items()} if quota else wanted
-        plan = Plan(dataset, counts, _prompts(args, widgets), _or(args.plan_seed, widgets["plan_seed"]),
-                    args.contour_from or widgets["contour_from"], name, dict(seen.sha256))  # fmt: skip
+        wanted = _counts(settings, dataset)
+        quota = wanted if settings.accepted else None
+        counts = {k: v * settings.max_tries for k, v in wanted.items()} if quota else wanted
+        prompts = _prompts(args, settings)
+        known = dict(seen.sha256)
+        plan = Plan(dataset, counts, prompts, settings.plan_seed, settings.contour_from, name, known)
         rules = _rules(args, graph)
         print(_summary(plan, quota))
         clients = _clients(args)
@@ -112,17 +114,17 @@ def _leak_lines(leaks: Sequence[Leak], way: str) -> list[str]:
     return lines + [f"  {leak}" for leak in leaks[:SHOWN]] + ["  ..."] * (len(leaks) > SHOWN)
 
 
-def _counts(args: argparse.Namespace, dataset: SourceDataset, widgets: Mapping) -> dict[str, int]:
-    ways = {"replicas": args.replicas, "per_class": args.per_class, "fill_to": args.fill_to}
-    if all(value is None for value in ways.values()):
-        ways["replicas"] = widgets["replicas"]
-    return job_counts(dataset.counts(), only_rare=args.only_rare, **ways)
+def _counts(settings: PlanSettings, dataset: SourceDataset) -> dict[str, int]:
+    ways = {"per_class": settings.per_class, "fill_to": settings.fill_to}
+    if not any(ways.values()):
+        ways["replicas"] = settings.replicas
+    return job_counts(dataset.counts(), only_rare=settings.only_rare, **ways)
 
 
-def _prompts(args: argparse.Namespace, widgets: Mapping) -> Prompts:
+def _prompts(args: argparse.Namespace, settings: PlanSettings) -> Prompts:
     templates = (*(args.prompt or ()), *(read_lines(args.prompts) if args.prompts else ()))
     lists = {name: _list(getattr(args, name)) for name in ("backgrounds", "styles")}
-    return Prompts(templates or (widgets["prompt_template"],), super_class=args.super or "", **lists)
+    return Prompts(templates or (settings.prompt_template,), super_class=args.super or "", **lists)
 
 
 def _list(text: str | None) -> tuple[str, ...]:
@@ -133,12 +135,11 @@ def _list(text: str | None) -> tuple[str, ...]:
 
 
 def _rules(args: argparse.Namespace, graph: Mapping) -> Rules:
-    widgets, given = graph[find_node(graph, EXPORT)]["inputs"], given_rules(args)
-    rules = {field.name: widgets[field.name] for field in fields(Rules) if field.name in widgets} | given
-    if linked := [name for name, value in rules.items() if is_link(value)]:
+    rules = graph[find_node(graph, EXPORT)]["inputs"] | given(Rules, args)
+    if linked := [name for name in names_of(Rules) if is_link(rules.get(name))]:
         option = f"--{linked[0].replace('_', '-')}"
-        raise ValueError(f"Export Dataset gets {linked[0]} from another node, so it is not known here: add {option}")
-    return Rules(**rules)
+        raise ValueError(f"Export Dataset gets {linked[0]} from another node, so it is not known here. Add {option}")
+    return Rules.pick(rules)
 
 
 def _summary(plan: Plan, quota: Mapping[str, int] | None) -> str:
@@ -169,42 +170,8 @@ def _pilot(args: argparse.Namespace, clients: list) -> int:
     return code
 
 
-def _or(value: int | None, default: int) -> int:
-    return default if value is None else value
-
-
-def add_rule_arguments(parser: argparse.ArgumentParser) -> None:
-    """One option for every rule of `.rules.Rules`."""
-    for field in fields(Rules):
-        option = "--" + field.name.replace("_", "-")
-        if field.type == "bool":
-            parser.add_argument(option, action=argparse.BooleanOptionalAction, default=None, help=RULES[field.name])
-        else:
-            kind = int if field.type == "int" else float
-            parser.add_argument(option, type=kind, metavar="X", help=RULES[field.name])
-
-
-def given_rules(args: argparse.Namespace) -> dict[str, object]:
-    """The rules that the command line names."""
-    names = [field.name for field in fields(Rules)]
-    return {name: value for name in names if (value := getattr(args, name)) is not None}
-
-
-RULES = {
-    "min_confidence": "the guide's probability of the class",
-    "require_top1": "the guide must find no class more probable",
-    "min_margin": "the guide's lead of the class over the next",
-    "min_judge_confidence": "the judge's probability of the class",
-    "require_judge_top1": "the judge must find no class more probable",
-    "min_judge_margin": "the judge's lead of the class over the next",
-    "min_contour_agreement": "boundary F1 of the wanted contour and the image's edges",
-    "min_sharpness": "variance of the Laplacian",
-    "max_duplicate_bits": "near-duplicates differ in at most X of 64 hash bits from an earlier image of the class",
-}
-OPTIONS = (
-    *("replicas", "per_class", "fill_to", "only_rare", "accepted", "max_tries", "prompt", "backgrounds", "styles"),
-    *("super", "plan_seed", "contour_from", *SOURCE_OPTIONS),
-)
+# What a plan's header records of the command line.
+OPTIONS = (*SOURCE_OPTIONS, "prompt", "backgrounds", "styles", "super", *names_of(PlanSettings))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -215,37 +182,33 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--source", type=Path, metavar="FOLDER", help="the labelled real images, in any layout that is known")
     add("--input-dir", type=Path, metavar="FOLDER", help="ComfyUI's input folder, where the workflow's own dataset is")
     add_source_arguments(parser)
-    add("--leaks", choices=LEAKS, default="exclude", help="images that are in two splits or two classes, identical "
-        "or nearly so: leave them out (default), keep them, or do not look")  # fmt: skip
-    amount = parser.add_mutually_exclusive_group()
-    amount.add_argument("--replicas", type=int, metavar="N", help="N from every real image (default: the workflow's)")
-    amount.add_argument("--per-class", type=int, metavar="N", help="N for every class")
-    amount.add_argument(
-        "--fill-to", type=int, metavar="N", help="so many that real and synthetic make N in every class"
+    leaks = (
+        "images that are in two splits or two classes, identical or nearly so: leave them out (default), keep them, "
     )
-    add("--only-rare", type=int, metavar="N", help="only for classes with fewer than N real images")
-    add("--accepted", action="store_true", help="count accepted images, and try until there are as many")
-    add("--max-tries", type=int, default=3, metavar="N", help="with --accepted: at most N tries an image (default: 3)")
+    add("--leaks", choices=LEAKS, default="exclude", help=leaks + "or do not look")
+    unset = "the workflow's"
+    amount = parser.add_mutually_exclusive_group()
+    add_options(amount, PlanSettings, "replicas", unset=unset)
+    add_options(amount, PlanSettings, "per_class", "fill_to")
+    add_options(parser, PlanSettings, "only_rare", "accepted", "max_tries")
     add("--prompt", action="append", metavar="TEMPLATE", help="with {class}, {super}, {background}, {style}; repeat it")
     add("--prompts", type=Path, metavar="FILE", help="more templates, one a line")
     add("--backgrounds", metavar="LIST", help="for {background}: a text file, or words with commas between them")
     add("--styles", metavar="LIST", help="for {style}: the same")
     add("--super", metavar="NAME", help="for {super}: what all classes are a kind of (default: the layout's own)")
-    add("--contour-from", choices=CONTOUR_FROM, help="the contour of the same, or of another image of the class")
-    add("--plan-seed", type=int, metavar="N", help="other seeds for all jobs (default: the workflow's)")
+    add_options(parser, PlanSettings, "contour_from", "plan_seed", unset=unset)
     add("--dataset-name", metavar="NAME", help="its name at the servers (default: the folder's)")
     add("--source-license", default="", metavar="TEXT", help="of the real images (default: the layout's)")
     add("--checkpoint-license", default="", metavar="TEXT", help="of the diffusion model")
     add("--dry-run", action="store_true", help="say what would be planned, write nothing")
     add("--replace", action="store_true", help="put this plan in the place of another")
     add("--pilot", type=int, metavar="N", help="run the first N jobs and extrapolate time and disk")
-    add_rule_arguments(parser)
+    add_options(parser, Rules, unset=unset)
     add("--server", action="append", metavar="URL", help="for --pilot: a ComfyUI server; repeat it for more")
     add("--attempts", type=int, default=3, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    for name in ("max_tries", "pilot"):
-        if (value := getattr(args, name)) is not None and value < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if args.pilot is not None and args.pilot < 1:
+        parser.error(f"--pilot must be at least 1, got {args.pilot}")
     return args
 
 

@@ -9,17 +9,16 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 
 import torch
 
 from ..sources.options import layout_of
 from ..training.data import read_labelled
-from ..training.loaders import AUGMENT
 from ..training.outputs import Trained, checkpoint_of, summary, train_files
-from ..training.settings import PRECISIONS, TrainSettings
+from ..training.settings import TrainOptions, TrainSettings
 from .main import failure
+from .options import add_options
 from .source_options import add_source_arguments
 
 INTERRUPTED = 130
@@ -49,10 +48,12 @@ def _train(args, check) -> list[Trained]:
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    settings = TrainSettings(**{field.name: getattr(args, field.name) for field in fields(TrainSettings)})
     device = _device(args.device)
-    labelled = read_labelled(args.folder, args.validation_share, follow_links=True, **layout_of(vars(args)))
-    workers = args.workers if args.workers is not None else _workers(device)
+    settings = TrainSettings.pick(vars(args))
+    judge = {"judge": args.judge is not None, "judge_arch": args.judge}
+    workers = _workers(device) if args.workers is None else args.workers
+    options = TrainOptions.pick({**vars(args), **judge, "workers": workers})
+    labelled = read_labelled(args.folder, options.validation_share, follow_links=True, **layout_of(vars(args)))
     with tqdm(disable=None, leave=False) as bar, logging_redirect_tqdm():  # no bar where stderr is no terminal
 
         def progress(done: int, total: int) -> None:
@@ -63,20 +64,14 @@ def _train(args, check) -> list[Trained]:
             labelled,
             settings,
             args.out,
-            judge=args.judge is not None,
-            judge_arch=args.judge or "",
-            overwrite=args.overwrite,
-            resume=args.resume,
-            keep_split=args.keep_split,
+            options,
             progress=progress,
             check=check,
             device=device,
-            workers=workers,
         )
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
-    known = TrainSettings()
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Train an image classifier with timm, and calibrate it. 0 means: chosen for you.",
@@ -86,35 +81,13 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("folder", type=Path, help="folder/<class>/<image>, or folder/train and folder/val; test is never read")
     add_source_arguments(parser)
     add("--out", type=Path, required=True, help="the classifier's .safetensors file")
-    add("--arch", default=known.arch, help="timm architecture (%(default)s)")
-    add("--pretrained", action=argparse.BooleanOptionalAction, default=True, help="start from timm's weights")
-    add("--image-size", type=int, default=0, metavar="PIXELS")
-    add("--steps", type=int, default=0, help="0: by the number of images")
-    add("--batch-size", type=int, default=known.batch_size)
-    add("--learning-rate", type=float, default=0.0)
-    add("--weight-decay", type=float, default=known.weight_decay)
-    add("--label-smoothing", type=float, default=known.label_smoothing)
-    add("--mixup", type=float, default=0.0, help="timm's alpha; 0 is off")
-    add("--cutmix", type=float, default=0.0, help="timm's alpha; 0 is off")
-    add("--augment", choices=list(AUGMENT), default=known.augment)
-    add("--flip", action=argparse.BooleanOptionalAction, default=True, help="mirror half of the images")
-    add("--patience", type=int, default=known.patience, help="evaluations (of 40) without improvement (%(default)s)")
-    add("--precision", choices=PRECISIONS, default=known.precision)
-    add("--seed", type=int, default=0, help="of the training; the images held out are the same for every seed")
-    add(
-        "--validation-share",
-        type=float,
-        default=0.2,
-        help="of each class, where there is no val folder and no held_out.txt (0.2)",
-    )
-    add("--keep-split", action=argparse.BooleanOptionalAction, default=True, help="list the images held out in "
-        "folder/held_out.txt, so that higfa plan and Dataset Job never take them as sources")  # fmt: skip
+    add_options(parser, TrainSettings)
+    add_options(parser, TrainOptions, "validation_share", "keep_split")
     add("--judge", nargs="?", const="", metavar="ARCH", help="also train an independent judge, with this architecture")
-    add("--resume", action="store_true", help="continue an interrupted run")
-    add("--overwrite", action="store_true", help="replace the files if they exist")
+    add_options(parser, TrainOptions, "resume", "overwrite", resume=False)
     add("--plots", action="store_true", help="save curves, confusion matrix and reliability diagram beside the file")
     add("--device", default="", help="cuda, mps or cpu; by default the best there is")
-    add("--workers", type=int, help="processes that prepare images; the result does not depend on it")
+    add_options(parser, TrainOptions, "workers", unset="by device and system")
     return parser
 
 

@@ -5,7 +5,7 @@ leaves the extractor and the transform open, so both are our choice. Contours ar
 Pixel centres sit on whole numbers (OpenCV); boxes are edges (x0, y0, x1, y1) in 0..width, 0..height.
 """
 
-from .edges import METHODS, extract
+from .edges import METHODS, Extraction, extract
 from .fit import fit_boxes, fit_plane
 from .transform import MAX_VARIANTS, ContourTransform, object_outline, transform_batch
 from .warp import INTERPOLATIONS, TransformParams, apply, transform_boxes, transform_points
@@ -15,6 +15,7 @@ __all__ = [
     "MAX_VARIANTS",
     "METHODS",
     "ContourTransform",
+    "Extraction",
     "TransformParams",
     "apply",
     "extract",

@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 import torch
 
+from ..settings import ADVANCED, Setting, Settings
 from .planes import check_image, check_mask, strongest, thicken
 
 METHODS = ("canny", "soft", "silhouette")
 
 _WEAKEST_EDGE = 40.0  # a step of 10 grey levels: below this, automatic thresholds would trace sensor noise
 _MASK_MARGIN = 2  # pixels kept around a mask, since edges lie on either side of its outline
+
+
+@dataclass(frozen=True)
+class Extraction(Settings):
+    """How a contour is found; see `extract`, where a threshold of 0 is None."""
+
+    method: str = Setting("canny", choices=METHODS).help(
+        "canny: thin binary lines, for Canny ControlNets. soft: grey edge strength, for soft-edge (HED) ControlNets. "
+        "silhouette: only the outline of the mask (without one: of the largest object on a plain background)."
+    )
+    blur: float = Setting(1.0, 0, 10, step=0.1, unit="pixels").help(
+        "Smoothing before detection, in pixels. More removes feather and fur texture."
+    )
+    low_threshold: float = Setting(0.0, 0, 1, step=0.01, tier=ADVANCED).help(
+        "canny: weakest edge kept next to a strong one, as a fraction of 255 (100 = 0.39). soft: edges weaker than "
+        "this share of the strong ones turn black. 0 = automatic."
+    )
+    high_threshold: float = Setting(0.0, 0, 1, step=0.01, tier=ADVANCED).help(
+        "canny: weakest edge that starts a line, as a fraction of 255 (200 = 0.78). soft: edges stronger than this "
+        "share turn white. 0 = automatic."
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.low_threshold > self.high_threshold > 0:
+            raise ValueError(
+                f"low_threshold {self.low_threshold} is above high_threshold {self.high_threshold}. Swap them."
+            )
 
 
 def extract(
@@ -35,7 +66,7 @@ def extract(
     `mask`: [B,H,W], [1,H,W] or [H,W], 1 = foreground; edges more than 2 pixels outside are dropped. An empty
     mask (what Load Image gives for a picture without alpha) counts as no mask.
     """
-    low, high = _check_settings(method, low, high, blur)
+    Extraction(method, blur, low or 0.0, high or 0.0)
     check_image(image)
     pixels = image.detach().to("cpu", torch.float32)[..., :3].clamp(0, 1).expand(-1, -1, -1, 3).contiguous()
     regions = check_mask(mask, *pixels.shape[:3])
@@ -46,19 +77,6 @@ def extract(
             region = None
         out[i] = torch.from_numpy(_edges(picture, method, low, high, blur, region))[..., None]
     return out.to(device=image.device, dtype=image.dtype)
-
-
-def _check_settings(method, low, high, blur):
-    if method not in METHODS:
-        raise ValueError(f"Unknown contour method '{method}': use one of {', '.join(METHODS)}.")
-    for name, value in (("low", low), ("high", high)):
-        if value is not None and not 0 <= value <= 1:
-            raise ValueError(f"{name} must be between 0 and 1 (a fraction of 255), but got {value}.")
-    if low is not None and high is not None and low > high:
-        raise ValueError(f"The low threshold {low} is above the high threshold {high}: swap them.")
-    if not 0 <= blur <= 50:
-        raise ValueError(f"blur must be between 0 and 50 pixels, but got {blur}.")
-    return low, high
 
 
 def _edges(picture, method, low, high, blur, region) -> np.ndarray:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import torch
 
+from ..settings import ADVANCED, HIDDEN, Setting, Settings
 from .planes import check_image, check_mask, strongest
 from .warp import TransformParams, apply, project, uniform
 
@@ -16,45 +17,42 @@ MAX_VARIANTS = 64
 
 
 @dataclass(frozen=True)
-class ContourTransform:
-    """Ranges of a random warp. The defaults are the label-safe similarity transforms; the rest is off.
+class ContourTransform(Settings):
+    """Ranges of a random warp. The defaults are the label-safe similarity transforms; the rest is off."""
 
-    `flip`: probability of a mirror image. `rotation`: largest angle in degrees (usual: 5-20). `scale_min`,
-    `scale_max`: size factors, drawn log-uniformly. `translation`: largest shift as a fraction of width and
-    height. `perspective`: largest shift of each frame corner, same fraction (usual: 0-0.1). `elastic`:
-    largest local displacement as a fraction of the shorter side (usual: 0-0.03) with control points
-    `smoothness` apart; at most a fifth of `smoothness`, beyond which lines could fold over.
-    `outside`: share of the object's width and height that may leave the frame (see `sample`); 0 by default,
-    since the marks that tell fine-grained classes apart (beak, tail, nose) sit at the extremities.
-    """
-
-    flip: float = 0.5
-    rotation: float = 15.0
-    scale_min: float = 0.8
-    scale_max: float = 1.2
-    translation: float = 0.1
-    perspective: float = 0.0
-    elastic: float = 0.0
-    smoothness: float = 0.25
-    outside: float = 0.0
+    flip: float = Setting(0.5, 0, 1, step=0.005).help("Probability of a mirror image. 0 where left and right differ.")
+    rotation: float = Setting(15.0, 0, 180, step=0.5, unit="degrees", usual="5 to 20").help(
+        "Largest rotation to either side, in degrees."
+    )
+    scale_min: float = Setting(0.8, 0.1, 4, step=0.01).help("Smallest size factor; factors are drawn log-uniformly.")
+    scale_max: float = Setting(1.2, 0.1, 4, step=0.01).help(
+        "Largest size factor. An object that would leave the frame grows less."
+    )
+    translation: float = Setting(0.1, 0, 1, step=0.005).help("Largest shift, as a fraction of width and height.")
+    perspective: float = Setting(0.0, 0, 0.25, step=0.005, tier=ADVANCED, usual="0 to 0.1").help(
+        "Largest shift of each corner, as a fraction of width and height. Changes proportions: keep it small where "
+        "they tell classes apart."
+    )
+    elastic: float = Setting(0.0, 0, 0.05, step=0.005, tier=ADVANCED, usual="0 to 0.03").help(
+        "Largest local bend, as a fraction of the shorter side. Changes proportions."
+    )
+    smoothness: float = Setting(0.25, 0.02, 1, tier=HIDDEN).help(
+        "Distance between the control points of the local bend, as a fraction of the shorter side."
+    )
+    # 0 by default: the marks that tell fine-grained classes apart (beak, tail, nose) sit at the extremities.
+    outside: float = Setting(0.0, 0, 0.9, step=0.005, tier=ADVANCED).help(
+        "Share of the object's width and height that may leave the frame. 0 keeps it whole."
+    )
 
     def __post_init__(self):
-        for name, lowest, highest in (
-            ("flip", 0.0, 1.0),
-            ("rotation", 0.0, 180.0),
-            ("scale_min", 0.1, 10.0),
-            ("scale_max", 0.1, 10.0),
-            ("translation", 0.0, 1.0),
-            ("perspective", 0.0, 0.25),
-            ("smoothness", 0.02, 1.0),
-            ("elastic", 0.0, self.smoothness / 5),
-            ("outside", 0.0, 0.9),
-        ):
-            value = getattr(self, name)
-            if not lowest <= value <= highest:  # also refuses NaN
-                raise ValueError(f"{name} must be between {lowest:g} and {highest:g}, but got {value}.")
+        super().__post_init__()
         if self.scale_min > self.scale_max:
-            raise ValueError(f"scale_min {self.scale_min} is larger than scale_max {self.scale_max}: swap them.")
+            raise ValueError(f"scale_min {self.scale_min} is larger than scale_max {self.scale_max}. Swap them.")
+        if self.elastic > self.smoothness / 5:
+            raise ValueError(
+                f"Lines could fold over: elastic {self.elastic} is more than a fifth of smoothness {self.smoothness}. "
+                "Lower elastic or raise smoothness."
+            )
 
     def sample(
         self,

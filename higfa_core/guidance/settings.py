@@ -1,9 +1,9 @@
 """Every setting of hierarchical guidance, and how the confidence moves the weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-COMPOSITIONS = ("nested", "joint")
-DECODERS = ("auto", "tiny", "vae")
+from ..settings import ADVANCED, Setting, Settings, settings_of
+
 MICRO_BATCH_PIXELS = 512 * 512
 
 
@@ -37,77 +37,85 @@ MODULATIONS = {
     "constant": Modulation(),
     "boost": Modulation(boost=True),
 }
-PRESETS = (*MODULATIONS, "custom")
 
 
 @dataclass(frozen=True)
-class Guidance:
-    """All settings of hierarchical guidance; `cfg` (w_text) comes from the sampler node.
+class Guidance(Settings):
+    """All settings of hierarchical guidance but `cfg` (w_text), which the sampler node has."""
 
-    Args:
-        composition: `nested` puts the contour on the positive branch only; `joint` keeps it on both, as stock does.
-        contour_scale: w_contour as a multiple of cfg; 1 is ordinary CFG with the contour on the positive.
-        start_percent: where the final stage begins, as a share of the noise schedule. Typical 0.6 to 0.8.
-        end_sigma: noise level at which it ends. Typical 0.03 to 0.1.
-        eta: size of the classifier step in posterior standard deviations. Typical 0.1 to 1.
-        preset: how the weights follow the confidence: `relax`, `constant`, `boost`, or `custom`, which takes the six
-            values below.
-        p_stop: calibrated probability at which the classifier is satisfied.
-        interval: guided model calls between two classifier evaluations; the direction is kept in between.
-        max_evals: most evaluations in a run, spread over the final stage.
-        views: 1 = the image, 2 = the image and its mirror image.
-        smoothing: share of the previous confidence kept at each evaluation, 0 to below 1.
-        label_sharpness: t2 of the two-temperature score (EluCD, arXiv 2310.11311); 1 is log p.
-        parallel: share of the gradient part parallel to the estimate that is kept (APG, arXiv 2410.02416).
-        rms_cap: no correction is larger than this share of the estimate it corrects (RMS).
-        decoder: `tiny` = TAESD, `vae` = the full decoder, `auto` = tiny for images above 512 px when it is there.
-        micro_batch: most images decoded at once; 0 = as many as make up one image of 512 x 512.
-        text_a0, text_a1, contour_a0, contour_a1, b, gamma: see `Modulation`; read by preset `custom` only.
-    """
-
-    composition: str = "nested"
-    contour_scale: float = 1.0
-    start_percent: float = 0.7
-    end_sigma: float = 0.05
-    eta: float = 0.25
-    preset: str = "relax"
-    p_stop: float = 0.9
-    interval: int = 2
-    max_evals: int = 8
-    views: int = 1
-    smoothing: float = 0.5
-    label_sharpness: float = 1.0
-    parallel: float = 0.0
-    rms_cap: float = 0.5
-    decoder: str = "auto"
-    micro_batch: int = 0
-    text_a0: float = 0.8
-    text_a1: float = 1.0
-    contour_a0: float = 0.6
-    contour_a1: float = 1.0
-    b: float = 1.0
-    gamma: float = 1.0
-
-    def __post_init__(self):
-        _one_of("composition", self.composition, COMPOSITIONS)
-        _one_of("preset", self.preset, PRESETS)
-        _one_of("decoder", self.decoder, DECODERS)
-        _one_of("views", self.views, (1, 2))
-        _within("contour_scale", self.contour_scale, 0, 10)
-        _within("start_percent", self.start_percent, 0, 1)
-        _within("end_sigma", self.end_sigma, 0, 100)
-        _within("eta", self.eta, 0, 10)
-        _within("p_stop", self.p_stop, 0.01, 1)
-        _within("smoothing", self.smoothing, 0, 0.99)
-        _within("label_sharpness", self.label_sharpness, 0.01, 10)
-        _within("parallel", self.parallel, 0, 1)
-        _within("rms_cap", self.rms_cap, 0.001, 10)
-        _within("b", self.b, 0.01, 10)
-        for name in ("text_a0", "text_a1", "contour_a0", "contour_a1", "gamma"):
-            _within(name, getattr(self, name), 0, 10)
-        for name in ("interval", "max_evals"):
-            _within(name, getattr(self, name), 1, 1000)
-        _within("micro_batch", self.micro_batch, 0, 1000)
+    eta: float = Setting(0.25, 0, 10, step=0.05, usual="0.1 to 1").help(
+        "Strength of the classifier's step. 0 only measures; above 1 it can overpower the image."
+    )
+    start_percent: float = Setting(0.7, 0, 1, step=0.01, usual="0.6 to 0.8").help(
+        "Where the final stage begins, as in Apply ControlNet: share of the noise schedule, not of the steps. "
+        "Lower = the classifier joins earlier."
+    )
+    preset: str = Setting("relax", choices=(*MODULATIONS, "custom")).help(
+        "relax: text and contour ease off while the classifier is unsure, and its step fades as it becomes sure. "
+        "constant: all three keep their strength. boost: stronger steps when sure. custom: text_a0 to gamma below."
+    )
+    contour_scale: float = Setting(1.0, 0, 10, step=0.05, usual="0.5 to 1").help(
+        "Strength of the contour as a multiple of cfg. 1 costs no extra model call before the final stage; "
+        "0 leaves the contour out."
+    )
+    decoder: str = Setting("auto", choices=("auto", "tiny", "vae")).help(
+        "What turns the latent into pixels for the classifier. tiny: TAESD from models/vae_approx, fast, but blurs "
+        "small marks. vae: the full VAE. auto: tiny above 512 pixels if it is installed, else vae."
+    )
+    p_stop: float = Setting(0.9, 0.01, 1, step=0.01, tier=ADVANCED, usual="0.8 to 0.95").help(
+        "Probability of the target class at which the classifier is satisfied and steps back."
+    )
+    end_sigma: float = Setting(0.05, 0, 100, step=0.01, tier=ADVANCED, usual="0.03 to 0.1").help(
+        "Noise level at which guidance by the classifier ends."
+    )
+    interval: int = Setting(2, 1, 100, tier=ADVANCED, usual="1 to 3").help(
+        "Guided model calls between two evaluations of the classifier; the direction is kept in between. "
+        "Higher is faster."
+    )
+    max_evals: int = Setting(8, 1, 1000, tier=ADVANCED, usual="8 to 20").help(
+        "Most evaluations of the classifier in one run, spread over the final stage."
+    )
+    views: int = Setting(1, 1, 2, tier=ADVANCED).help(
+        "1: the image. 2: the image and its mirror image; not where left and right tell classes apart."
+    )
+    smoothing: float = Setting(0.5, 0, 0.99, step=0.05, tier=ADVANCED).help(
+        "Share of the previous confidence that is kept at each evaluation."
+    )
+    label_sharpness: float = Setting(1.0, 0.01, 10, step=0.05, tier=ADVANCED, usual="0.5 to 1").help(
+        "1: raise the probability of the class. Below 1: raise the class's own score more (EluCD, arXiv 2310.11311)."
+    )
+    parallel: float = Setting(0.0, 0, 1, step=0.05, tier=ADVANCED).help(
+        "Share kept of the part of the step that only changes contrast and saturation (APG, arXiv 2410.02416)."
+    )
+    composition: str = Setting("nested", choices=("nested", "joint"), tier=ADVANCED).help(
+        "nested: contour on the positive branch only. joint: on both, as stock Apply ControlNet; contour_scale then "
+        "multiplies the ControlNet's strength, and the contour does not follow the confidence."
+    )
+    micro_batch: int = Setting(0, 0, 64, tier=ADVANCED, unit="images").help(
+        "Most images decoded at once for the classifier; fewer need less memory. 0: as many as make up one image of "
+        "512 x 512."
+    )
+    rms_cap: float = Setting(0.5, 0.001, 10, step=0.05, tier=ADVANCED).help(
+        "No step of the classifier is larger than this share of the image estimate (RMS)."
+    )
+    text_a0: float = Setting(0.8, 0, 10, step=0.05, tier=ADVANCED).help(
+        "Share of the text's weight while the classifier is unsure (preset custom only)."
+    )
+    text_a1: float = Setting(1.0, 0, 10, step=0.05, tier=ADVANCED).help(
+        "Share of the text's weight once the classifier is sure (preset custom only)."
+    )
+    contour_a0: float = Setting(0.6, 0, 10, step=0.05, tier=ADVANCED).help(
+        "Share of the contour's weight while the classifier is unsure (preset custom only)."
+    )
+    contour_a1: float = Setting(1.0, 0, 10, step=0.05, tier=ADVANCED).help(
+        "Share of the contour's weight once the classifier is sure (preset custom only)."
+    )
+    b: float = Setting(1.0, 0.01, 10, step=0.05, tier=ADVANCED).help(
+        "Curve from a0 to a1: share = a0 + (a1 - a0) * confidence ^ b (preset custom only)."
+    )
+    gamma: float = Setting(1.0, 0, 10, step=0.05, tier=ADVANCED).help(
+        "The classifier's step shrinks as (1 - confidence) ^ gamma; 0 keeps its size (preset custom only)."
+    )
 
     @property
     def modulation(self) -> Modulation:
@@ -121,11 +129,28 @@ class Guidance:
         return self.micro_batch or max(1, MICRO_BATCH_PIXELS // pixels)
 
 
-def _one_of(name, value, choices):
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(map(str, choices))}.")
+@dataclass(frozen=True)
+class Sampling(Settings):
+    """What a sampler node asks for in numbers, as KSampler does."""
+
+    seed: int = Setting(0, 0, 2**64 - 1).help("The random seed of the noise.")
+    steps: int = Setting(30, 1, 10_000).help("Number of denoising steps.")
+    cfg: float = Setting(7.5, 0, 100, step=0.1, round=0.01).help("Strength of text and contour until the final stage.")
+    denoise: float = Setting(1.0, 0, 1, step=0.01).help("Below 1 the structure of the latent is kept (image to image).")
 
 
-def _within(name, value, low, high):
-    if not low <= value <= high:
-        raise ValueError(f"{name} is {value}; it must lie between {low} and {high}.")
+(CFG,) = settings_of(Sampling, "cfg")
+START, END = settings_of(Guidance, "start_percent", "end_sigma")
+
+
+@dataclass(frozen=True)
+class NoiseLevels(Settings):
+    """The noise levels at which a classifier is checked, and how the model is called there."""
+
+    start_percent: float = START.help("Where the guidance by the classifier begins, as in HiGFA Guidance.")
+    cfg: float = CFG.help("As in the sampler. Without negative it is 1.")
+    end_sigma: float = replace(END, low=0.001).help("Noise level at which the guidance ends, as in HiGFA Guidance.")
+    noise_levels: int = Setting(5, 1, 50, tier=ADVANCED).help(
+        "Noise levels to check between start_percent and end_sigma; each costs one model call per image."
+    )
+    seed: int = Setting(0, 0, 2**64 - 1, tier=ADVANCED).help("Draws the images and the noise.")

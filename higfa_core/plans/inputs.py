@@ -19,17 +19,17 @@ from ..sources.source import Box, SourceDataset, load_source
 from .plan import Job, Plan
 from .plan_file import PlanFile
 from .prompts import Prompts
+from .settings import PlanSettings
 
 
 def pick_job(input_folder: str | Path, dataset: str, index: int, job: str = "", **options) -> tuple[Job, int]:
     """Job `index` of the plan over `input_folder/dataset`, and how many there are.
 
-    `options`: prompt_template, replicas, plan_seed, contour_from. A `job` as JSON wins over everything else
-    (and counts as 1).
+    `options` are those of `PlanSettings`. A `job` as JSON wins over everything else (and counts as 1).
     """
     if job.strip():
         return Job.from_json(job), 1
-    plan = _plan(input_folder, dataset, **options)
+    plan = _plan(input_folder, dataset, PlanSettings(**options))
     if not 0 <= index < len(plan):
         raise ValueError(f"No job {index} in {dataset!r}: there are {len(plan)}, use 0 to {len(plan) - 1}")
     return plan[index], len(plan)
@@ -79,17 +79,17 @@ def _box_mask(box: Box, height: int, width: int) -> Tensor:
     return mask
 
 
-def _plan(input_folder, dataset, prompt_template="a photo of a {class}", **options) -> Plan:
+def _plan(input_folder: str | Path, dataset: str, settings: PlanSettings) -> Plan:
     refuse_held_out(*dataset.split("/"))
     root = inside(input_folder, dataset)
     if not root.is_dir():
         read_dataset(root)  # says what is wrong
-    return _kept_plan(root, dataset, fingerprint(root), prompt_template, **options)
+    return _kept_plan(root, dataset, fingerprint(root), settings)
 
 
 @functools.lru_cache(maxsize=4)
-def _kept_plan(root, name, version, prompt_template, replicas=1, plan_seed=0, contour_from="same") -> Plan:
-    return Plan(_read(root, version), replicas, Prompts((prompt_template,)), plan_seed, contour_from, name)
+def _kept_plan(root: Path, name: str, version: str, s: PlanSettings) -> Plan:
+    return Plan(_read(root, version), s.replicas, Prompts((s.prompt_template,)), s.plan_seed, s.contour_from, name)
 
 
 @functools.lru_cache(maxsize=4)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+
+from ..settings import ADVANCED, HIDDEN, Setting, Settings
 
 
 @dataclass(frozen=True)
@@ -16,30 +17,37 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Rules:
-    """Least values that an image's scores must have; 0 and False ask nothing.
+class Rules(Settings):
+    """Least values that an image's scores must have; what is at its default asks nothing. Scores: see `.scores`."""
 
-    `max_duplicate_bits`: reject an image whose perceptual hash differs in at most that many of its 64 bits from
-    an earlier one of the class; -1 asks nothing. Scores: see `.scores`.
-    """
-
-    min_confidence: float = 0.0
-    require_top1: bool = False
-    min_margin: float = 0.0
-    min_judge_confidence: float = 0.0
-    require_judge_top1: bool = False
-    min_judge_margin: float = 0.0
-    min_contour_agreement: float = 0.0
-    min_sharpness: float = 0.0
-    max_duplicate_bits: int = -1
-
-    def __post_init__(self):
-        for field in fields(self):
-            value = getattr(self, field.name)
-            top = {"min_sharpness": math.inf, "max_duplicate_bits": 64}.get(field.name, 1)
-            least = -1 if field.name == "max_duplicate_bits" else 0
-            if not least <= value <= top:
-                raise ValueError(f"{field.name} must be in {least}..{top}, got {value}")
+    min_confidence: float = Setting(0.0, 0, 1, step=0.01).help(
+        "Least probability of the class, by the classifier. Images with less go to rejected/<class>/."
+    )
+    require_top1: bool = Setting(False, tier=ADVANCED).help(
+        "Reject images for which the classifier finds another class more probable."
+    )
+    min_margin: float = Setting(0.0, 0, 1, step=0.01, tier=ADVANCED).help(
+        "Least lead of the class over the next, by the classifier."
+    )
+    min_judge_confidence: float = Setting(0.0, 0, 1, step=0.01, tier=ADVANCED).help(
+        "Least probability of the class, by the judge."
+    )
+    require_judge_top1: bool = Setting(False, tier=HIDDEN).help(
+        "Reject images for which the judge finds another class more probable."
+    )
+    min_judge_margin: float = Setting(0.0, 0, 1, tier=HIDDEN).help(
+        "Least lead of the class over the next, by the judge."
+    )
+    min_contour_agreement: float = Setting(0.0, 0, 1, step=0.01, tier=ADVANCED).help(
+        "Least boundary F1 of the wanted contour and the image's edges."
+    )
+    min_sharpness: float = Setting(0.0, 0, 1e9, step=1, tier=ADVANCED).help(
+        "Least variance of the Laplacian; blurred images have a few tens."
+    )
+    max_duplicate_bits: int = Setting(-1, -1, 64, tier=HIDDEN).help(
+        "Reject near-duplicates: images whose perceptual hash differs in at most so many of 64 bits from an earlier "
+        "image of the class. -1: off."
+    )
 
     def given(self) -> dict[str, float | bool]:
         """The rules that ask something."""
@@ -48,7 +56,7 @@ class Rules:
     @property
     def needs(self) -> set[str]:
         """The scores that must be there for these rules."""
-        return {name for rule, name in _SCORES.items() if getattr(self, rule) > (-1 if "duplicate" in rule else 0)}
+        return {_SCORES[rule] for rule in self.given()}
 
     def check(self, scores: Mapping[str, object]) -> None:
         """ValueError when a score that a rule needs was not measured."""

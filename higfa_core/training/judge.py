@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from ..classifier.formats.timm_models import import_timm
 from ..classifier.model import FineGrainedClassifier
-from .settings import ARCH, TrainSettings
+from .settings import TrainSettings
 
 GUIDE, JUDGE = "guide", "judge"
 # In order of preference, from scratch and pretrained; the first of another family than the guide's is taken.
-CANDIDATES = {True: ("resnet50.a1_in1k", ARCH), False: ("resnet18", "mobilenetv3_small_100")}
+CANDIDATES = {True: ("resnet50.a1_in1k", TrainSettings.arch), False: ("resnet18", "mobilenetv3_small_100")}
 
 
 def judge_settings(guide: TrainSettings, arch: str = "") -> TrainSettings:
@@ -23,7 +23,7 @@ def judge_settings(guide: TrainSettings, arch: str = "") -> TrainSettings:
     if arch.split(".")[0] == guide.arch.split(".")[0]:
         other = judge_settings(guide).arch
         raise ValueError(f"The judge needs another architecture than the guide's {guide.arch}: for example {other}")
-    return replace(guide, arch=arch, seed=guide.seed + 1)
+    return replace(guide, arch=arch, seed=(guide.seed + 1) % 2**31)
 
 
 def names_of(guide: FineGrainedClassifier, judge: FineGrainedClassifier | None = None) -> str:

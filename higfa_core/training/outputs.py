@@ -14,7 +14,7 @@ from ..sources import held_out
 from . import backbone, plots
 from .data import LabelledSet
 from .judge import GUIDE, JUDGE, judge_settings
-from .settings import TrainSettings
+from .settings import TrainOptions, TrainSettings
 from .trainer import Progress, TrainResult, train
 
 log = logging.getLogger(__name__)
@@ -38,37 +38,32 @@ def train_files(
     labelled: LabelledSet,
     settings: TrainSettings,
     out: Path,
-    judge: bool = False,
-    judge_arch: str = "",
-    overwrite: bool = False,
-    resume: bool = False,
-    keep_split: bool = True,
+    options: TrainOptions = TrainOptions(resume=False),
     progress: Progress | None = None,
     check: Callable[[], None] | None = None,
     device: torch.device | str = "cpu",
-    workers: int = 0,
 ) -> list[Trained]:
-    """Train and save `out`, and with `judge` `<stem>.judge.safetensors` on the same images.
+    """Train and save `out`, and with `options.judge` `<stem>.judge.safetensors` on the same images.
 
-    With `keep_split`, images held out by share are listed in their folder when a classifier is saved, so that none
-    becomes a source.
+    With `options.keep_split`, images held out by share are listed in their folder when a classifier is saved, so that
+    none becomes a source.
     To interrupt, `check` raises. Once all images are read, the best so far is then saved as
-    `<stem>.partial.safetensors`, the run can be continued with `resume`, and the exception goes on.
+    `<stem>.partial.safetensors`, the run can be continued with `options.resume`, and the exception goes on.
     All that can be wrong is looked at before the first image is read. See `train` for the rest.
     """
 
     def save(result: TrainResult, path: Path, role: str) -> None:
         _save(result, path, role)
-        if keep_split and (listed := labelled.keep_split()):
+        if options.keep_split and (listed := labelled.keep_split()):
             log.info("listed the images held out in %s: they will be no sources", listed)
 
     plan = [(GUIDE, out, settings)]
-    if judge:
-        plan.append((JUDGE, _sibling(out, JUDGE), judge_settings(settings, judge_arch)))
-    _refuse_names(out, [path for _, path, _ in plan], overwrite, resume)
+    if options.judge:
+        plan.append((JUDGE, _sibling(out, JUDGE), judge_settings(settings, options.judge_arch)))
+    _refuse_names(out, [path for _, path, _ in plan], options.overwrite, options.resume)
     for _, _, wanted in plan:
         backbone.check(wanted.arch, len(labelled.class_names), wanted.pretrained, wanted.image_size)
-    if keep_split and labelled.to_list:
+    if options.keep_split and labelled.to_list:
         held_out.refuse_read_only(labelled.root)
     done = []
     for role, path, wanted in plan:
@@ -79,10 +74,10 @@ def train_files(
             wanted,
             progress=progress,
             check=check,
-            checkpoint=_fresh(checkpoint_of(path), resume),
+            checkpoint=_fresh(checkpoint_of(path), options.resume),
             keep=lambda best, role=role, partial=partial: save(best, partial, f"partial {role}"),
             device=device,
-            workers=workers,
+            workers=options.workers,
         )
         save(result, path, role)
         partial.unlink(missing_ok=True)

@@ -2,54 +2,66 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
+from ..settings import ADVANCED, HIDDEN, Setting, Settings
 from .loaders import AUGMENT
-
-ARCH = "convnext_tiny.in12k_ft_in1k"
-PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
-class TrainSettings:
-    """How to train. ValueError if out of range.
+class TrainSettings(Settings):
+    """What decides the weights. A 0 that stands for a choice of ours is filled in by `resolved`."""
 
-    A value of 0 for `image_size` (pixels) is the architecture's own, for `steps` and `learning_rate` what
-    `resolved` derives. `mixup` and `cutmix` are timm's alphas, 0 is off: they blend images, and with them
-    the marks. `patience` is the number of evaluations (of about 40) without improvement after which the run stops.
-    `precision` "auto" is bfloat16 on a GPU that has it (NVIDIA's from 2020 on), else float32.
-    """
-
-    arch: str = ARCH
-    pretrained: bool = True
-    image_size: int = 0
-    steps: int = 0
-    batch_size: int = 32
-    learning_rate: float = 0.0
-    weight_decay: float = 0.05
-    label_smoothing: float = 0.1
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    augment: str = "standard"
-    flip: bool = True
-    patience: int = 15
-    precision: str = "auto"
-    seed: int = 0
+    arch: str = Setting("convnext_tiny.in12k_ft_in1k").help(
+        "timm architecture. More layers and pixels see finer marks, and cost memory when guiding."
+    )
+    pretrained: bool = Setting(True).help(
+        "Start from timm's pretrained weights, downloaded once: few images then suffice. Off: from scratch, without a "
+        "network connection."
+    )
+    image_size: int = Setting(0, 0, 2048, unit="pixels").help(
+        "Side of the images that the classifier sees, in pixels. 0: the architecture's own."
+    )
+    steps: int = Setting(0, 0, 10_000_000).help(
+        "Batches to train on. 0: by the number of images. Training stops earlier when the images held out show no more "
+        "progress."
+    )
+    batch_size: int = Setting(32, 2, 4096, tier=ADVANCED, unit="images").help(
+        "Images per step; even with mixup or cutmix. Lower it when memory runs out."
+    )
+    learning_rate: float = Setting(0.0, 0, 1, step=0.0001, round=False, tier=ADVANCED).help(
+        "Peak learning rate of AdamW. 0: 0.0002 for pretrained weights, 0.002 from scratch."
+    )
+    weight_decay: float = Setting(0.05, 0, 10, tier=HIDDEN).help("Weight decay of AdamW.")
+    label_smoothing: float = Setting(0.1, 0, 0.9, step=0.01, tier=ADVANCED).help(
+        "Share of the target spread over all classes: tempers confidence."
+    )
+    mixup: float = Setting(0.0, 0, 10, step=0.05, tier=ADVANCED).help(
+        "timm's mixup alpha: blends two images and their labels, and with them the marks. 0: off."
+    )
+    cutmix: float = Setting(0.0, 0, 10, step=0.05, tier=ADVANCED).help(
+        "timm's cutmix alpha: pastes a patch of another image, which may hide the marks. 0: off."
+    )
+    augment: str = Setting("standard", choices=tuple(AUGMENT), tier=ADVANCED).help(
+        "How much crops, rotations and light vary. Stronger for fewer images; lighter when the marks are near the "
+        "border or very small."
+    )
+    flip: bool = Setting(True, tier=ADVANCED).help("Mirror half of the images. Off when left and right make a class.")
+    patience: int = Setting(15, 1, 1000, tier=ADVANCED).help(
+        "Evaluations (of about 40) without progress on the held-out images after which training stops."
+    )
+    precision: str = Setting("auto", choices=("auto", "float32", "bfloat16"), tier=HIDDEN).help(
+        "Number format of the training. auto: bfloat16 on a GPU that supports it (NVIDIA's since 2020), else float32."
+    )
+    seed: int = Setting(0, 0, 2**31 - 1).help(
+        "The same seed, images, settings and machine give the same file (on a GPU: see the help page). The images held "
+        "out are the same for every seed."
+    )
 
     def __post_init__(self):
-        for name in ("image_size", "steps", "learning_rate", "weight_decay", "mixup", "cutmix", "seed"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        if self.patience < 1:
-            raise ValueError(f"patience must be at least 1, got {self.patience}")
-        if self.batch_size < 2 or (self.batch_size % 2 and (self.mixup or self.cutmix)):
-            raise ValueError(f"batch_size must be at least 2, and even with mixup or cutmix, got {self.batch_size}")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be at least 0 and below 1, got {self.label_smoothing}")
-        for name, options in (("augment", tuple(AUGMENT)), ("precision", PRECISIONS)):
-            if getattr(self, name) not in options:
-                raise ValueError(f"{name} must be {' or '.join(options)}, got {getattr(self, name)!r}")
+        super().__post_init__()
+        if self.batch_size % 2 and (self.mixup or self.cutmix):
+            raise ValueError(f"mixup and cutmix need an even batch_size: {self.batch_size}. Add or take away one.")
 
     def resolved(self, images: int) -> TrainSettings:
         """With steps and learning rate filled in for so many training images.
@@ -63,3 +75,32 @@ class TrainSettings:
             steps=self.steps or max(200, round(times * images / self.batch_size)),
             learning_rate=self.learning_rate or (2e-4 if self.pretrained else 2e-3),
         )
+
+
+@dataclass(frozen=True)
+class TrainOptions(Settings):
+    """What is done around a training. None of it changes the weights of the guide but `validation_share`."""
+
+    judge: bool = Setting(False).help(
+        "Also train an independent judge with another architecture and seed, saved as <file_name>.judge.safetensors. "
+        "What guided the images must not also rate them."
+    )
+    overwrite: bool = Setting(False).help("Replace the file if it exists.")
+    validation_share: float = Setting(0.2, 0, 0.9, step=0.05, tier=ADVANCED).help(
+        "Share of each class held out, where there is no val folder and no held_out.txt: to stop, to choose and to "
+        "calibrate. 0: all images are trained on, and nothing is calibrated."
+    )
+    judge_arch: str = Setting("", tier=ADVANCED).help(
+        "timm architecture of the judge. Empty: one of another family than the guide's."
+    )
+    workers: int = Setting(0, 0, 64, tier=ADVANCED, unit="processes").help(
+        "Processes that prepare images, on Linux: 4 to 8 keep a fast GPU busy. 0: this process. The result does not "
+        "depend on it."
+    )
+    resume: bool = Setting(True, tier=ADVANCED).help(
+        "Continue the interrupted run of this file, if there is one. It must have the same images and settings."
+    )
+    keep_split: bool = Setting(True, tier=ADVANCED).help(
+        "List the images held out in the dataset's held_out.txt, so that Dataset Job never takes them as sources and "
+        "the next training holds out the same."
+    )

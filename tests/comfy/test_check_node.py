@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from higfa_core.checking import verdict
+from higfa_core.guidance.settings import NoiseLevels
 
 SPECIES = (0, 5, 10, 15)
 
@@ -116,7 +117,7 @@ def test_noise_levels_show_what_the_guidance_sees(world, birds):
     import comfy.model_management
     import comfy.sample
 
-    noise = world.core.Noise(world.prompt, cfg=3.0, levels=2, seed=7)
+    noise = world.core.Noise(world.prompt, None, NoiseLevels(cfg=3.0, noise_levels=2, seed=7))
     made = measured(world, birds, model=world.model, noise=noise)
     decoder = importlib.import_module(world.core.__name__.replace(".stages", ".decoder"))
     with torch.inference_mode():
@@ -151,26 +152,30 @@ def test_the_tiny_decoder_gets_the_latents_of_the_model(world, birds, tiny, monk
 def test_negative_prompt_and_cfg_count(world, birds):
     core, model = world.core, world.model
     with_cfg = [
-        measured(world, birds, model=model, noise=core.Noise(world.prompt, negative, cfg, levels=1)).readings[2]
+        measured(
+            world, birds, model=model, noise=core.Noise(world.prompt, negative, NoiseLevels(cfg=cfg, noise_levels=1))
+        ).readings[2]
         for negative, cfg in ((None, 7.5), (world.prompt, 1.0), (world.prompt, 7.5))
     ]
     # The same prompt on both sides: cfg has nothing to multiply.
     assert with_cfg[0].probability == pytest.approx(with_cfg[1].probability, abs=1e-4)
     assert with_cfg[0].probability == pytest.approx(with_cfg[2].probability, abs=1e-3)
     other = [[cond + 1.0, options] for cond, options in world.prompt]
-    strong = measured(world, birds, model=model, noise=core.Noise(world.prompt, other, 7.5, levels=1)).readings[2]
+    strong = measured(
+        world, birds, model=model, noise=core.Noise(world.prompt, other, NoiseLevels(noise_levels=1))
+    ).readings[2]
     assert strong.probability != pytest.approx(with_cfg[0].probability, abs=1e-2)
 
 
 def test_levels_span_the_window_evenly(world):
     sampling = world.model.get_model_object("model_sampling")
-    levels = world.core.noise_levels(world.model, world.core.Noise([], start_percent=0.6, end_sigma=0.1, levels=4))
+    levels = world.core.noise_levels(world.model, NoiseLevels(0.6, end_sigma=0.1, noise_levels=4))
     sigmas = [sigma for sigma, _ in levels]
     assert sigmas[0] == pytest.approx(sampling.percent_to_sigma(0.6)) and sigmas[-1] == pytest.approx(0.1)
     assert sigmas[1] / sigmas[0] == pytest.approx(sigmas[3] / sigmas[2])
     assert levels[0][1] == pytest.approx(0.6, abs=1e-3)
     assert [sampling.percent_to_sigma(percent) for _, percent in levels] == pytest.approx(sigmas, rel=1e-2)
-    everything = world.core.noise_levels(world.model, world.core.Noise([], start_percent=0.0, levels=1))
+    everything = world.core.noise_levels(world.model, NoiseLevels(0.0, noise_levels=1))
     assert everything[0][0] == pytest.approx(float(sampling.sigma_max))
 
 
@@ -182,7 +187,7 @@ def test_levels_of_a_flow_model(world):
 
     model = world.model.clone()
     model.add_object_patch("model_sampling", Flow())
-    levels = world.core.noise_levels(model, world.core.Noise([], start_percent=0.7, end_sigma=0.05, levels=2))
+    levels = world.core.noise_levels(model, NoiseLevels(0.7, end_sigma=0.05, noise_levels=2))
     assert [sigma for sigma, _ in levels] == pytest.approx([0.3, 0.05 / 1.05])
     assert [percent for _, percent in levels] == pytest.approx([0.7, 1 - 0.05 / 1.05], abs=1e-3)
 
@@ -274,8 +279,8 @@ def test_interrupt_stops_it(world, birds):
         ),
         ({"dataset": "", "images": torch.zeros(1, 64, 64, 2), "class_names": "Dune Kite"}, r"got \[1, 64, 64, 2\]"),
         ({"dataset": "", "images": torch.zeros(64, 64, 3), "class_names": "Dune Kite"}, r"got \[64, 64, 3\]"),
-        ({"per_class": 0}, "At least 1 image a class"),
-        ({"validation_share": 1.0}, "validation share must be at least 0 and below 1, got 1.0"),
+        ({"per_class": 0}, "Invalid per_class: 0. Choose a whole number from 1 to 10,000"),
+        ({"validation_share": 1.0}, "Invalid validation_share: 1.0. Choose a number from 0.01 to 0.9"),
     ],
 )
 def test_bad_input_is_named(world, birds, inputs, message):
@@ -309,8 +314,8 @@ def test_vae_of_another_model(world, birds, monkeypatch):
     ("inputs", "message"),
     [
         ({"start_percent": 0.999, "end_sigma": 0.5}, "No noise level to check: start_percent 0.999 is sigma 0.0"),
-        ({"noise_levels": 0}, "noise_levels must be at least 1"),
-        ({"end_sigma": 0.0}, "end_sigma above 0"),
+        ({"noise_levels": 0}, "Invalid noise_levels: 0"),
+        ({"end_sigma": 0.0}, "Invalid end_sigma: 0.0. Choose a number from 0.001 to 100"),
     ],
 )
 def test_an_impossible_window(world, birds, inputs, message):

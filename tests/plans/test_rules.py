@@ -41,7 +41,7 @@ def test_rules_out_of_range_are_named():
     for field in dataclasses.fields(Rules):
         with pytest.raises(ValueError, match=field.name):
             Rules(**{field.name: -2})
-    with pytest.raises(ValueError, match="min_confidence must be in 0..1, got 1.5"):
+    with pytest.raises(ValueError, match="Invalid min_confidence: 1.5. Choose a number from 0 to 1"):
         Rules(1.5)
 
 

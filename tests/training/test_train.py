@@ -19,7 +19,7 @@ from higfa_core.training.data import LabelledSet, read_labelled
 from higfa_core.training.judge import judge_settings, names_of
 from higfa_core.training.loop import Loop, _half
 from higfa_core.training.outputs import checkpoint_of, summary, train_files
-from higfa_core.training.settings import TrainSettings
+from higfa_core.training.settings import TrainOptions, TrainSettings
 from higfa_core.training.trainer import _deterministic, train
 
 pytestmark = pytest.mark.slow
@@ -28,6 +28,7 @@ COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "тёмный": (30, 30
 FAST = TrainSettings(
     arch="test_resnet", pretrained=False, image_size=32, steps=24, batch_size=8, augment="light", patience=40
 )
+PAIR = TrainOptions(judge=True, judge_arch="test_efficientnet", resume=False)
 
 
 @pytest.fixture(scope="session")
@@ -140,7 +141,11 @@ def test_options_train_too(labelled, change):
 
 def test_too_high_a_learning_rate_is_named_and_nothing_to_resume_is_left(labelled, tmp_path):
     with pytest.raises(ValueError, match="loss is not finite after step .*lower the learning rate"):
-        train(labelled, replace(FAST, learning_rate=1e30), checkpoint=tmp_path / "run.training")
+        train(
+            labelled,
+            replace(FAST, steps=100, learning_rate=1.0, weight_decay=10.0),
+            checkpoint=tmp_path / "run.training",
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -280,12 +285,12 @@ def test_length_follows_from_the_images():
     ],
 )
 def test_settings_out_of_range_are_named(name, value):
-    with pytest.raises(ValueError, match=f"{name} must be .*got"):
+    with pytest.raises(ValueError, match=f"Invalid {name}: .*Choose"):
         TrainSettings(**{name: value})
 
 
 def test_mixup_wants_pairs():
-    with pytest.raises(ValueError, match="even with mixup or cutmix, got 9"):
+    with pytest.raises(ValueError, match="need an even batch_size: 9"):
         TrainSettings(mixup=0.2, batch_size=9)
 
 
@@ -355,7 +360,7 @@ def metadata(path):
 def test_guide_and_judge_are_saved_with_what_was_found_out(tmp_path, labelled):
     out = tmp_path / "birds.safetensors"
     short = replace(FAST, steps=3)
-    guide, judge = train_files(labelled, short, out, judge=True, judge_arch="test_efficientnet")
+    guide, judge = train_files(labelled, short, out, PAIR)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["birds.judge.safetensors", "birds.safetensors"]
     assert metadata(out)["role"] == "guide" and metadata(judge.path)["role"] == "judge"
     facts, found = metadata(out), guide.result.calibration
@@ -370,24 +375,23 @@ def test_guide_and_judge_are_saved_with_what_was_found_out(tmp_path, labelled):
     text = summary([guide, judge])
     assert "birds.judge.safetensors: test_efficientnet, 3 classes" in text and "ECE" in text
     before = file_hash(out), file_hash(judge.path)
-    train_files(labelled, short, out, judge=True, judge_arch="test_efficientnet", overwrite=True)
+    train_files(labelled, short, out, replace(PAIR, overwrite=True))
     assert (file_hash(out), file_hash(judge.path)) == before
 
 
 def test_an_interrupted_pair_keeps_the_best_and_is_finished_by_resume(tmp_path, labelled):
     short = replace(FAST, steps=3)
-    options = {"judge": True, "judge_arch": "test_efficientnet"}
     whole, out = tmp_path / "whole.safetensors", tmp_path / "out.safetensors"
-    train_files(labelled, short, whole, **options)
+    train_files(labelled, short, whole, PAIR)
     with pytest.raises(Interrupt):
-        train_files(labelled, short, out, check=interrupt(READ + 2), **options)
+        train_files(labelled, short, out, PAIR, check=interrupt(READ + 2))
     partial = tmp_path / "out.partial.safetensors"
     assert not out.exists() and metadata(partial)["role"] == "partial guide" and checkpoint_of(out).is_file()
     assert FineGrainedClassifier.load(partial).class_names == labelled.class_names
     with pytest.raises(Interrupt):  # one step ends the guide, two of the judge
-        train_files(labelled, short, out, check=interrupt(READ + 1 + READ + 2), resume=True, **options)
+        train_files(labelled, short, out, replace(PAIR, resume=True), check=interrupt(READ + 1 + READ + 2))
     assert out.exists() and not partial.exists() and (tmp_path / "out.judge.partial.safetensors").is_file()
-    train_files(labelled, short, out, resume=True, **options)
+    train_files(labelled, short, out, replace(PAIR, resume=True))
     for one, other in ((out, whole), (tmp_path / "out.judge.safetensors", tmp_path / "whole.judge.safetensors")):
         assert file_hash(one) == file_hash(other)
     assert len(list(tmp_path.iterdir())) == 4
@@ -407,11 +411,11 @@ def test_files_are_looked_at_before_any_image(tmp_path, labelled):
     with pytest.raises(ValueError, match="saved as .safetensors, got 'x.pth'"):
         train_files(labelled, FAST, tmp_path / "x.pth", progress=read)
     with pytest.raises(ValueError, match="no arch 'test_resnetx'"):
-        train_files(labelled, FAST, out, judge=True, judge_arch="test_resnetx", progress=read)
+        train_files(labelled, FAST, out, replace(PAIR, judge_arch="test_resnetx"), progress=read)
     for name in ("x.judge.safetensors", "x.safetensors"):
         (tmp_path / name).write_bytes(b"mine")
         with pytest.raises(FileExistsError, match=f"{name} exists. Choose another name, or allow overwriting"):
-            train_files(labelled, FAST, out, judge=True, judge_arch="test_efficientnet", progress=read)
+            train_files(labelled, FAST, out, PAIR, progress=read)
         assert (tmp_path / name).read_bytes() == b"mine"
         (tmp_path / name).unlink()
 
