@@ -77,7 +77,7 @@ def test_comfyui_reads_the_registry_fields(comfyui):
     config = config_parser.extract_node_configuration(str(ROOT))
     assert config.project.name == "higfa"
     assert "comfyui" not in config.project.name.lower()
-    assert config.project.dependencies == [] or "timm>=1.0" in config.project.dependencies
+    assert config.project.dependencies == [] or "timm>=1.0.26" in config.project.dependencies
     assert config.project.supported_accelerators
     assert config.tool_comfy.publisher_id == "higfa"
     assert config.tool_comfy.display_name == "HiGFA"

@@ -192,7 +192,7 @@ class FineGrainedClassifier:
                 f"(from {facts.origins['num_classes']} and {facts.origins['class_names']}). Correct one"
             )
         arch, args = facts.arch, facts.args or {}
-        kwargs = {**architectures.trained_kwargs(arch, args), **(facts.model_kwargs or {})}
+        kwargs = architectures.arguments(facts, state)
         module = architectures.load(arch, state, len(class_names), kwargs)
         preprocessing = architectures.preprocessing(arch, module, kwargs, facts.preprocess or {}, args)
         temperature = facts.number("temperature", 1.0)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+MAX_SIDE = 4096  # pixels; classifiers see 96 to 1024, and one image of 4096 x 4096 takes 200 MB
+
 
 @dataclass(frozen=True)
 class Preprocess:
@@ -36,8 +38,8 @@ class Preprocess:
     def __post_init__(self):
         for name, kind in (("input_size", int), ("mean", float), ("std", float)):
             object.__setattr__(self, name, tuple(kind(v) for v in getattr(self, name)))
-        if len(self.input_size) != 2 or min(self.input_size) < 1:
-            raise ValueError(f"input_size must be (height, width) in pixels, got {self.input_size}")
+        if len(self.input_size) != 2 or not all(1 <= side <= MAX_SIDE for side in self.input_size):
+            raise ValueError(f"input_size must be (height, width), 1 to {MAX_SIDE} pixels, got {self.input_size}")
         if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean):
             raise ValueError(f"mean and std need 3 values each (or 1 each), got {self.mean} and {self.std}")
         if not all(math.isfinite(v) for v in self.mean) or not all(0 < v < math.inf for v in self.std):

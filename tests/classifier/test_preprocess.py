@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import timm.data
@@ -195,6 +197,10 @@ PROCESSORS = {
 }
 
 
+def saved(folder) -> dict:
+    return json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize("second", [False, True])
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_transformers_processors(tmp_path, name, second):
@@ -206,7 +212,7 @@ def test_transformers_processors(tmp_path, name, second):
             pytest.skip(f"transformers {transformers.__version__} has no {kind}")
     processor = getattr(transformers, kind)(**options)
     processor.save_pretrained(tmp_path)
-    settings = processors.preprocess_settings(tmp_path)
+    settings = processors.preprocess_settings(saved(tmp_path), "vit")
     assert settings["channel_order"] == ("BGR" if "BGR" in name else "RGB")
     for size in ((90, 130), (131, 77), (200, 211)):  # 200 x 211: the crop's half pixel is rounded down
         require_same_picture(settings, lambda pil: processor(images=pil, return_tensors="pt")["pixel_values"][0], size)
@@ -225,4 +231,4 @@ def test_transformers_processors(tmp_path, name, second):
 def test_processors_that_cannot_be_reproduced_are_refused(tmp_path, kind, options, message):
     getattr(transformers, kind)(**options).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=message):
-        processors.preprocess_settings(tmp_path)
+        processors.preprocess_settings(saved(tmp_path), "vit")

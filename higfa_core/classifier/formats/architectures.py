@@ -4,29 +4,43 @@ from __future__ import annotations
 
 import copy
 from dataclasses import fields
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ..preprocess import Preprocess
 from . import timm_models, torchvision_models, transformers_models, weights
+from .facts import Facts
+from .skeletons import skeleton
 
 
 def load(arch: str, state: dict[str, Tensor], num_classes: int, kwargs: dict) -> nn.Module:
-    """The module with its weights, giving logits [B, num_classes]; ValueError where one does not fit the other."""
+    """The module with its weights, giving logits [B, num_classes]; ValueError where one does not fit the other.
+
+    Names and shapes are compared with a module without memory, before a real one is made.
+    """
     weights.refuse_non_finite(state, "Train or export it again")
+    weights.refuse_quantised(state)
     library, name = _split(arch)
     if library is transformers_models:
         return library.load(name, state, num_classes, kwargs)
-    module = library.build(name, num_classes, kwargs)
-    weights.put(module, state, arch, num_classes)
+    build = partial(library.build, name, num_classes, kwargs)
+    fitted = weights.fitted(skeleton(build), state, arch, num_classes)
+    module = build()
+    weights.put(module, fitted)
     return module
 
 
-def trained_kwargs(arch: str, args: dict) -> dict:
-    """`model_kwargs` that the arguments of a training script stand for."""
-    library, name = _split(arch)
-    return timm_models.trained_kwargs(name, args) if library is timm_models else {}
+def arguments(facts: Facts, state: dict[str, Tensor]) -> dict:
+    """`model_kwargs` as stated, completed by the training script's arguments and by what the weights show."""
+    library, name = _split(facts.arch)
+    given = facts.model_kwargs or {}
+    if library is transformers_models:
+        return given
+    if library is timm_models:
+        given = {**timm_models.trained_kwargs(name, facts.args or {}), **given}
+    return library.sized(name, given, state, (facts.preprocess or {}).get("input_size"))
 
 
 def preprocessing(arch: str, module: nn.Module, kwargs: dict, given: dict, args: dict | None = None) -> Preprocess:

@@ -5,7 +5,7 @@ in the order of `readers.READERS`:
 
 1. the file's own metadata (`higfa-classifier-1`, what `FineGrainedClassifier.save` writes),
 2. a sidecar `<stem>.json` with the same keys beside it,
-3. what a training script put into a torch checkpoint, see `.checkpoints`,
+3. what a training script put into a torch checkpoint, see `.checkpoints` and `.lightning`,
 4. `classes.txt` beside it, one class name per line, in the order of the outputs,
 5. `config.json` beside it (what `save_pretrained` of transformers or timm's `push_to_hf_hub` writes; with
    `preprocessor_config.json`), unless it is that of another architecture,
@@ -23,7 +23,8 @@ from torch import Tensor
 
 from . import weights
 from .facts import Facts
-from .readers import CLASSES, CONFIG, FORMAT, PROCESSOR, READERS, SIDECAR_EXAMPLE, Content
+from .readers import CLASSES, CONFIG, FORMAT, PROCESSORS, READERS, SIDECAR_EXAMPLE, Content
+from .wrappers import bare
 
 __all__ = ["FORMAT", "beside", "read"]
 
@@ -39,13 +40,13 @@ def read(path: Path) -> tuple[dict[str, Tensor], Facts]:
 
 def beside(path: Path) -> list[Path]:
     """The file and every file that may describe it."""
-    return [path, path.with_suffix(".json"), *(path.with_name(name) for name in (CONFIG, PROCESSOR, CLASSES))]
+    return [path, path.with_suffix(".json"), *(path.with_name(name) for name in (CONFIG, *PROCESSORS, CLASSES))]
 
 
 def _require(content: Content, facts: Facts) -> None:
     name, sidecar = content.path.name, content.sidecar.name
     missing = [key for key in ("arch", "class_names") if not getattr(facts, key)]
-    by_transformers = (re.match(r"\w+\.(embeddings|encoder|embedder)\.", key) for key in weights.bare(content.state))
+    by_transformers = (re.match(r"\w+\.(embeddings|encoder|embedder)\.", key) for key in bare(content.state))
     if "arch" in missing and any(by_transformers):
         raise ValueError(
             f"{name} looks like a transformers model. Put its config.json and preprocessor_config.json beside "

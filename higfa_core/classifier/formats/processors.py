@@ -7,6 +7,9 @@ it may resize and crop, the one that reproduces its result on a picture is taken
 
 from __future__ import annotations
 
+import json
+import re
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,27 +17,62 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..preprocess import Preprocess
+from ..preprocess import MAX_SIDE, Preprocess
+from . import allowed
 
 RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+# Those of the networks in transformers_models.MODEL_TYPES; others start programs (LayoutLM's runs tesseract).
+KINDS = re.compile(
+    "(Beit|Bit|ConvNext|CLIP|DeiT|Donut|EfficientFormer|EfficientNet|Levit|MobileNetV1|MobileNetV2|MobileViT|Perceiver"
+    "|PoolFormer|PPLCNet|Pvt|Segformer|Siglip|Siglip2|TextNet|ViT)(ImageProcessor(Fast|Pil)?|FeatureExtractor)"
+)
 TOLERANCE = 0.6  # mean difference in steps of 1/255: both round to 8 bits, at other places
 
 
-def preprocess_settings(folder: Path) -> dict:
-    """Fields of Preprocess for the preprocessor_config.json in `folder`; ValueError if it does something else."""
-    from transformers import AutoImageProcessor
+def preprocess_settings(processor: dict, model_type: str) -> dict:
+    """Fields of `Preprocess` for the content of a preprocessor_config.json; ValueError if it does something else.
 
+    Args:
+        processor: the JSON object.
+        model_type: that of config.json, which says which processor it is where the object does not.
+    """
+    if processor.get("auto_map"):
+        raise ValueError(
+            f"preprocessor_config.json asks for code that comes with the model (auto_map): it is refused. {REMEDY}"
+        )
     try:
-        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        tried = list(_tried(processor, _plain_settings(processor)))
+        asked = _processor(processor, model_type)
+        tried = list(_tried(asked, _plain_settings(asked)))
     except (OSError, ImportError, TypeError, ValueError, KeyError, RuntimeError, AttributeError) as error:
         raise ValueError(f"preprocessor_config.json cannot be followed: {error}. {REMEDY}") from error
     difference, settings = min(tried, key=lambda pair: pair[0], default=(float("inf"), {}))
     if difference > TOLERANCE:
         raise ValueError(
-            f"preprocessor_config.json ({type(processor).__name__}) does more than resize, crop and normalise. {REMEDY}"
+            f"preprocessor_config.json ({type(asked).__name__}) does more than resize, crop and normalise. {REMEDY}"
         )
     return settings
+
+
+def _processor(settings: dict, model_type: str):
+    """The processor, from a folder that holds these settings and nothing else."""
+    kind = settings.get("image_processor_type") or settings.get("feature_extractor_type")
+    if kind is not None and not (isinstance(kind, str) and KINDS.fullmatch(kind)):
+        raise ValueError(f"it is a {str(kind)[:60]}")
+    wrong = [key for key, value in settings.items() if not allowed.is_plain(value) or key == "device"]
+    large = [key for key in ("size", "crop_size") if _largest(settings.get(key)) > MAX_SIDE]
+    if wrong or large:
+        raise ValueError(f"{(wrong or large)[0]} is {str(settings[(wrong or large)[0]])[:60]}")
+    from transformers import AutoImageProcessor
+
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+        Path(folder, "config.json").write_text(json.dumps({"model_type": model_type}), encoding="utf-8")
+        return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def _largest(size) -> float:
+    sides = size.values() if isinstance(size, dict) else size if isinstance(size, list) else [size]
+    return max((side for side in sides if isinstance(side, (int, float))), default=0)
 
 
 def _plain_settings(processor) -> dict:

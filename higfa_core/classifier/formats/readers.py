@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from .. import names
-from . import checkpoints, timm_models, torchvision_models, transformers_models
+from . import checkpoints, lightning, timm_models, torchvision_models, transformers_models
 from .facts import Facts
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 FORMAT = "higfa-classifier-1"
 SIDECAR_EXAMPLE = '{"arch": "resnet50", "class_names": ["Laysan Albatross", "Sooty Albatross"]}'
 JSON_KEYS = ("class_names", "preprocess", "model_kwargs")
-CONFIG, PROCESSOR, CLASSES = "config.json", "preprocessor_config.json", "classes.txt"
+CONFIG, CLASSES = "config.json", "classes.txt"
+PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,20 @@ def checkpoint(content: Content, known: Facts) -> dict:
         ) from error
 
 
+def hyper_parameters(content: Content, known: Facts) -> dict:
+    """What a module of Lightning was made with, see `.lightning`."""
+    try:
+        facts = lightning.facts(content.checkpoint)
+        if known.class_names is None:
+            facts["class_names"] = checkpoints.class_names(facts)
+    except ValueError as error:
+        raise ValueError(
+            f"{content.path.name}: {error}. If the file says it wrongly, save its weights alone, with the facts in "
+            f"'{content.sidecar.name}'"
+        ) from error
+    return facts
+
+
 def classes_txt(content: Content, known: Facts) -> dict:
     """`classes.txt` beside the file: one class name per line, in the order of the outputs."""
     path, file = content.path, content.path.with_name(CLASSES)
@@ -101,7 +116,7 @@ def classes_txt(content: Content, known: Facts) -> dict:
 
 def config_json(content: Content, known: Facts) -> dict:
     """`config.json` of transformers or of timm beside the file, unless nothing is missing or it is another model's."""
-    path, file, processor_file = content.path, *map(content.path.with_name, (CONFIG, PROCESSOR))
+    path, file = content.path, content.path.with_name(CONFIG)
     if not file.is_file():
         return {}
     if known.arch and known.class_names:
@@ -115,13 +130,18 @@ def config_json(content: Content, known: Facts) -> dict:
     if known.arch and str(known.arch).split(".")[0] != arch.split(".")[0]:
         log.warning("HiGFA: %s is %s: config.json beside it, of %s, is not used", path.name, known.arch, arch)
         return {}
-    processor = _object(processor_file) if processor_file.is_file() else {}
     try:
         if by_timm:
             return timm_models.facts(config)
-        return transformers_models.facts(path.parent, config, processor, known.preprocess is None)
+        return transformers_models.facts(config, _processor(path), known.preprocess is None)
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
+
+
+def _processor(path: Path) -> dict:
+    """The settings of the image processor: transformers 5 may keep them among those of others."""
+    several, single = (_object(file) if file.is_file() else {} for file in map(path.with_name, PROCESSORS))
+    return several["image_processor"] if isinstance(several.get("image_processor"), dict) else single
 
 
 def weights(content: Content, known: Facts) -> dict:
@@ -143,6 +163,7 @@ READERS: tuple[tuple[str, Callable[[Content, Facts], dict]], ...] = (
     ("the file's metadata", metadata),
     ("the JSON file beside it", sidecar),
     ("the checkpoint", checkpoint),
+    ("the checkpoint's hyper_parameters", hyper_parameters),
     ("classes.txt", classes_txt),
     ("config.json", config_json),
     ("the weights", weights),
@@ -181,6 +202,6 @@ def _json(text: str, name: str):
 
 
 def _example(name: str) -> str:
-    if name in (CONFIG, PROCESSOR):
+    if name in (CONFIG, *PROCESSORS):
         return "Save the model again with save_pretrained"
     return f"Example: {SIDECAR_EXAMPLE}"

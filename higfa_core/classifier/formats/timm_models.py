@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 
-import torch
 from torch import Tensor, nn
 
 from .. import names
 from ..preprocess import Preprocess
-from . import weights
+from . import allowed
+from .kinds import SAVE_HINT
+from .skeletons import skeleton
+from .wrappers import bare
+from .wrappers import names as names_of
 
-# Arguments of timm.create_model that would download, read another file or change what the model returns.
-FORBIDDEN_KWARGS = {
-    "pretrained",
-    "checkpoint_path",
-    "cache_dir",
-    "num_classes",
-    "features_only",
-    "scriptable",
-}
-FORBIDDEN_KWARGS |= {"pretrained_cfg", "pretrained_cfg_overlay", "exportable", "no_jit", "pretrained_strict"}
+NAME = re.compile(r"\w+(\.\w+)?", re.ASCII)
+NORMS = {"bn_eps", "bn_momentum", "bn_tf"}  # what the EfficientNets take beside the arguments of their class
 TIMEOUT = 5.0  # seconds to wait for the model hub before giving up
 
 
@@ -32,14 +28,14 @@ def import_timm():
         import timm
         import timm.data
     except ImportError as error:
-        raise ImportError("Classifiers need timm: pip install 'timm>=1.0' into ComfyUI's Python") from error
+        raise ImportError("Classifiers need timm: pip install 'timm>=1.0.26' into ComfyUI's Python") from error
     return timm
 
 
 def require_name(arch: str) -> None:
     """ValueError with the closest name unless timm has the architecture (it would fetch "hf-hub:...")."""
     timm = import_timm()
-    if not isinstance(arch, str) or not timm.is_model(arch):
+    if not isinstance(arch, str) or not NAME.fullmatch(arch) or not timm.is_model(arch):
         closest = difflib.get_close_matches(str(arch), timm.list_models(), n=1, cutoff=0.4)
         hint = f": closest '{closest[0]}'" if closest else ""
         raise ValueError(
@@ -49,16 +45,23 @@ def require_name(arch: str) -> None:
 
 
 def build(arch: str, num_classes: int, kwargs: dict) -> nn.Module:
-    """The timm model, not pretrained; ValueError for anything that would fetch or read another file."""
+    """The timm model, not pretrained; ValueError for anything but its name and arguments of its network."""
     require_name(arch)
-    forbidden = sorted(FORBIDDEN_KWARGS & set(kwargs))
-    if forbidden:
-        raise ValueError(f"model_kwargs may not hold {', '.join(forbidden)}. Remove them")
     if kwargs.get("in_chans", 3) not in (1, 3):
         raise ValueError(f"in_chans must be 3 (RGB) or 1 (grey), got {kwargs['in_chans']}. Use such a model")
+    if kwargs:
+        allowed.require(arch, kwargs, allowed.declared(_plain(arch)) | NORMS)
+    return _create(arch, num_classes, kwargs)
+
+
+def _plain(arch: str) -> nn.Module:
+    return skeleton(lambda: build(arch, 1000, {}))
+
+
+def _create(arch: str, num_classes: int, kwargs: dict) -> nn.Module:
     try:
         return import_timm().create_model(arch, pretrained=False, num_classes=num_classes, **kwargs)
-    except (TypeError, ValueError, KeyError, RuntimeError, AssertionError) as error:
+    except Exception as error:  # a wrong value may raise anything, deep in a network
         raise ValueError(f"timm cannot build {arch} with {kwargs}: {error}. Correct model_kwargs") from error
 
 
@@ -66,8 +69,7 @@ def holds(arch: str, state: Mapping[str, Tensor]) -> bool:
     """Whether timm has a model of that name whose weights are called like these."""
     if not import_timm().is_model(arch):
         return False
-    with torch.device("meta"):
-        return weights.keys(build(arch, 1000, {}).state_dict()) == weights.keys(weights.bare(state))
+    return names_of(_plain(arch).state_dict()) == names_of(bare(state))
 
 
 def size_kwargs(arch: str, size: tuple[int, ...]) -> dict:
@@ -76,7 +78,57 @@ def size_kwargs(arch: str, size: tuple[int, ...]) -> dict:
     config = timm.get_pretrained_cfg(arch) if timm.is_model(arch) else None
     if config is None or not config.fixed_input_size or tuple(config.input_size[-2:]) == tuple(size):
         return {}
-    return {"img_size": size[0] if size[0] == size[1] else tuple(size)}
+    return {"img_size": _side_or_sides(size)}
+
+
+def _side_or_sides(size: tuple[int, ...]) -> int | tuple[int, ...]:
+    return size[0] if size[0] == size[1] else tuple(size)
+
+
+def sized(arch: str, kwargs: dict, state: Mapping[str, Tensor], stated) -> dict:
+    """`kwargs` with the `img_size` for which the weights were trained, where it is not the usual one.
+
+    A position embedding shows it: it has one token per patch. Without one, `stated` says it, the input size (.., h, w).
+    """
+    require_name(arch)
+    if {"img_size", "dynamic_img_size"} & set(kwargs):
+        return kwargs
+    size = tuple(stated[-2:]) if isinstance(stated, (list, tuple)) else ()
+    size = size if len(size) == 2 and all(type(side) is int and side > 0 for side in size) else None
+    tokens = [t.shape[1] for key, t in state.items() if re.search(r"(^|\.)pos_embed$", key) and t.ndim == 3]
+    if len(tokens) == 1 and (grid := _grid(arch, kwargs)):
+        found = size_of_tokens(tokens[0], *grid, size)
+        return {**kwargs, "img_size": _side_or_sides(found)} if found else kwargs
+    return {**kwargs, **(size_kwargs(arch, size) if size else {})}
+
+
+def size_of_tokens(tokens: int, usual: int, grid: tuple[int, int], patch: tuple[int, int], stated=None):
+    """The image size (h, w) of so many tokens; None where it is the usual one, and where no size is clear.
+
+    Args:
+        tokens: position embeddings in the file.
+        usual: those of the architecture at its own size, of which `grid` are patches.
+        grid: rows and columns of patches at that size.
+        patch: (h, w) in pixels.
+        stated: the input size, which decides where the image is no square.
+    """
+    if tokens == usual:
+        return None
+    patches = tokens - usual + grid[0] * grid[1]
+    side = math.isqrt(max(patches, 0))
+    if stated and (stated[0] // patch[0]) * (stated[1] // patch[1]) == patches:
+        return tuple(stated)
+    return (side * patch[0], side * patch[1]) if side and side * side == patches else None
+
+
+def _grid(arch: str, kwargs: dict) -> tuple[int, tuple, tuple] | None:
+    """(tokens, grid, patch size) of a model with one position embedding per patch."""
+    module = skeleton(lambda: build(arch, 2, kwargs))
+    embedding, patches = getattr(module, "pos_embed", None), getattr(module, "patch_embed", None)
+    grid, patch = getattr(patches, "grid_size", None), getattr(patches, "patch_size", None)
+    if not isinstance(embedding, Tensor) or embedding.ndim != 3 or not grid or not patch:
+        return None
+    return embedding.shape[1], tuple(grid), tuple(patch)
 
 
 def trained_kwargs(arch: str, args: Mapping) -> dict:
@@ -207,6 +259,4 @@ def _resolved(cfg: dict, args: Mapping) -> dict:
         return import_timm().data.resolve_data_config(args, pretrained_cfg=cfg)
     except (AssertionError, TypeError) as error:
         given = {key: args[key] for key in ("input_size", "img_size", "mean", "std") if args.get(key) is not None}
-        raise ValueError(
-            f"the training arguments in the file, {given}, are not those of timm. {weights.SAVE_HINT}"
-        ) from error
+        raise ValueError(f"the training arguments in the file, {given}, are not those of timm. {SAVE_HINT}") from error

@@ -3,35 +3,52 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
-from .weights import bare, keys
+from . import allowed
+from .skeletons import skeleton
+from .wrappers import bare, names
 
-FORBIDDEN_KWARGS = {"weights", "weights_backbone", "progress", "num_classes", "pretrained"}
 HEAD = re.compile(r"(?:fc|head|heads\.head|classifier(?:\.(\d+))?)\.weight")
 BUFFERS = ("running_mean", "running_var", "relative_coords_table")
+
+
+def known() -> list[str]:
+    """The names of torchvision's image classifiers."""
+    return _models().list_models(module=_models())
 
 
 def build(name: str, num_classes: int, kwargs: dict) -> nn.Module:
     """`torchvision.models.<name>` without weights; ValueError names the closest, or the wrong argument."""
     models = _models()
-    known = models.list_models(module=models)
-    if name not in known:
-        closest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    if name not in known():
+        closest = difflib.get_close_matches(name, known(), n=1, cutoff=0.4)
         hint = f": closest 'torchvision/{closest[0]}'" if closest else ""
         raise ValueError(f"torchvision has no arch '{name}'{hint}. Correct it")
-    forbidden = sorted(FORBIDDEN_KWARGS & set(kwargs))
-    if forbidden:
-        raise ValueError(f"model_kwargs may not hold {', '.join(forbidden)}. Remove them")
+    if kwargs:
+        allowed.require(name, kwargs, allowed.declared(_plain(name)))
     if name in ("googlenet", "inception_v3"):  # their default draws from scipy, for a minute
         kwargs = {"init_weights": False, **kwargs}
     try:
         return models.get_model(name, weights=None, num_classes=num_classes, **kwargs)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # a wrong value may raise anything, deep in a network
         raise ValueError(f"torchvision cannot build {name} with {kwargs}: {error}. Correct model_kwargs") from error
+
+
+def sized(name: str, kwargs: dict, state: Mapping[str, Tensor], stated) -> dict:
+    """`kwargs` with the `image_size` that the tokens of a vision transformer show, where it is not the usual one."""
+    tokens = [t.shape[1] for key, t in state.items() if key.endswith("encoder.pos_embedding") and t.ndim == 3]
+    if len(tokens) != 1 or "image_size" in kwargs or not name.startswith("vit_"):
+        return kwargs
+    module = skeleton(lambda: build(name, 2, kwargs))
+    patches = module.image_size // module.patch_size
+    side = math.isqrt(max(tokens[0] - 1, 0))
+    square = side > 0 and side * side == tokens[0] - 1
+    return {**kwargs, "image_size": side * module.patch_size} if square and side != patches else kwargs
 
 
 def preprocess(name: str, module: nn.Module, kwargs: dict, args: dict | None = None) -> dict:
@@ -74,16 +91,12 @@ def detect(state: dict[str, Tensor]) -> str | None:
     models = _models()
     for name in models.list_models(module=models):
         if models.get_model_weights(name).DEFAULT.meta["num_params"] == count:
-            return f"torchvision/{name}" if keys(_skeleton(name).state_dict()) == keys(state) else None
+            return f"torchvision/{name}" if names(_plain(name).state_dict()) == names(state) else None
     return None
 
 
-def _skeleton(name: str) -> nn.Module:
-    try:
-        with torch.device("meta"):
-            return build(name, 1000, {})
-    except NotImplementedError:  # RegNet computes its widths with tensors
-        return build(name, 1000, {})
+def _plain(name: str) -> nn.Module:
+    return skeleton(lambda: build(name, 1000, {}))
 
 
 def _models():

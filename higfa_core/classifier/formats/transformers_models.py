@@ -4,28 +4,36 @@ code that comes with a model is run."""
 from __future__ import annotations
 
 import difflib
+import inspect
 import logging
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
 from torch import Tensor, nn
 
 from .. import names
+from . import allowed, weights
 from .processors import preprocess_settings
-from .weights import bare, require_fit
+from .skeletons import skeleton
+from .wrappers import bare
 
 log = logging.getLogger(__name__)
 
-# What a config says about other things than the network, or what would make transformers fetch something.
-DROPPED = {"id2label", "label2id", "num_labels", "dtype", "torch_dtype", "transformers_version", "use_kernels"}
-DROPPED |= {
-    "attn_implementation",
-    "use_pretrained_backbone",
-    "output_attentions",
-    "output_hidden_states",
-    "return_dict",
-}
+# Networks that are transformers' own, take pixel values and give one logit per class. timm_wrapper is not among them:
+# it builds any timm model with any argument, so the timm name says which.
+MODEL_TYPES = set(
+    """
+    beit bit clip convnext convnextv2 cvt data2vec-vision deit dinov2 dinov2_with_registers donut-swin
+    efficientformer efficientnet focalnet hgnet_v2 hiera ijepa levit metaclip_2 mobilenet_v1 mobilenet_v2
+    mobilevit mobilevitv2 perceiver poolformer pp_lcnet pvt pvt_v2 regnet resnet segformer siglip swiftformer
+    swin swinv2 textnet van vit vit_msn
+    """.split()
+)
+# Arguments of these that would fetch another model, or name another class to build.
+NOT_NETWORK = {"self", "kwargs", "backbone", "backbone_config", "backbone_kwargs", "use_timm_backbone"}
+NOT_NETWORK |= {"use_pretrained_backbone", "num_labels"}
 
 
 class Logits(nn.Module):
@@ -39,19 +47,25 @@ class Logits(nn.Module):
         return self.model(pixel_values=x).logits
 
 
-def facts(folder: Path, config: dict, processor: dict, with_preprocess: bool) -> dict:
+def facts(config: dict, processor: dict, with_preprocess: bool) -> dict:
     """What config.json, and preprocessor_config.json beside it (`processor`), say of a classifier."""
-    for name, content in (("config.json", config), ("preprocessor_config.json", processor)):
-        if content.get("auto_map"):
-            raise ValueError(f"{name} asks for code that comes with the model (auto_map): it is refused. {OTHER_FILE}")
+    if config.get("auto_map"):
+        raise ValueError(f"config.json asks for code that comes with the model (auto_map): it is refused. {OTHER_FILE}")
     if config.get("quantization_config"):
-        raise ValueError(f"the weights are quantized (quantization_config): no gradients from them. {OTHER_FILE}")
-    _model_class(config)
-    given = {"arch": f"transformers/{config['model_type']}", "model_kwargs": _network(config)}
+        raise ValueError(f"the weights are quantised (quantization_config): no gradients from them. {OTHER_FILE}")
+    problem = config.get("problem_type")
+    if problem not in (None, "single_label_classification"):
+        raise ValueError(
+            f"config.json says problem_type {problem!r}: the outputs are not the probabilities of classes of which an "
+            "image has one, and guidance needs those. Choose a model of single_label_classification"
+        )
+    model_class = _model_class(config)
+    given = {"arch": f"transformers/{config['model_type']}", "model_kwargs": _network(model_class.config_class, config)}
+    given["model_kwargs"]["architectures"] = [model_class.__name__]
     if labels := names.listed(config.get("id2label")):
         given["class_names"] = labels
     if with_preprocess and processor:
-        given["preprocess"] = preprocess_settings(folder)
+        given["preprocess"] = preprocess_settings(processor, config["model_type"])
     return given
 
 
@@ -60,15 +74,17 @@ def load(model_type: str, state: dict[str, Tensor], num_classes: int, config: di
 
     transformers itself puts the weights in: the names in its files are not those of its modules.
     """
-    config = {**config, "model_type": model_type}
-    model_class = _model_class(config)
+    model_class = _model_class({**config, "model_type": model_type})
+    config = _network(model_class.config_class, config)
+    allowed.require_plain(config)
     try:
         settings = model_class.config_class.from_dict(config)
         settings.num_labels = num_classes
+        weights.refuse_larger(skeleton(lambda: model_class(settings)), state, "config.json")
         model, report = model_class.from_pretrained(
             None,
             config=settings,
-            state_dict=bare(state, ("module.", "_orig_mod.", "model.", "net.")),
+            state_dict=bare(state, ("module.", "model.", "net.")),
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
@@ -77,7 +93,7 @@ def load(model_type: str, state: dict[str, Tensor], num_classes: int, config: di
     missing = sorted(key for key in report["missing_keys"] if not key.endswith("num_batches_tracked"))
     unexpected = sorted(report["unexpected_keys"])
     mismatched = sorted(report["mismatched_keys"])
-    require_fit(f"transformers/{model_type}", num_classes, missing, unexpected if missing else [], mismatched)
+    weights.require_fit(f"transformers/{model_type}", num_classes, missing, unexpected if missing else [], mismatched)
     if unexpected:  # old files hold buffers that the model now computes
         log.warning("HiGFA: %s does not use %s", model_class.__name__, ", ".join(unexpected[:5]))
     return Logits(model)
@@ -106,18 +122,28 @@ def _model_class(config: dict):
             f"transformers {transformers.__version__} has no model_type '{model_type}'{hint}. "
             "Correct config.json or update transformers"
         )
+    if model_type == "timm_wrapper":
+        raise ValueError("transformers/timm_wrapper is a model of timm: say its timm name as arch. Example: resnet50")
     found = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(CONFIG_MAPPING[model_type], ())
     found = {each.__name__: each for each in (found if isinstance(found, (tuple, list)) else [found])}
-    stated = (config.get("architectures") or list(found) or [model_type])[0]
-    if stated not in found:
+    stated = config.get("architectures")
+    stated = str((stated if stated and isinstance(stated, list) else [*found, model_type])[0])
+    if stated not in found or model_type not in MODEL_TYPES:
         raise ValueError(f"config.json is that of {stated}, which is no image classifier. {OTHER_FILE}")
     return found[stated]
 
 
-def _network(config: dict) -> dict:
-    """The config without what does not describe the network."""
-    kept = {key: value for key, value in config.items() if key not in DROPPED and not key.startswith("_")}
-    return {key: _network(value) if isinstance(value, dict) else value for key, value in kept.items()}
+def _network(kind: type, config: Mapping) -> dict:
+    """Of a config the arguments that its class itself declares: what describes the network, and nothing else.
+
+    What all configs share (labels, types, kernels to fetch) is not among them.
+    """
+    from transformers import PretrainedConfig
+
+    own, shared = (inspect.signature(each.__init__).parameters for each in (kind, PretrainedConfig))
+    kept = {key: config[key] for key in own if key in config and key not in {*shared, *NOT_NETWORK} and key[0] != "_"}
+    parts = getattr(kind, "sub_configs", {})
+    return {k: _network(parts[k], v) if k in parts and isinstance(v, Mapping) else v for k, v in kept.items()}
 
 
 OTHER_FILE = "Choose a model that transformers' own AutoModelForImageClassification saved with save_pretrained"
