@@ -14,7 +14,7 @@ IN_OPEN, IN_ACCESS = 0x20, 0x1
 # Its modules and data, Python's own, and what the system says of itself.
 LIBRARIES = [
     *site.getsitepackages(),
-    os.path.dirname(os.__file__),
+    sys.base_prefix,
     sys.prefix,
     "/proc",
     "/sys",
