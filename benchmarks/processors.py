@@ -3,7 +3,7 @@
     python run.py exec -- python benchmarks/processors.py
     python run.py exec -- python benchmarks/processors.py --settings avx2 --threads 1 -- tests/comfy/test_guider.py
 
-`default` and `avx2` hold PyTorch, oneDNN and MKL to older instructions, `best` lets them choose. No number is
+`default` and `avx2` hold PyTorch, oneDNN, MKL and OpenCV to older instructions, `best` lets them choose. No number is
 measured here: the line tells what passed. Exits with 1 when a setting fails.
 """
 
@@ -14,8 +14,18 @@ import sys
 
 ROOMS = ["comfy", "guidance", "classifier", "training", "contour", "checking", "plots"]
 SETTINGS = {
-    "default": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"},
-    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2"},
+    "default": {
+        "ATEN_CPU_CAPABILITY": "default",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "MKL_CBWR": "COMPATIBLE",
+        "OPENCV_CPU_DISABLE": "AVX,FP16,AVX2,AVX512-SKX",
+    },
+    "avx2": {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_CBWR": "AVX2",
+        "OPENCV_CPU_DISABLE": "AVX512-SKX",
+    },
     "best": {},
 }
 
