@@ -55,6 +55,8 @@ def make_exact_world():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(args, "fp64_unet", True)  # ComfyUI's --fp64-unet
         world = make_world()
+    with torch.inference_mode():
+        world.vae.first_stage_model.double()
     world.vae.vae_dtype = torch.float64
     in_float64(world.classifier)
     assert world.model.model.diffusion_model.dtype == torch.float64
