@@ -34,6 +34,7 @@ import urllib.error
 import urllib.request
 import webbrowser
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 WINDOWS = os.name == "nt"
 ROOT = Path(os.path.abspath(__file__)).parent  # not resolved: a link in custom_nodes is an installation
@@ -139,7 +140,7 @@ def read_requirements(path: Path) -> list[str]:
 
 
 def requirement_name(line: str) -> str:
-    return re.match(r"[\w.-]+", line).group().lower().replace("_", "-")
+    return re.split(r"[^\w.-]", line, maxsplit=1)[0].lower().replace("_", "-")
 
 
 def pins(comfyui: Path) -> list[str]:
@@ -204,13 +205,13 @@ def pip(*arguments: str) -> None:
 
 def run_pip(command: list[str], log: Path) -> None:
     """Run pip with its output in `log`; a failure becomes a SetupError that says what to do."""
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     env = {**os.environ, "PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     lines = []
     with open(log, "a", encoding="utf-8") as out:
-        process = subprocess.Popen(command, env=env, **options)
+        process = subprocess.Popen(command, env=env, errors="replace", **options)
         try:
-            for line in process.stdout:
+            for line in process.stdout or ():
                 lines.append(line)
                 out.write(line)
                 if re.search(r"Downloading .*\(\d{2,}(\.\d+)? MB\)|Installing collected", line):
@@ -312,11 +313,11 @@ def extract(archive: Path, target: Path, inside: tuple[str, str] = ("vendor", "C
             parts = PurePosixPath(member.name).parts
             if member.name.startswith("/") or ".." in parts or re.search(r"[\\:]", member.name):
                 raise SetupError(f"{archive.name} would write outside its folder ({member.name}): refused")
-            if parts[1:3] != inside or not member.isfile():
+            if parts[1:3] != inside or not member.isfile() or (source := tar.extractfile(member)) is None:
                 continue
             path = partial.joinpath(*parts[3:])
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tar.extractfile(member) as source, open(path, "wb") as out:
+            with source, open(path, "wb") as out:
                 shutil.copyfileobj(source, out)
     if not is_comfyui(partial):
         raise SetupError(f"{archive.name} has no ComfyUI in it")
@@ -480,10 +481,10 @@ def server(command: list[str], url: str, log: Path, comfyui: Path):
     """A running ComfyUI: yields its process once it answers at `url`, and ends only that process."""
     env = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     # Its own group: Ctrl-C reaches only this program, which then ends the server in an orderly way.
-    group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if WINDOWS else {"start_new_session": True}
-    streams = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+    own_group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if WINDOWS else {"start_new_session": True}
+    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, **own_group}
     with open(log, "wb") as out:
-        process = subprocess.Popen(command, cwd=comfyui, env=env, stdout=out, **streams, **group)
+        process = subprocess.Popen(command, cwd=comfyui, env=env, stdout=out, **options)
     try:
         wait_ready(process, url, log)
         yield process

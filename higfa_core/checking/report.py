@@ -77,7 +77,8 @@ def _draw_noise(axes, check: Check) -> None:
         p = [reading.mean_probability for reading in levels]
         axes.plot(sigmas, p, "D--", color=colour, markerfacecolor="white", label=f"p of the true class, {stage}")
     vae = check.noisy(VAE)
-    axes.axhline(check.needed(check.clean(VAE)), color="#b03030", linestyle="--", label="accuracy needed")
+    if clean := check.clean(VAE):
+        axes.axhline(check.needed(clean), color="#b03030", linestyle="--", label="accuracy needed")
     axes.set_xscale("log")
     axes.invert_xaxis()
     axes.set_xticks([r.sigma for r in vae], [f"{r.sigma:.2g}\n{r.percent:.2f}" for r in vae])

@@ -100,7 +100,7 @@ class Check:
     def noisy(self, stage: str) -> list[Reading]:
         """The noise levels of a decoder, highest first."""
         levels = [r for r in self.readings if r.stage == stage and r.sigma is not None]
-        return sorted(levels, key=lambda r: -r.sigma)
+        return sorted(levels, key=lambda r: r.sigma or 0.0, reverse=True)
 
     def needed(self, clean: Reading) -> float:
         """Accuracy that a noise level must reach: KEPT_SKILL of what is above chance without noise."""
@@ -160,11 +160,11 @@ def loss(before: Reading, after: Reading) -> Loss:
 def findings(check: Check) -> list[Finding]:
     """What the numbers mean, stage by stage."""
     real, vae, tiny = (check.clean(stage) for stage in (REAL, VAE, TINY))
-    found = [_real(real), _compared(real, vae, "use larger images, or a model whose VAE keeps finer marks")]
-    if tiny:
-        found.append(_compared(vae, tiny, "use the full VAE (decoder: vae)"))
-    found.append(_noise(check, vae))
-    if tiny and found[2].grade != CHANGE:
+    assert real and vae  # every check measures these two
+    through_vae = _compared(real, vae, "use larger images, or a model whose VAE keeps finer marks")
+    through_tiny = _compared(vae, tiny, "use the full VAE (decoder: vae)") if tiny else None
+    found = [_real(real), through_vae, through_tiny, _noise(check, vae)]
+    if tiny and through_tiny and through_tiny.grade != CHANGE:
         found.append(_noise(check, tiny))
     return [finding for finding in found if finding]
 
@@ -228,7 +228,7 @@ def _noise(check: Check, clean: Reading) -> Finding | None:
         return None
     bad = [r for r in levels if r.interval[1] < needed and loss(clean, r).p < LEVEL]
     if bad:
-        return _too_noisy(clean, bad[0], [r for r in levels if r.sigma < bad[-1].sigma])
+        return _too_noisy(clean, bad[0], levels[levels.index(bad[-1]) + 1 :])
     worst = min(levels, key=lambda r: r.accuracy)
     numbers = f"{percentage(worst.accuracy)} at sigma {worst.sigma:.2g} ({clean.stage}, n={worst.n})"
     if worst.accuracy < needed:
@@ -255,7 +255,7 @@ def _too_noisy(clean: Reading, bad: Reading, usable: list[Reading]) -> Finding:
             f"{fault}, and no lower noise level is better: see that model, VAE and prompt belong together; "
             "if they do, this model loses the marks and this classifier cannot guide it.",
         )
-    percent = min(usable[0].percent, 0.99)  # at 1.00 there would be no window left
+    percent = min(usable[0].percent or 0.0, 0.99)  # at 1.00 there would be no window left
     return Finding(
         CHANGE,
         f"{fault}: raise start_percent to {percent:.2f}, where it is {percentage(usable[0].accuracy)}.",

@@ -13,6 +13,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -136,12 +137,12 @@ def reset_comfy_layers(module: torch.nn.Module, zero: tuple[str, ...]) -> None:
     """ComfyUI's layers skip their initialisation; give them torch's, and zero the named output layers."""
     kinds = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.GroupNorm, torch.nn.LayerNorm)
     for name, layer in module.named_modules():
-        kind = next((k for k in kinds if isinstance(layer, k)), None)
+        kind: Any = next((k for k in kinds if isinstance(layer, k)), None)
         if kind is not None:
             kind.reset_parameters(layer)
             if name.endswith(zero):
-                torch.nn.init.zeros_(layer.weight)
-                torch.nn.init.zeros_(layer.bias)
+                for parameter in layer.parameters(recurse=False):
+                    torch.nn.init.zeros_(parameter)
 
 
 class Studio:
@@ -314,7 +315,7 @@ def augment(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
     theta = torch.stack([cos * flip, -sin, uniform(-0.1, 0.1), sin * flip, cos, uniform(-0.1, 0.1)], 1).view(n, 2, 3)
     x = F.grid_sample(
-        x, F.affine_grid(theta, x.shape, align_corners=False), padding_mode="reflection", align_corners=False
+        x, F.affine_grid(theta, list(x.shape), align_corners=False), padding_mode="reflection", align_corners=False
     )
     x = x * uniform(0.8, 1.2, 1, 1, 1) + uniform(-0.15, 0.15, 1, 1, 1)
     return (x + uniform(0, 0.08, 1, 1, 1) * torch.randn(x.shape, generator=generator)).clamp(-1, 1)

@@ -149,5 +149,5 @@ def _by_image(content: dict) -> list[tuple[dict, list[dict]]]:
 
 def _largest(annotations: list[dict]) -> Box | None:
     boxes = [box for annotation in annotations if len(box := annotation.get("bbox") or ()) == 4]
-    boxes = [tuple(map(float, box)) for box in boxes if box[2] > 0 and box[3] > 0]
-    return max(boxes, key=lambda box: box[2] * box[3], default=None)
+    found = [(float(x), float(y), float(w), float(h)) for x, y, w, h in boxes if w > 0 and h > 0]
+    return max(found, key=lambda box: box[2] * box[3], default=None)

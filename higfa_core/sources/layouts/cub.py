@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from ..locate import normal
@@ -52,9 +52,7 @@ def class_numbers(tree: Tree, home: str) -> dict[str, int]:
     return {image: int(number) for image, number in pairs.items()}
 
 
-def read_images(
-    tree: Tree, home: str, names: dict[int, str] | Collection[int], title: str
-) -> tuple[list[SourceImage], list[str]]:
+def read_images(tree: Tree, home: str, names: Mapping[int, str], title: str) -> tuple[list[SourceImage], list[str]]:
     """The training images with their class and box, yet without labels; and the paths of the held-out ones."""
     is_train = read_pairs(tree.path(under(home, "train_test_split.txt")))
     class_of = class_numbers(tree, home)

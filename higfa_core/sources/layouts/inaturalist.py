@@ -27,7 +27,7 @@ def read(tree: Tree, home: str, *, split: str = "") -> SourceDataset:
     name = _choose(tree, home, split)
     folder = under(home, name)
     species = tree.folders(folder)
-    if strays := tree.folder(folder).images:
+    if (found := tree.folder(folder)) and (strays := found.images):
         raise ValueError(f"{TITLE}: {strays[0]} lies in no species folder: move it into its own ({len(strays)} images)")
     if wrong := [name for name in species if not SPECIES.fullmatch(name)]:
         raise ValueError(f"{TITLE}: {wrong[0]!r} in {tree.root / folder} is no species folder ({EXPECTED})")

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ...files.names import printable
 from ...files.paths import is_held_out
@@ -53,12 +54,13 @@ def read_pairs(path: Path) -> dict[str, str]:
     return pairs
 
 
-def read_numbers(path: Path) -> dict[str, tuple[float, ...]]:
+def read_numbers(path: Path) -> dict[str, Box]:
     """Lines `<image> <4 numbers>` as a mapping; empty when there is no such file, for boxes are optional."""
     if not path.is_file():
         return {}
     try:
-        numbers = {key: tuple(map(float, values)) for key, *values in read_columns(path, 5)}
+        lines = read_columns(path, 5)
+        numbers = {key: (float(x), float(y), float(w), float(h)) for key, x, y, w, h in lines}
         if all(map(math.isfinite, (value for values in numbers.values() for value in values))):
             return numbers
         raise ValueError("one of them is not finite")
@@ -73,7 +75,7 @@ def corners(x1: float, y1: float, x2: float, y2: float) -> Box | None:
     return (x, y, width, height) if width > 0 and height > 0 and math.isfinite(width + height) else None
 
 
-def read_mat(path: Path, *names: str) -> list[Sequence]:
+def read_mat(path: Path, *names: str) -> list[Any]:
     """These variables of a MATLAB file, each as a one-dimensional array."""
     try:
         import numpy as np

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...files.formats import readable_suffixes
 from ...files.names import matching_key
@@ -131,7 +132,7 @@ def _strings_in_mat(path: Path) -> Iterator[str]:
         yield path.read_bytes()[:HEAD].replace(b"\0", b"").decode("utf-8", "replace")
 
 
-def _strings(value) -> Iterator[str]:
+def _strings(value: Any) -> Iterator[str]:
     """All text in what SciPy makes of a MATLAB file: arrays of arrays, records and strings."""
     if isinstance(value, str):
         yield value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ...files.names import class_name, matching_key
 from ...files.paths import is_held_out, split_of
@@ -20,11 +21,11 @@ class Row:
     """One listed image: `path` and `mask` relative to the root; `where` says from which line it is."""
 
     path: str
-    label: object
+    label: Any
     where: str
     split: str = ""
     mask: str | None = None
-    box: object = None
+    box: Any = None
 
 
 def to_dataset(
