@@ -1,9 +1,12 @@
-"""`higfa check-classifier`: is a classifier fit to guide? Its images need no ComfyUI server, only COMFYUI_PATH."""
+"""`higfa check-classifier`: whether a classifier can guide: its accuracy on real images, through the VAE, through the
+tiny decoder, and at the guidance's noise levels. No server is needed, only COMFYUI_PATH."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,25 +17,38 @@ from ..checking.settings import CheckSettings
 from ..classifier import FineGrainedClassifier
 from ..sources.options import layout_of
 from ..training.data import read_labelled
-from .main import failure
 from .options import add_options
+from .shell import Parser, Speech, add_json_option, command
 from .source_options import add_source_arguments
 
 
-def main(arguments: list[str], prog: str = "higfa check-classifier") -> int:
-    args = _parser(prog).parse_args(arguments)
-    try:
-        result = run(args)
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        return failure(error, "--size")
-    print(report.table(result), check.verdict(result), sep="\n\n")
+@command(lower="--size")
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parse(argv)
+    speech = Speech(args.json)
+    result = run(args)
+    speech.say(f"{report.table(result)}\n\n{check.verdict(result)}")
     if args.plot:
         save(report.plot(result, args.classifier.name), args.plot)
+    speech.result(
+        classifier=args.classifier,
+        verdict=check.verdict(result),
+        findings=[asdict(finding) for finding in check.findings(result)],
+        readings=[_as_dict(reading) for reading in result.readings],
+        missing=result.missing,
+    )
     return 0
 
 
-def run(args) -> check.Check:
-    """The check that the command's arguments ask for; everything cheap is looked at before a model is loaded."""
+def _as_dict(reading: check.Reading) -> dict:
+    low, high = reading.interval
+    found = {"stage": reading.stage, "sigma": reading.sigma, "percent": reading.percent, "images": reading.n}
+    found |= {"accuracy": reading.accuracy, "accuracy_low": low, "accuracy_high": high}
+    return found | {"mean_probability": reading.mean_probability}
+
+
+def run(args: argparse.Namespace) -> check.Check:
+    """The check that the command's arguments ask for; everything cheap is checked before a model is loaded."""
     settings = CheckSettings.pick(vars(args))
     if args.image_size is None and args.miniature:
         settings = replace(settings, image_size=64)
@@ -65,10 +81,10 @@ def save(image, path: Path) -> None:
 def _models(args) -> SimpleNamespace:
     """MODEL, CLIP and VAE; without a checkpoint the VAE alone."""
     if not (args.miniature or args.vae or args.checkpoint):
-        raise ValueError("Name the models to decode with: --miniature, --vae FILE or --checkpoint FILE")
+        raise ValueError("No models given to decode with. Add --miniature, --vae FILE or --checkpoint FILE.")
     for path in (args.vae, args.checkpoint):
         if path and not path.is_file():
-            raise FileNotFoundError(f"No file {path}. Check the name")
+            raise FileNotFoundError(f"No file {path}. Check the name.")
     from ..comfy.startup import start_comfyui
 
     start_comfyui()
@@ -85,12 +101,8 @@ def _encoded(clip, text: str):
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Is a classifier fit to guide? Accuracy on real images, through the VAE, through the tiny decoder, "
-        "and at the guidance's noise levels.",
-    )
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser("check-classifier", about=__doc__)
     parser.add_argument("classifier", type=Path, metavar="CLASSIFIER_FILE")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="labelled images: FOLDER/<class>/<image>")
     add_source_arguments(parser)
@@ -104,4 +116,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--prompt", default="", help="must name no class (default: empty)")
     add_options(parser, CheckSettings, "cfg", "start_percent", "end_sigma", "noise_levels", "seed")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="write the plot there")
-    return parser
+    add_json_option(parser)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

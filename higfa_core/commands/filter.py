@@ -1,4 +1,4 @@
-"""`higfa filter`: apply other rules to a dataset that is there. Nothing is generated again, nothing is deleted."""
+"""`higfa filter`: apply other rules to the images of a dataset. Nothing is generated again, nothing is deleted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..files.atomic import alone, write_atomic
@@ -17,55 +17,76 @@ from ..plans.plan_file import HEADER, planned_keys
 from ..plans.rules import Rules
 from ..store.manifest import Manifest, decide
 from .options import add_options, given
+from .shell import Parser, Speech, add_json_option, command
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="higfa filter", description="Apply rules to the images of a dataset again.")
-    parser.add_argument("folder", type=Path, help="the dataset, with manifest.jsonl")
-    parser.add_argument("--dry-run", action="store_true", help="say what would change, change nothing")
-    parser.add_argument("--fresh", action="store_true", help="forget the rules the dataset has; else these come on top")
-    add_options(parser, Rules, unset="the dataset's")
-    args = parser.parse_args(argv)
-    try:
-        report = refilter(args.folder, given(Rules, args), args.fresh, args.dry_run)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(report)
+    args = _parse(argv)
+    speech = Speech(args.json)
+    done = refilter(args.folder, given(Rules, args), args.fresh, args.dry_run)
+    speech.say(str(done))
+    speech.result(
+        folder=args.folder,
+        dry_run=done.dry_run,
+        rules=done.rules.given(),
+        outcomes=dict(done.outcomes),
+        accepted_now=done.accepted,
+        rejected_now=done.rejected,
+        others=done.others,
+    )
     return 0
 
 
-def refilter(folder: Path, changes: dict, fresh: bool = False, dry_run: bool = False) -> str:
-    """Judge every image again, move those whose verdict changed, return a report. ValueError without the scores.
+@dataclass(frozen=True)
+class Refiltered:
+    """What other rules changed, or would change: `outcomes` counts images by verdict or reason, `accepted` and
+    `rejected` those whose verdict is new, `others` those that are not of the plan."""
 
-    Where there is a plan, its images only. A run that is at work waits, and then goes on by these rules.
+    rules: Rules
+    outcomes: Counter
+    accepted: int
+    rejected: int
+    others: int
+    dry_run: bool
+
+    def __str__(self) -> str:
+        asked = ", ".join(f"{name} {value:g}" for name, value in self.rules.given().items()) or "none"
+        lines = [f"rules: {asked}", *(f"  {count:6} {reason}" for reason, count in self.outcomes.most_common())]
+        if self.others:
+            lines.append(f"  {self.others:6} are not of this plan and stay as they are")
+        verb = "would change" if self.dry_run else "changed"
+        gone = f"{self.accepted} accepted now, {self.rejected} rejected now"
+        return "\n".join([*lines, f"{self.accepted + self.rejected} {verb}: {gone}"])
+
+
+def refilter(folder: Path, changes: dict, fresh: bool = False, dry_run: bool = False) -> Refiltered:
+    """Judge every image again and move those whose verdict changed. ValueError without the scores.
+
+    Where there is a plan, its images only. A run in progress waits, and then follows these rules.
     """
     manifest = Manifest(folder)
     if not len(manifest):
-        raise ValueError(f"No images in {folder}: give the folder that has manifest.jsonl")
+        raise ValueError(f"No images in {folder}. Give the folder that has manifest.jsonl.")
     with nullcontext() if dry_run else alone(folder):
         manifest.refresh()
         keys = planned_keys(folder)
         rules = Rules(**({} if fresh else _present_rules(manifest)) | changes)
-        changed, restated, reasons = _judge(manifest, keys, rules)
+        changed, restated, outcomes = _judge(manifest, keys, rules)
         if not dry_run:
             _record_rules(folder, rules)
             for row, verdict in changed + restated:
                 decide(folder, row | {"rules": rules.given()}, verdict.accepted, verdict.reason)
-    asked = ", ".join(f"{name} {value:g}" for name, value in rules.given().items()) or "none"
     gained = sum(verdict.accepted for _, verdict in changed)
-    lines = [f"rules: {asked}", *(f"  {count:6} {reason}" for reason, count in reasons.most_common())]
-    if others := len(manifest) - sum(reasons.values()):
-        lines.append(f"  {others:6} are not of this plan and stay as they are")
-    verb = "would change" if dry_run else "changed"
-    return "\n".join([*lines, f"{len(changed)} {verb}: {gained} accepted now, {len(changed) - gained} rejected now"])
+    others = len(manifest) - sum(outcomes.values())
+    return Refiltered(rules, outcomes, gained, len(changed) - gained, others, dry_run)
 
 
 def _judge(manifest: Manifest, keys: set[str] | None, rules: Rules) -> tuple[list, list, Counter]:
-    """(row, verdict) of those whose verdict is another one, or has another reason; and how often each reason is."""
+    """(row, verdict) of those with a new verdict, and of those with a new reason; how often each outcome occurs."""
     if missing := [row for row in manifest.missing() if keys is None or row["key"] in keys]:
         raise ValueError(
-            f"{len(missing)} files are missing, the first is {missing[0]['file']}: higfa run makes them again"
+            f"{len(missing)} files are missing, the first is {missing[0]['file']}. `higfa run` generates them again."
         )
     classes = defaultdict(list)
     for row in manifest.rows():
@@ -90,14 +111,25 @@ def _present_rules(manifest: Manifest) -> dict:
 
 
 def _record_rules(folder: Path, rules: Rules) -> None:
-    if header := _header(folder):  # the next higfa run must judge by the same rules, and filter go on from them
+    if header := _header(folder):  # the next higfa run must judge by the same rules, and filter must start from them
         values = json.loads(header.read_text("utf-8")) | {"rules": asdict(rules)}
         write_atomic(header, json.dumps(values, ensure_ascii=False, indent=1).encode())
 
 
 def _header(folder: Path) -> Path | None:
-    """The file that has, or shall have, the rules: a dataset made on the canvas has no plan."""
+    """The file that holds the rules: a dataset made on the canvas has no plan."""
     return next((path for name in (HEADER, "dataset.json") if (path := folder / name).is_file()), None)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser("filter", about=__doc__)
+    add = parser.add_argument
+    add("folder", type=Path, help="the dataset, with manifest.jsonl")
+    add("--dry-run", action="store_true", help="say what would change, change nothing")
+    add("--fresh", action="store_true", help="forget the dataset's present rules; otherwise the given ones change them")
+    add_json_option(parser)
+    add_options(parser, Rules, unset="the dataset's")
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

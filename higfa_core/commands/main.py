@@ -38,15 +38,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     return importlib.import_module(module, __package__).main(args.arguments)
 
 
-def failure(error: Exception, smaller: str) -> int:
-    """Say in one line what is wrong, the exit code is 1; out of memory names the options to lower. Else raises on."""
-    if isinstance(error, RuntimeError):
-        if "out of memory" not in str(error):  # CUDA and MPS share no class for it
-            raise error
-        error = f"Lower {smaller}: {error}"
-    print(error, file=sys.stderr)
-    return 1
-
-
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""`higfa plan`: from a folder of labelled images and a workflow to a list of jobs, with nothing left to chance."""
+"""`higfa plan`: from a folder of labelled images and a workflow to a list of jobs, down to every seed."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from ..sources.options import OPTIONS as SOURCE_OPTIONS
 from ..sources.options import layout_of
 from ..sources.source import SourceDataset
 from .options import add_options, given, names_of
+from .shell import Parser, Speech, add_json_option, command, hint
 from .source_options import add_source_arguments
 
 HASHES = "image_hashes.txt"  # of the sources, so that leaks are found quickly the next time
@@ -31,48 +32,63 @@ LEAKS = ("exclude", "report", "off")
 MANY, SHOWN = 5000, 10  # images that take a while, leaks that are printed
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
-    try:
-        graph = read_workflow(args.workflow)
-        widgets = {k: v for k, v in graph[find_node(graph, JOB)]["inputs"].items() if not is_link(v)}
-        settings = PlanSettings.pick(widgets | given(PlanSettings, args))
-        root, name = _source(args, widgets.get("dataset", ""))
-        hashes = ImageHashes(args.folder / HASHES)
-        dataset, seen = _inspected(read_dataset(root, follow_links=True, **layout_of(vars(args))), args.leaks, hashes)
-        print("\n".join([describe(dataset), *_leak_lines(seen.leaks, args.leaks)]))
-        wanted = _counts(settings, dataset)
-        quota = wanted if settings.accepted else None
-        counts = {k: v * settings.max_tries for k, v in wanted.items()} if quota else wanted
-        prompts = _prompts(args, settings)
-        known = dict(seen.sha256)
-        plan = Plan(dataset, counts, prompts, settings.plan_seed, settings.contour_from, name, known)
-        rules = _rules(args, graph)
-        print(_summary(plan, quota))
-        clients = _clients(args)
-        if args.dry_run:
-            print(f"example: {plan[0].prompt!r}, seed {plan[0].seed}, from {plan[0].contour_source}")
-            print("dry run: no plan was written")
-            return 0
-        write_plan(
-            args.folder,
-            plan,
-            workflow=graph,
-            workflow_digest=digest(graph, find_node(graph, EXPORT)),
-            dataset_name=args.dataset_name or args.folder.absolute().name,
-            options={k: v for k, v in vars(args).items() if k in OPTIONS and v is not None},
-            quota=quota,
-            rules=rules,
-            licences={"sources": args.source_license or dataset.licence, "checkpoint": args.checkpoint_license},
-            leaks=seen.leaks,
-            replace=args.replace,
-        )
+    speech = Speech(args.json)
+    graph = read_workflow(args.workflow)
+    widgets = {k: v for k, v in graph[find_node(graph, JOB)]["inputs"].items() if not is_link(v)}
+    settings = PlanSettings.pick(widgets | given(PlanSettings, args))
+    root, name = _source(args, widgets.get("dataset", ""))
+    hashes = ImageHashes(args.folder / HASHES)
+    dataset, seen = _inspected(read_dataset(root, follow_links=True, **layout_of(vars(args))), args.leaks, hashes)
+    speech.say("\n".join([describe(dataset), *_leak_lines(seen.leaks, args.leaks)]))
+    wanted = _counts(settings, dataset)
+    quota = wanted if settings.accepted else None
+    counts = {k: v * settings.max_tries for k, v in wanted.items()} if quota else wanted
+    prompts, known = _prompts(args, settings), dict(seen.sha256)
+    plan = Plan(dataset, counts, prompts, settings.plan_seed, settings.contour_from, name, known)
+    rules = _rules(args, graph)
+    speech.say(_summary(plan, quota))
+    clients = _clients(args)
+    result = _result(args, plan, quota) | {"leaks": len(seen.leaks)}
+    if args.dry_run:
+        speech.say(f"example: {plan[0].prompt!r}, seed {plan[0].seed}, from {plan[0].contour_source}")
+        speech.say("dry run: no plan was written")
+    else:
+        _write(args, plan, graph, quota, rules, seen.leaks)
         hashes.keep()
-        print(f"plan written to {args.folder}; next: higfa run {args.folder} --server URL")
-        return _pilot(args, clients) if args.pilot else 0
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        speech.say(f"plan written to {args.folder}. To run it: {hint('run', args.folder)}")
+    code = 0
+    if args.pilot and not args.dry_run:
+        code, result["pilot"] = _pilot(args, clients, speech)
+    speech.result(**result)
+    return code
+
+
+def _write(
+    args: argparse.Namespace, plan: Plan, graph: dict, quota: Mapping | None, rules: Rules, leaks: Sequence[Leak]
+) -> None:
+    write_plan(
+        args.folder,
+        plan,
+        workflow=graph,
+        workflow_digest=digest(graph, find_node(graph, EXPORT)),
+        dataset_name=args.dataset_name or args.folder.absolute().name,
+        options={k: v for k, v in vars(args).items() if k in OPTIONS and v is not None},
+        quota=quota,
+        rules=rules,
+        licences={"sources": args.source_license or plan.dataset.licence, "checkpoint": args.checkpoint_license},
+        leaks=leaks,
+        replace=args.replace,
+    )
+
+
+def _result(args: argparse.Namespace, plan: Plan, quota: Mapping | None) -> dict:
+    images, jobs = plan.dataset.counts(), plan.counts()
+    classes = {name: {"images": images[name], "jobs": jobs[name], "quota": (quota or {}).get(name)} for name in jobs}
+    result = {"folder": args.folder, "written": not args.dry_run, "jobs": len(plan), "classes": classes}
+    return result | {"layout": plan.dataset.layout, "recognised_by": plan.dataset.evidence}
 
 
 def read_workflow(path: str | Path) -> dict:
@@ -80,14 +96,14 @@ def read_workflow(path: str | Path) -> dict:
     try:
         graph = json.loads(Path(path).read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"Cannot read the workflow {path} ({error}): give a file of File > Export (API)") from error
+        raise ValueError(f"Cannot read the workflow {path} ({error}). Give a file of File > Export (API).") from error
     check_workflow(graph)
     return graph
 
 
 def _source(args: argparse.Namespace, dataset: str) -> tuple[Path, str]:
     if args.source is None and not (args.input_dir and dataset):
-        raise ValueError("Where are the images? Give --source FOLDER, or --input-dir for the workflow's own dataset")
+        raise ValueError("No source given. Add --source FOLDER, or --input-dir FOLDER for the workflow's own dataset.")
     root = (args.source or args.input_dir / dataset).absolute()
     if root.name == embedded.NAME and not root.exists():
         embedded.draw_sources(root)  # as Dataset Job does
@@ -138,16 +154,16 @@ def _rules(args: argparse.Namespace, graph: Mapping) -> Rules:
     rules = graph[find_node(graph, EXPORT)]["inputs"] | given(Rules, args)
     if linked := [name for name in names_of(Rules) if is_link(rules.get(name))]:
         option = f"--{linked[0].replace('_', '-')}"
-        raise ValueError(f"Export Dataset gets {linked[0]} from another node, so it is not known here. Add {option}")
+        raise ValueError(f"Export Dataset gets {linked[0]} from another node, so it is not known here. Add {option}.")
     return Rules.pick(rules)
 
 
 def _summary(plan: Plan, quota: Mapping[str, int] | None) -> str:
     counts = [count for count in plan.counts().values() if count]
     spread = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-    line = f"jobs: {len(plan)} in {len(counts)} classes, {spread} a class"
+    line = f"jobs: {len(plan)} in {len(counts)} classes, {spread} per class"
     if quota:
-        line += f"; wanted are {sum(quota.values())} accepted images, the jobs are the most that will be tried"
+        line += f"; {sum(quota.values())} accepted images are wanted, so not all jobs may be needed"
     return line
 
 
@@ -157,7 +173,7 @@ def _clients(args: argparse.Namespace) -> list:
     return [Client(url) for url in args.server or ["http://127.0.0.1:8188"]]
 
 
-def _pilot(args: argparse.Namespace, clients: list) -> int:
+def _pilot(args: argparse.Namespace, clients: list, speech: Speech) -> tuple[int, dict]:
     from contextlib import closing
 
     from ..batch.options import Options
@@ -165,9 +181,9 @@ def _pilot(args: argparse.Namespace, clients: list) -> int:
     from .run import run_plan
 
     with closing(States(args.folder)) as states:
-        code = run_plan(states, clients, Options(attempts=args.attempts, limit=args.pilot))
-        print(states.disk_estimate())
-    return code
+        code, result = run_plan(states, clients, Options(attempts=args.attempts, limit=args.pilot), speech)
+        speech.say(states.disk_estimate())
+    return code, result
 
 
 # What a plan's header records of the command line.
@@ -175,11 +191,11 @@ OPTIONS = (*SOURCE_OPTIONS, "prompt", "backgrounds", "styles", "super", *names_o
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="higfa plan", description="Plan a synthetic dataset; see what it would be.")
+    parser = Parser("plan", about=__doc__)
     add = parser.add_argument
     add("folder", type=Path, help="the dataset's folder, for instance ComfyUI/output/my_dataset")
     add("--workflow", type=Path, required=True, metavar="FILE", help="API format, with Dataset Job and Export Dataset")
-    add("--source", type=Path, metavar="FOLDER", help="the labelled real images, in any layout that is known")
+    add("--source", type=Path, metavar="FOLDER", help="the labelled real images, in any known layout")
     add("--input-dir", type=Path, metavar="FOLDER", help="ComfyUI's input folder, where the workflow's own dataset is")
     add_source_arguments(parser)
     leaks = (
@@ -192,18 +208,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_options(amount, PlanSettings, "per_class", "fill_to")
     add_options(parser, PlanSettings, "only_rare", "accepted", "max_tries")
     add("--prompt", action="append", metavar="TEMPLATE", help="with {class}, {super}, {background}, {style}; repeat it")
-    add("--prompts", type=Path, metavar="FILE", help="more templates, one a line")
-    add("--backgrounds", metavar="LIST", help="for {background}: a text file, or words with commas between them")
+    add("--prompts", type=Path, metavar="FILE", help="more templates, one per line")
+    add("--backgrounds", metavar="LIST", help="for {background}: a text file, or words separated by commas")
     add("--styles", metavar="LIST", help="for {style}: the same")
-    add("--super", metavar="NAME", help="for {super}: what all classes are a kind of (default: the layout's own)")
+    add("--super", metavar="NAME", help="for {super}: what all classes are kinds of (default: the layout's)")
     add_options(parser, PlanSettings, "contour_from", "plan_seed", unset=unset)
-    add("--dataset-name", metavar="NAME", help="its name at the servers (default: the folder's)")
+    add("--dataset-name", metavar="NAME", help="its name on the servers (default: the folder's)")
     add("--source-license", default="", metavar="TEXT", help="of the real images (default: the layout's)")
     add("--checkpoint-license", default="", metavar="TEXT", help="of the diffusion model")
-    add("--dry-run", action="store_true", help="say what would be planned, write nothing")
-    add("--replace", action="store_true", help="put this plan in the place of another")
+    add("--dry-run", action="store_true", help="show the plan without writing it")
+    add("--replace", action="store_true", help="replace another plan in this folder")
     add("--pilot", type=int, metavar="N", help="run the first N jobs and extrapolate time and disk")
     add_options(parser, Rules, unset=unset)
+    add_json_option(parser)
     add("--server", action="append", metavar="URL", help="for --pilot: a ComfyUI server; repeat it for more")
     add("--attempts", type=int, default=3, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)

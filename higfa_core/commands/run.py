@@ -27,13 +27,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.retry_failed and (count := states.retry_failed()):
             speech.say(f"{count} failed jobs are planned again")
         with _clients(args) as clients:
-            return run_plan(states, clients, _options(args), speech, args.quiet)
+            code, result = run_plan(states, clients, _options(args), speech, args.quiet)
+    speech.result(**result)
+    return code
 
 
 def run_plan(
-    states: States, clients: Sequence[Client], options: Options, speech: Speech = Speech(), quiet: bool = False
-) -> int:
-    """Run and report; 0 when everything that was wanted is there, or the limit of this run is reached."""
+    states: States, clients: Sequence[Client], options: Options, speech: Speech, quiet: bool = False
+) -> tuple[int, dict]:
+    """Run and say what came of it; returns that for programs, too, after the exit code: 0 when everything that was
+    wanted is there, or the limit of this run is reached."""
     before, started = progress(states.table()), time.monotonic()
     run = Run(states, clients, options)
     with nullcontext() if quiet else View() as view:
@@ -47,15 +50,10 @@ def run_plan(
     for trouble in _troubles(states, short, failures, run.problem):
         print(trouble, file=sys.stderr)
     reached = after.done >= after.goal or (options.limit is not None and not run.problem)
-    speech.result(
-        folder=states.folder,
-        **after._asdict(),
-        seconds=round(seconds, 1),
-        failed=[{"job": idx, "reason": reason} for idx, reason in failures],
-        below_quota=short,
-        problem=run.problem,
-    )
-    return 0 if reached and not failures and not short else 1
+    result = {"folder": states.folder, **after._asdict(), "seconds": round(seconds, 1)}
+    result |= {"failed": [{"job": idx, "reason": reason} for idx, reason in failures]}
+    result |= {"below_quota": short, "problem": run.problem}
+    return 0 if reached and not failures and not short else 1, result
 
 
 def _rest(before: Progress, after: Progress, seconds: float) -> str:

@@ -105,7 +105,7 @@ def command(lower: str = "the batch size") -> Callable[[Command], Command]:
             except RuntimeError as error:
                 if "out of memory" not in str(error):  # CUDA and MPS share no class for it
                     raise
-                print(f"error: {error}. Lower {lower}.", file=sys.stderr)
+                print(f"error: {str(error).rstrip('.')}. Lower {lower}.", file=sys.stderr)
             except KeyboardInterrupt:
                 print("\ninterrupted. What is made stays; the same command resumes.", file=sys.stderr)
                 return INTERRUPTED

@@ -1,4 +1,5 @@
-"""`higfa train-classifier`: a classifier, and a judge if wanted, from a folder of labelled images."""
+"""`higfa train-classifier`: train and calibrate an image classifier, and on request a judge, with timm on a folder of
+labelled images."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,25 +19,23 @@ from ..sources.options import layout_of
 from ..training.data import read_labelled
 from ..training.outputs import Trained, checkpoint_of, summary, train_files
 from ..training.settings import TrainOptions, TrainSettings
-from .main import failure
 from .options import add_options
+from .progress import CountView
+from .shell import INTERRUPTED, Parser, command
 from .source_options import add_source_arguments
 
-INTERRUPTED = 130
 
-
-def main(arguments: list[str], prog: str = "higfa train-classifier") -> int:
-    args = _parser(prog).parse_args(arguments)
+@command(lower="--batch-size or --image-size")
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parse(argv)
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    logging.getLogger(__package__).setLevel(logging.INFO)
+    logging.getLogger("higfa_core").setLevel(logging.INFO)
     try:
         with _interrupt() as check:
             trained = _train(args, check)
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        return failure(error, "--batch-size or --image-size")
     except KeyboardInterrupt:
-        kept = f"; it continues with --resume ({checkpoint_of(args.out)})" if checkpoint_of(args.out).exists() else ""
-        print(f"Interrupted{kept}", file=sys.stderr)
+        kept = checkpoint_of(args.out)
+        print(f"Interrupted. To resume, add --resume ({kept})." if kept.exists() else "Interrupted.", file=sys.stderr)
         return INTERRUPTED
     print(summary(trained))
     if args.plots:
@@ -44,8 +44,7 @@ def main(arguments: list[str], prog: str = "higfa train-classifier") -> int:
     return 0
 
 
-def _train(args, check) -> list[Trained]:
-    from tqdm import tqdm
+def _train(args: argparse.Namespace, check: Callable[[], None]) -> list[Trained]:
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     device = _device(args.device)
@@ -54,28 +53,16 @@ def _train(args, check) -> list[Trained]:
     workers = _workers(device) if args.workers is None else args.workers
     options = TrainOptions.pick({**vars(args), **judge, "workers": workers})
     labelled = read_labelled(args.folder, options.validation_share, follow_links=True, **layout_of(vars(args)))
-    with tqdm(disable=None, leave=False) as bar, logging_redirect_tqdm():  # no bar where stderr is no terminal
-
-        def progress(done: int, total: int) -> None:
-            bar.total, bar.n = total, done
-            bar.refresh()
-
-        return train_files(
-            labelled,
-            settings,
-            args.out,
-            options,
-            progress=progress,
-            check=check,
-            device=device,
-        )
+    with CountView("training") as view, logging_redirect_tqdm():
+        return train_files(labelled, settings, args.out, options, progress=view, check=check, device=device)
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Train an image classifier with timm, and calibrate it. 0 means: chosen for you.",
-        epilog="Ctrl-C stops after the current step or image, keeps the best so far, and --resume continues.",
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(
+        "train-classifier",
+        about=__doc__,
+        epilog="0 means: chosen for you. Ctrl-C stops after the current step or image and keeps the best so far; "
+        "--resume continues.",
     )
     add = parser.add_argument
     add("folder", type=Path, help="folder/<class>/<image>, or folder/train and folder/val; test is never read")
@@ -88,7 +75,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--plots", action="store_true", help="save curves, confusion matrix and reliability diagram beside the file")
     add("--device", default="", help="cuda, mps or cpu; by default the best there is")
     add_options(parser, TrainOptions, "workers", unset="by device and system")
-    return parser
+    return parser.parse_args(argv)
 
 
 @contextmanager
@@ -147,4 +134,4 @@ def _save_plots(one: Trained) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -112,7 +112,7 @@ def test_how_many(plan, options, counts, quota):
     assert header["counts"] == dict(zip(REAL, counts)) and header["quota"] == (quota and dict(zip(REAL, quota)))
     assert Counter(job["class_name"] for job in jobs) == {n: c for n, c in zip(REAL, counts) if c}
     assert f"jobs: {sum(counts)} in {sum(map(bool, counts))} classes" in out
-    assert (f"wanted are {sum(quota)} accepted images" in out) if quota else "accepted" not in out
+    assert (f"{sum(quota)} accepted images are wanted" in out) if quota else "accepted" not in out
     assert not any(path.startswith("val") for job in jobs for path in (job["source"], job["contour_source"]))
 
 
@@ -212,7 +212,7 @@ def test_dry_run_writes_nothing(higfa, birds, tmp_path):
     words = ("--workflow", WORKFLOW, "--source", birds, "--replicas", 2, "--dry-run")
     code, out, err = higfa("plan", tmp_path / "out", *words)
     assert (code, err) == (0, "") and content(tmp_path) == before and not (tmp_path / "out").exists()
-    assert "jobs: 20 in 3 classes, 4 to 10 a class" in out and "held out and never used: 1" in out
+    assert "jobs: 20 in 3 classes, 4 to 10 per class" in out and "held out and never used: 1" in out
     assert "'a photo of a Auk'" in out and "no plan was written" in out
 
 
@@ -334,7 +334,7 @@ def test_bad_input_is_one_clear_line(higfa, birds, tmp_path, options, message):
 
 
 def test_other_bad_input(higfa, birds, tmp_path):
-    check_refused(higfa("plan", tmp_path / "out", "--workflow", WORKFLOW), "Give --source FOLDER, or --input-dir")
+    check_refused(higfa("plan", tmp_path / "out", "--workflow", WORKFLOW), "Add --source FOLDER, or --input-dir")
     shutil.copy(birds / "train" / "Auk" / "0.png", tmp_path / "file")
     words = ("plan", tmp_path / "file", "--workflow", WORKFLOW, "--source", birds)
     check_refused(higfa(*words), "file")
@@ -397,15 +397,20 @@ def test_status_says_whether_a_run_is_at_work_and_how_fast(plan, run, higfa, tmp
     assert higfa("status", folder)[1].endswith("complete\n")
 
 
-def test_results_as_json(plan, higfa, server, tmp_path):
+def test_results_as_json(birds, higfa, server, tmp_path):
     folder = tmp_path / "out"
-    plan("--per-class", 2)
 
     def result(*words):
         code, out, err = higfa(*words, "--json")
         assert code == 0 and out.count("\n") == 1
         return json.loads(out), err
 
+    asked = ("plan", folder, "--workflow", WORKFLOW, "--source", birds, "--min-confidence", 0, "--per-class", 2)
+    planned, _ = result(*asked, "--dry-run")
+    assert not planned["written"] and not folder.exists()
+    planned, err = result(*asked)
+    assert planned["jobs"] == 6 and planned["classes"]["Tern"] == {"images": 5, "jobs": 2, "quota": None}
+    assert f"To run it: higfa run {folder}" in err
     ran, err = result("run", folder, "--server", server.url, "--poll", "0.002", "--quiet")
     assert (ran["done"], ran["goal"], ran["accepted"], ran["failed"], ran["below_quota"]) == (6, 6, 6, [], [])
     assert "6 of 6" in err and "per hour" not in err  # quiet: no progress
@@ -414,6 +419,11 @@ def test_results_as_json(plan, higfa, server, tmp_path):
     exported, _ = result("export", folder, "--out", tmp_path / "e", "--format", "imagefolder")
     assert exported["classes"] == {name: {"synthetic": 2, "real": 0} for name in REAL}
     assert exported["folder"] == str(tmp_path / "e")
+    filtered, _ = result("filter", folder, "--min-confidence", 2 / 3)
+    counts = filtered["accepted_now"], filtered["rejected_now"], filtered["others"]
+    assert filtered["rules"] == {"min_confidence": 2 / 3} and sum(filtered["outcomes"].values()) == 6
+    assert counts == (0, filtered["outcomes"]["confidence"], 0)
+    assert result("filter", folder, "--fresh")[0]["accepted_now"] == counts[1]
     report, _ = result("report", folder)
     assert Path(report["report"]).is_file() and (report["planned"], report["written"], report["accepted"]) == (6, 6, 6)
 

@@ -163,7 +163,10 @@ def test_bad_input_is_one_line_and_no_file(folder, tmp_path, capsys, how, option
     ("error", "message"),
     [
         (ImportError("Classifiers need timm: pip install 'timm>=1.0'"), "pip install 'timm>=1.0'"),
-        (torch.cuda.OutOfMemoryError("CUDA out of memory."), "Lower --batch-size or --image-size: CUDA out of memory."),
+        (
+            torch.cuda.OutOfMemoryError("CUDA out of memory."),
+            "memory. Lower --batch-size or --image-size.",
+        ),
         (RuntimeError("MPS backend out of memory"), "Lower --batch-size or --image-size"),
     ],
 )
@@ -175,8 +178,8 @@ def test_what_is_missing_on_this_machine_is_one_line(folder, tmp_path, capsys, m
 
 def test_the_check_says_so_too(tmp_path, capsys, monkeypatch):
     for error, message in (
-        (ImportError("pip install timm"), "pip install timm\n"),
-        (torch.cuda.OutOfMemoryError("CUDA out of memory."), "Lower --size: CUDA out of memory.\n"),
+        (ImportError("pip install timm"), "error: pip install timm\n"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory."), "error: CUDA out of memory. Lower --size.\n"),
     ):
         monkeypatch.setattr(check_cli, "run", Mock(side_effect=error))
         assert check_cli.main(["x.safetensors", "birds", "--miniature"]) == 1
