@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             trained = _train(args, check)
     except KeyboardInterrupt:
         kept = checkpoint_of(args.out)
-        print(f"Interrupted. To resume, add --resume ({kept})." if kept.exists() else "Interrupted.", file=sys.stderr)
+        print(f"Interrupted. Add --resume to resume ({kept})." if kept.exists() else "Interrupted.", file=sys.stderr)
         return INTERRUPTED
     print(summary(trained))
     if args.plots:

@@ -99,7 +99,7 @@ def test_ctrl_c_keeps_the_best_and_resume_continues(folder, tmp_path, capsys, mo
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "_step", pressed)
         assert call(folder, out) == 130
-    assert "it continues with --resume" in capsys.readouterr().err
+    assert "Add --resume to resume" in capsys.readouterr().err
     assert not out.exists() and (tmp_path / "x.partial.safetensors").exists()
     assert call(folder, out, "--resume") == 0
     assert file_hash(out) == file_hash(whole)
