@@ -78,7 +78,8 @@ class Setting:
             return value in self.choices
         if self.low is None or self.high is None:
             return value in (True, False) if self.kind is bool else isinstance(value, self.kind)
-        return isinstance(value, Real) and self.low <= value <= self.high and (self.kind is float or value % 1 == 0)
+        number = issubclass(type(value), Real)
+        return number and self.low <= value <= self.high and (self.kind is float or value % 1 == 0)
 
 
 class Settings:

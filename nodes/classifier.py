@@ -117,7 +117,7 @@ class LoadClassifier(io.ComfyNode):
             ],
             outputs=[
                 HiGFAClassifier.Output(display_name="classifier"),
-                io.String.Output(display_name="class_names", tooltip="One name a line, in the order of the outputs."),
+                io.String.Output(display_name="class_names", tooltip="One name per line, in the order of the outputs."),
             ],
         )
 

@@ -36,7 +36,7 @@ class ClassifyImages(io.ComfyNode):
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="Class to report the probability of: one for all images, or one a line for each image. "
+                    tooltip="Class to report the probability of: one for all images, or one per line and image. "
                     "Empty: the likeliest class.",
                 ),
                 io.Int.Input(
@@ -109,7 +109,7 @@ class ClassifyImages(io.ComfyNode):
 def target_indices(names: list[str], classifier, count: int) -> list[int] | None:
     """The class of each of `count` images; None when no class is named."""
     if len(names) not in (0, 1, count):
-        raise ValueError(f"{len(names)} class names for {count} images: give one, or one a line for each image")
+        raise ValueError(f"{len(names)} class names for {count} images: give one, or one per line and image")
     indices = [classifier.index(name) for name in names]
     return indices * count if len(indices) == 1 else indices or None
 

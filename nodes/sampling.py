@@ -87,7 +87,8 @@ class HiGFAKSampler(io.ComfyNode):
                 io.Latent.Output(display_name="latent"),
                 HiGFATrace.Output(display_name="trace"),
                 io.String.Output(
-                    display_name="summary", tooltip="Which steps were guided, how the probability went, what it cost."
+                    display_name="summary",
+                    tooltip="Which steps were guided, how the probability went and what it cost.",
                 ),
             ],
         )

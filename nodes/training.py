@@ -61,7 +61,7 @@ class TrainClassifier(io.ComfyNode):
                 HiGFAClassifier.Output(display_name="classifier"),
                 io.Image.Output(
                     display_name="plots",
-                    tooltip="Curves, confusion matrix and reliability diagram, of the guide, then of the judge.",
+                    tooltip="Curves, confusion matrix and reliability diagram, first of the guide, then of the judge.",
                 ),
                 io.String.Output(display_name="summary"),
             ],
@@ -69,10 +69,11 @@ class TrainClassifier(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, dataset=None, **others):
-        if not (dataset or "").strip():
+        name = (dataset or "").strip()
+        if not name:
             return str(sorted(others.items()))
         # The images and their split, not the files: a training may have listed what it held out.
-        labelled = read_labelled(_folder(dataset), others.get("validation_share") or 0.0)
+        labelled = read_labelled(_folder(name), others.get("validation_share") or 0.0)
         times = [item.path.stat().st_mtime_ns for item in (*labelled.train, *labelled.validation)]
         return f"{training_key(labelled, TrainSettings())}:{times}:{sorted(others.items())}"
 
@@ -105,7 +106,7 @@ class TrainClassifier(io.ComfyNode):
 def _folder(dataset: str) -> Path:
     name = dataset.strip()
     if not name:
-        raise ValueError("No dataset given: type the name of a folder in ComfyUI's input folder")
+        raise ValueError("No dataset given. Type the name of a folder in ComfyUI's input folder")
     paths.refuse_held_out(*PurePosixPath(name.replace("\\", "/")).parts)
     return dataset_folder(name)
 
