@@ -1,5 +1,6 @@
 """Every sampler with every scheduler through the guider, on data N(m, 1) with its exact denoiser (zoo.py).
 
+On the flow model, whose guider differs in nothing but the noise levels, a sampler meets every third scheduler.
 What ComfyUI itself cannot run at this few steps is found by running it, and printed.
 """
 
@@ -73,7 +74,10 @@ def test_sampler(zoo, classifier, family, sampler, capsys):
         pytest.skip("not in this ComfyUI")
     noise, settings = family.latents(2), {"start_percent": START, "end_sigma": END}
     cannot, guided_with = {}, []
-    for scheduler in comfy.samplers.SCHEDULER_NAMES:
+    schedulers = comfy.samplers.SCHEDULER_NAMES
+    if family.shape[0] == 16:
+        schedulers = schedulers[SAMPLERS.index(sampler) % 3 :: 3]
+    for scheduler in schedulers:
         sigmas = zoo.levels(family, STEPS, scheduler, sampler=sampler)
         expected, reason = outcome(zoo, zoo.stock(family), noise, sigmas, sampler)
         if reason:
@@ -89,7 +93,7 @@ def test_sampler(zoo, classifier, family, sampler, capsys):
         assert [call.sigma for call in guider.trace.calls] == inside(family, seen), scheduler
         assert torch.equal(result, expected) != bool(guider.trace.calls), scheduler
         guided_with += [scheduler] * bool(guider.trace.calls)
-    assert len(guided_with) + len(cannot) >= 7, (guided_with, cannot)
+    assert len(guided_with) + len(cannot) >= len(schedulers) - 2, (guided_with, cannot)
     if cannot:
         with capsys.disabled():
             print(f"\nComfyUI's own guider cannot run {sampler} in {STEPS} steps:", cannot)
