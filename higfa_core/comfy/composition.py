@@ -10,6 +10,7 @@ import comfy.samplers
 from comfy.model_base import BaseModel
 from torch import Tensor
 
+from . import rows
 from .engine import ModelCall
 
 
@@ -78,6 +79,7 @@ class Composition:
 
     def __init__(self, model: BaseModel, branches: Branches, call: ModelCall, cfg: float):
         self.model, self.branches, self.call = model, branches, call
+        self.images: list[int] | None = None  # that the contour's share will be asked for; None for all
         pair = [branches.cond, branches.uncond]
         out = predict_pair(model, pair, call)
         patches = call.options.get("sampler_pre_cfg_function", [])
@@ -91,8 +93,18 @@ class Composition:
     @cached_property
     def contour(self) -> Tensor:
         """D_tc - D_t, [B, C, H, W]."""
-        third = predict_pair(self.model, [self.branches.third, None], self.call)[0]
+        third = self._third()
         return third - self.unpatched if self.branches.contour_apart else self.unpatched - third
+
+    def _third(self) -> Tensor:
+        """The third branch's estimate; of `images` alone where no patch would notice, the others' being `unpatched`."""
+        conds, call, batch = self.branches.third or [], self.call, len(self.call.x)
+        if self.images is None or len(self.images) == batch or not rows.may_split(self.model, conds, call.options):
+            return predict_pair(self.model, [conds, None], call)[0]
+        part = [rows.conds_of(conds, self.images, batch), None]
+        third = self.unpatched.clone()
+        third[self.images] = predict_pair(self.model, part, rows.call_of(call, self.images))[0]
+        return third
 
     def __call__(self, w_text: float | Tensor, w_contour: float | Tensor, options: dict | None = None) -> Tensor:
         """The estimate [B, C, H, W] at these weights; `options` replace the call's for the patches of CFG."""

@@ -1,6 +1,6 @@
 """The classifier's part of a guided run: when it evaluates, on what, and with which memory. One object per run.
 
-The mathematics is in `guidance.classifier_step`. No value is read back from the device before the run ends.
+The mathematics is in `guidance.classifier_step`. An evaluation reads back which images need more work, no more.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ class Carried:
 
     signal: Signal | None
     pacing: Pacing
+    moved: list[int]
+    unsettled: list[int]
 
 
 class Corrector:
@@ -61,22 +63,26 @@ class Corrector:
         self.params: dict[str, Tensor] | None = None
         self.signal: Signal | None = None  # of the last evaluation
         self.pacing = Pacing(self.settings.interval, self.settings.max_evals)
+        everyone = list(range(len(self.targets)))
+        self.moved, self.unsettled = everyone, everyone  # images with weights of their own; images to evaluate
         if carried is not None:
             self.signal, self.pacing = carried.signal and carried.signal.to(device), replace(carried.pacing)
+            self.moved, self.unsettled = carried.moved, carried.unsettled
         with self.watch.measure():
             self.ladder.run(self._load)
 
     def __call__(self, estimates: Tensor, sigma: float, mask: Tensor | None = None) -> Correction | None:
         """The correction of estimates [B, C, H, W]; None where there is no memory for the classifier."""
         comfy.model_management.throw_exception_if_processing_interrupted()
-        evaluated = self.pacing.evaluates(self.window.progress(sigma))
+        rows = self.unsettled if self.pacing.evaluates(self.window.progress(sigma)) else []
+        evaluated = len(rows) > 0
         if evaluated:
             with self.watch.measure():
-                self._evaluate(estimates, mask)
+                self._evaluate(rows, estimates, mask)
         return self._correction(self.signal, estimates, sigma, mask, evaluated) if self.signal else None
 
     def carried(self) -> Carried:
-        return Carried(self.signal and self.signal.to("cpu"), replace(self.pacing))
+        return Carried(self.signal and self.signal.to("cpu"), replace(self.pacing), self.moved, self.unsettled)
 
     def _correction(
         self, signal: Signal, estimates: Tensor, sigma: float, mask: Tensor | None, evaluated: bool
@@ -90,28 +96,60 @@ class Corrector:
         )
         return made
 
-    def _evaluate(self, estimates: Tensor, mask: Tensor | None) -> None:
-        shown = self._shown(estimates, mask)
-        reading = self._read(shown)
+    def _evaluate(self, rows: list[int], estimates: Tensor, mask: Tensor | None) -> None:
+        """Evaluate those images of the batch; the others' signal stays as it is."""
+        every, before = len(rows) == len(estimates), self.signal
+        shown, targets, chance = self._shown(estimates, mask), self.targets, self.chance
+        if not every:
+            shown, chance, before = shown[rows], chance[rows], before and before.of(rows)
+            with torch.inference_mode(False):
+                targets = targets[rows]
+            mask = mask[rows] if mask is not None and len(mask) > 1 else mask
+        reading = self._read(shown, targets)
         if reading is None:
             self.signal = None
             return
-        self.signal = classifier_step.signal(reading, shown, self.chance, self.settings, self.signal, mask)
-        self.trace.left_out("the estimate, or what the classifier said of it, was not finite", ~self.signal.answered)
-        self.trace.left_out(self._overflow, self.signal.answered & ~self.signal.usable)
+        signal = classifier_step.signal(reading, shown, chance, self.settings, before, mask)
+        self.signal = signal if every or self.signal is None else self.signal.updated(rows, signal)
+        self._count_unusable(rows, signal, len(estimates))
+        self._read_back(rows, before, signal)
+
+    def _count_unusable(self, rows: list[int], signal: Signal, batch: int) -> None:
+        for why, missing in (
+            ("the estimate, or what the classifier said of it, was not finite", ~signal.answered),
+            (self._overflow, signal.answered & ~signal.usable),
+        ):
+            images = missing.new_zeros(batch)
+            images[rows] = missing
+            self.trace.left_out(why, images)
+
+    def _read_back(self, rows: list[int], before: Signal | None, now: Signal) -> None:
+        """What the host must know to save work: the only values read from the device, once per evaluation."""
+        modulation = self.settings.modulation
+        if not (modulation.moves or modulation.rests):
+            return
+        weights = formulas.modulation(modulation, now.confidence, now.entropy, self.targets.shape[1])
+        moved = (weights.text != 1) | (weights.contour != 1)
+        settled = torch.zeros_like(moved)
+        if before is not None and modulation.rests and self.settings.eta > 0:
+            settled = classifier_step.settled(before, now, self.settings)
+        flags = torch.stack([moved, settled], 1).tolist()
+        evaluated = dict(zip(rows, flags, strict=True))
+        self.moved = [row for row in range(len(self.targets)) if evaluated.get(row, [row in self.moved])[0]]
+        self.unsettled = [row for row in rows if not evaluated[row][1]]
 
     def _shown(self, estimates: Tensor, mask: Tensor | None) -> Tensor:
         if mask is None or self.known is None:
             return estimates
         return estimates * mask + self.known * (1 - mask)
 
-    def _read(self, shown: Tensor) -> Reading | None:
-        """The classifier's reading of the batch; None when there is no memory even for one image."""
+    def _read(self, shown: Tensor, targets: Tensor) -> Reading | None:
+        """The classifier's reading of these images; None when there is no memory even for one."""
         height, width = image_size(self.ladder.latent_format, shown.shape)
 
         def read_rows(decoder: Decoder, rows: slice) -> Reading:
             self._load(decoder)
-            return self._read_rows(decoder, shown[rows], self.targets[rows])
+            return self._read_rows(decoder, shown[rows], targets[rows])
 
         parts = self.ladder.run_in_parts(len(shown), self.settings.images_at_once(height * width), read_rows)
         return Reading.joined(parts) if parts else None

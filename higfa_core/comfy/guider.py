@@ -145,6 +145,9 @@ class HiGFAGuider(comfy.samplers.CFGGuider):
         if "text" in self.conds:
             w_contour = self._w_contour * formulas.column(correction.contour, call.x)
         run.record(w_text, w_contour)
+        if not run.moved:
+            return estimate + correction.delta
+        mix.images = run.moved
         # Post-CFG patches may run the diffusion model: once, before the classifier reads the estimate.
         bare = {**call.options, "sampler_post_cfg_function": []}
         moved = mix(w_text, w_contour, bare) - mix(self.cfg, self._w_contour, bare)

@@ -139,6 +139,11 @@ class Run:
             )
         return self.corrector(estimates, call.sigma, self._mask(call))
 
+    @property
+    def moved(self) -> list[int]:
+        """The images whose weights of text or contour are not the fixed ones."""
+        return self.corrector.moved if self.corrector else []
+
     def record(self, w_text: float | Tensor, w_contour: float | Tensor) -> None:
         """Add the weights in force, numbers or one per image, to the trace of this call."""
         call, batch = self.trace.calls[-1], len(self.plan.targets)

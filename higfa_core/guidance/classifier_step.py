@@ -56,6 +56,18 @@ class Signal:
     def to(self, device: torch.device | str) -> Signal:
         return Signal(*(getattr(self, field.name).to(device) for field in fields(self)))
 
+    def of(self, rows: list[int]) -> Signal:
+        return Signal(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def updated(self, rows: list[int], part: Signal) -> Signal:
+        """With those images' values from `part`."""
+        new = []
+        for field in fields(self):
+            values = getattr(self, field.name).clone()
+            values[rows] = getattr(part, field.name)
+            new.append(values)
+        return Signal(*new)
+
 
 @dataclass(frozen=True)
 class Correction:
@@ -125,6 +137,16 @@ def signal(
         c = settings.smoothing * before.confidence + (1 - settings.smoothing) * c
     direction = torch.where(formulas.column(usable, direction), direction, 0)
     return Signal(direction, p, c, entropy, reading.top, answered, usable)
+
+
+def settled(before: Signal, now: Signal, settings: Guidance) -> Tensor:
+    """Images [B] (bool) whose weights and step will not change any more, so that they need no further evaluation.
+
+    Those that were satisfied at both of the last two evaluations, at full confidence, and would still be if their
+    probability fell once more by as much as it did between the two.
+    """
+    falling = now.probability + (now.probability - before.probability).clamp(max=0)
+    return (before.confidence == 1) & (now.confidence == 1) & now.usable & (falling >= settings.p_stop)
 
 
 def correction(

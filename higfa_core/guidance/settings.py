@@ -27,6 +27,11 @@ class Modulation:
     boost: bool = False
 
     @property
+    def rests(self) -> bool:
+        """Whether a satisfied classifier takes no step."""
+        return self.gamma > 0 and not self.boost
+
+    @property
     def moves(self) -> bool:
         """Whether text or contour ever leave their fixed weights."""
         return self.text != (1.0, 1.0) or self.contour != (1.0, 1.0)
