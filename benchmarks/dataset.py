@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.parse
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -33,7 +34,7 @@ from higfa_core.plans.plan_file import PlanFile  # noqa: E402
 from higfa_core.plans.workflow import image_key  # noqa: E402
 
 CLASSES = 200
-ANSWER = b'{"name": "x.png", "subfolder": "", "queue_running": [], "queue_pending": []}'
+ANSWER = b'{"prompt_id": "x", "name": "x.png", "subfolder": "", "queue_running": [], "queue_pending": []}'
 WORKFLOW = ROOT / "workflows" / "api" / "miniature_augment.json"
 
 
@@ -74,7 +75,8 @@ def resume(folder, jobs):
     fill(store, jobs - 100)
     with Stub(store / "manifest.jsonl") as server:
         seconds = [server.time_to_first_job(store) for _ in range(2)]
-        server.manifest = folder / "server.jsonl"
+        server.manifest = folder / "server" / "server.jsonl"
+        server.manifest.parent.mkdir()
         server.manifest.write_bytes(b"".join(reversed((store / "manifest.jsonl").read_bytes().splitlines(True))))
         return *seconds, server.time_to_first_job(store)
 
@@ -115,7 +117,9 @@ class Stub:
                 if not self.path.startswith("/view"):
                     return self.answer(200)
                 if "manifest.jsonl" not in self.path:  # the folder is the server's own, if the manifest is
-                    return self.answer(200 if stub.manifest.name == "manifest.jsonl" else 404)
+                    name = urllib.parse.parse_qs(self.path.partition("?")[2])["filename"][0]
+                    file = stub.manifest.with_name(name)
+                    return self.answer(200, file.read_bytes()) if file.is_file() else self.answer(404)
                 start, end = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
                 with open(stub.manifest, "rb") as file:
                     file.seek(start)

@@ -1,4 +1,4 @@
-"""A small blocking client for a ComfyUI server, standard library only.
+"""A small blocking client for a ComfyUI server. Whatever is there may answer: every answer is checked.
 
 The server keeps its queue and history in memory and forgets both when it restarts, so the caller's own
 records are the truth: a prompt that is neither queued nor in the history is lost and may be sent again.
@@ -6,26 +6,43 @@ records are the truth: a prompt that is neither queued nor in the history is los
 
 from __future__ import annotations
 
-import http.client
 import json
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
+import msgspec
 
-class ServerError(ConnectionError):
-    """The server cannot be reached or answers nonsense."""
+from .. import __version__
+from .answers import Means, ServerError, clean, error_of_shape, error_of_silence, error_of_status
+from .replies import Entry, Queue, Queued, Rejection, Saved, history_of
+from .transport import Answer, NoAnswer, Transport, read_address
+
+__all__ = ["Client", "Means", "PromptFailed", "PromptRejected", "ServerError"]
+
+JSON_BYTES = 1 << 25  # of an answer in JSON; a queue of 1,000 large workflows has a third of that
+FILE_BYTES = 1 << 28  # of an image, or of a block of a manifest
+SLOWEST = 1 << 17  # bytes a second: below that a transfer is given up
+LONGEST_EXTRA = 60.0  # seconds that a large file may take longer
+FIRST_SECONDS = 10.0  # for the first answer of all
+
+PLAIN = {200: None}  # what is not JSON, or nobody reads
+PART = {200: None, 206: None, 404: None, 416: None}
+
+T = TypeVar("T")
 
 
 class PromptRejected(ValueError):
-    """The server refused a prompt: which node and why; `node_errors` is what the server said."""
+    """The server refused a prompt: which node and why; `node_errors` is what the server said.
 
-    def __init__(self, message: str, node_errors: dict):
+    `always`: it would refuse every prompt of this workflow, as it lacks a node.
+    """
+
+    def __init__(self, message: str, node_errors: dict, always: bool = False):
         super().__init__(message)
-        self.node_errors = node_errors
+        self.node_errors, self.always = node_errors, always
 
 
 class PromptFailed(RuntimeError):
@@ -33,35 +50,43 @@ class PromptFailed(RuntimeError):
 
 
 class Client:
-    """ComfyUI at `url`; `timeout` in seconds for one request. Raises ServerError without an answer."""
+    """ComfyUI at `url`; `timeout` in seconds for one request, from its first byte to the last of its answer (and more
+    for large files). `headers` go with every request. Raises ServerError without a usable answer.
 
-    def __init__(self, url: str = "http://127.0.0.1:8188", timeout: float = 30.0):
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https"):
-            raise ValueError(f"url must begin with http:// or https://, got {url!r}")
-        self.url, self.timeout, self.client_id = url.rstrip("/"), timeout, uuid.uuid4().hex
-        # A proxy from the environment cannot reach this machine's own loopback address.
-        local = parts.hostname in ("localhost", "127.0.0.1", "::1")
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({} if local else None))
+    `url` as an attribute is the server's name: without user and password.
+    """
+
+    def __init__(
+        self, url: str = "http://127.0.0.1:8188", timeout: float = 30.0, headers: Mapping[str, str] | None = None
+    ):
+        self._start(read_address(url).name, timeout)
+        self._transport = Transport(url, with_agent(headers))
+
+    def _start(self, name: str, timeout: float) -> None:
+        self.url, self.timeout, self.client_id = name, timeout, uuid.uuid4().hex
+        self.heard = False  # whether anything ever answered
 
     def submit(self, prompt: dict, prompt_id: str | None = None) -> str:
         """Queue an API-format prompt, return its id. Raises PromptRejected when it is invalid."""
         body = {"prompt": prompt, "client_id": self.client_id, "prompt_id": prompt_id or str(uuid.uuid4())}
-        return self._json("/prompt", body).get("prompt_id", body["prompt_id"])
+        answer = self._ask("/prompt", body, {200: Queued, 400: Rejection})
+        if isinstance(answer, Rejection):
+            raise _rejected(answer)
+        return answer.prompt_id
 
     def status(self, prompt_id: str) -> str:
         """ "waiting", "running", "done", "failed" or "lost" (the server does not know it)."""
         entry, state = self._look(prompt_id)
-        return state if entry is None else ("done" if _error_of(entry) is None else "failed")
+        return state if entry is None else ("done" if entry.error is None else "failed")
 
-    def history(self, prompt_id: str) -> dict | None:
-        """The history entry of a finished prompt: {"outputs": {node id: ui}, "status": ..., ...}, or None."""
-        return self._json(f"/history/{prompt_id}").get(prompt_id)
+    def history(self, prompt_id: str) -> Entry | None:
+        """What the server knows of a finished prompt, or None."""
+        return self._ask(f"/history/{prompt_id}", shapes={200: dict[str, Entry]}).get(prompt_id)
 
     def error(self, prompt_id: str) -> str | None:
         """Why a finished prompt failed, in words; None when it did not."""
         entry = self.history(prompt_id)
-        return None if entry is None else _error_of(entry)
+        return None if entry is None else entry.error
 
     def wait(self, prompt_id: str, timeout: float = 600.0, poll: float = 0.25) -> dict:
         """Block until a prompt is done, return its history entry. Raises PromptFailed or TimeoutError."""
@@ -69,9 +94,9 @@ class Client:
         while True:
             entry, state = self._look(prompt_id)
             if entry is not None:
-                if error := _error_of(entry):
-                    raise PromptFailed(error)
-                return entry
+                if entry.error is not None:
+                    raise PromptFailed(entry.error)
+                return history_of(entry)
             if state == "lost":
                 raise PromptFailed(f"{self.url} does not know prompt {prompt_id}: it was restarted or cleared")
             if time.monotonic() > end:
@@ -80,37 +105,39 @@ class Client:
 
     def interrupt(self, prompt_id: str | None = None) -> None:
         """Stop the running prompt (only if it is `prompt_id`, when given)."""
-        self._request("/interrupt", {"prompt_id": prompt_id} if prompt_id else {})
+        self._ask("/interrupt", {"prompt_id": prompt_id} if prompt_id else {})
 
     def cancel(self, prompt_ids: Iterable[str]) -> None:
         """Remove prompts from the queue and stop the one that runs."""
         ids = list(prompt_ids)
-        self._request("/queue", {"delete": ids})
+        self._ask("/queue", {"delete": ids})
         for prompt_id in ids:
             self.interrupt(prompt_id)
 
     def object_info(self, node_class: str | None = None) -> dict:
         """The server's nodes and their inputs."""
-        return self._json("/object_info" + (f"/{urllib.parse.quote(node_class)}" if node_class else ""))
+        path = "/object_info" + (f"/{urllib.parse.quote(node_class)}" if node_class else "")
+        return self._ask(path, shapes={200: dict})
 
     def system_stats(self) -> dict:
         """Version, devices and memory; also the way to see whether the server is up."""
-        return self._json("/system_stats")
+        return self._ask("/system_stats", shapes={200: dict})
 
     def view(self, filename: str, subfolder: str = "", type: str = "output") -> bytes:
         """The bytes of an image that a prompt's outputs name."""
         query = urllib.parse.urlencode({"filename": filename, "subfolder": subfolder, "type": type})
-        return self._request(f"/view?{query}")
+        return self._ask(f"/view?{query}", most=FILE_BYTES).body
 
     def read_output(self, filename: str, subfolder: str, start: int = 0, most: int | None = None) -> bytes | None:
         """`most` bytes (None: all) of a file of the output folder from `start` on; None when it is not there."""
         query = urllib.parse.urlencode({"filename": filename, "subfolder": subfolder, "type": "output"})
         end = None if most is None else start + most
         headers = {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end else {}
-        status, data = self._answer(f"/view?{query}", None, headers, allowed=(404, 416))
-        if status == 404:
-            return None
-        return b"" if status == 416 else data if status == 206 else data[start:end]
+        size = FILE_BYTES if end is None else end  # a server that ignores ranges sends all of it
+        answer = self._ask(f"/view?{query}", None, PART, headers, size, cut=end is not None)
+        if answer.status in (404, 416):
+            return None if answer.status == 404 else b""
+        return answer.body[:most] if answer.status == 206 else answer.body[start:end]
 
     def upload(self, name: str, content: bytes, subfolder: str) -> str:
         """Put a file into the input folder; returns its path there (another name when the name was taken)."""
@@ -122,77 +149,83 @@ class Client:
         kind = f'form-data; name="image"; filename="{name}"\r\nContent-Type: application/octet-stream'
         head = "".join(parts) + f"--{boundary}\r\nContent-Disposition: {kind}\r\n\r\n"
         body = head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
-        headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-        _, answer = self._answer("/upload/image", body, headers)
-        saved = self._parse("/upload/image", answer)
-        return f"{saved['subfolder']}/{saved['name']}".lstrip("/")
+        form = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        saved = self._ask("/upload/image", body, {200: Saved}, form)
+        return f"{saved.subfolder}/{saved.name}".lstrip("/")
 
     def free(self) -> None:
         """Have the server forget its cached results before the next prompt, and give memory back."""
-        self._request("/free", {"free_memory": True})
+        self._ask("/free", {"free_memory": True})
 
-    def _look(self, prompt_id: str) -> tuple[dict | None, str]:
+    def _look(self, prompt_id: str) -> tuple[Entry | None, str]:
         if entry := self.history(prompt_id):
             return entry, "done"
-        queue = self._json("/queue")
-        for name, state in (("queue_running", "running"), ("queue_pending", "waiting")):
-            if any(item[1] == prompt_id for item in queue.get(name, [])):
+        queue = self._ask("/queue", shapes={200: Queue})
+        for items, state in ((queue.queue_running, "running"), (queue.queue_pending, "waiting")):
+            if any(item.prompt_id == prompt_id for item in items):
                 return None, state
         # It may have ended between the two questions.
         return self.history(prompt_id), "lost"
 
-    def _json(self, path: str, body: dict | None = None) -> dict:
-        return self._parse(path, self._request(path, body))
-
-    def _parse(self, path: str, answer: bytes) -> dict:
+    def _ask(
+        self,
+        path: str,
+        body: dict | bytes | None = None,
+        shapes: Mapping[int, type | None] = PLAIN,
+        headers: Mapping[str, str] | None = None,
+        most: int = JSON_BYTES,
+        cut: bool = False,
+    ) -> Any:
+        """The answer to a GET, or to a POST of `body`. ServerError when its status is not in `shapes`, or it has not
+        the shape given there (None: it is returned as it came)."""
+        if isinstance(body, dict):
+            body, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
+        where = self.url + path.partition("?")[0]
         try:
-            return json.loads(answer)
-        except ValueError as error:
-            raise ServerError(f"{self.url}{path} did not answer in JSON: is it ComfyUI?") from error
+            answer = self._whole(where, path, body, headers or {}, most, cut)
+            if answer.status not in shapes:
+                raise error_of_status(where, answer.status, answer.headers, body is not None)
+            shape = shapes[answer.status]
+            found = answer if shape is None else _decode(where, answer.body, shape)
+        except ServerError as error:
+            self.heard |= error.heard
+            raise
+        self.heard = True
+        return found
 
-    def _request(self, path: str, body: dict | None = None) -> bytes:
-        data = None if body is None else json.dumps(body).encode()
-        return self._answer(path, data, {"Content-Type": "application/json"})[1]
-
-    def _answer(self, path: str, data: bytes | None, headers: dict, allowed: tuple = ()) -> tuple[int, bytes]:
-        request = urllib.request.Request(self.url + path, data, headers)
+    def _whole(self, where: str, path: str, body: bytes | None, headers: Mapping, most: int, cut: bool) -> Answer:
+        seconds = self.timeout if self.heard else min(self.timeout, FIRST_SECONDS)
+        size = len(body or b"") + (0 if most == JSON_BYTES else most)
+        seconds += min(size / SLOWEST, LONGEST_EXTRA)
         try:
-            with self._opener.open(request, timeout=self.timeout) as response:
-                return response.status, response.read()
-        except urllib.error.HTTPError as error:
-            if error.code in allowed:
-                return error.code, b""
-            if path == "/prompt" and error.code == 400:
-                raise _rejected(error.read()) from None
-            raise ServerError(f"{self.url}{path} answered {error.code} {error.reason}") from error
-        except (OSError, http.client.HTTPException) as error:  # refused, reset, timed out, half an answer
-            raise ServerError(f"No answer from {self.url}{path} ({error}): is ComfyUI running there?") from error
+            return self._answer(path, body, headers, seconds, most, cut)
+        except NoAnswer as silence:
+            raise error_of_silence(where, silence) from None
+
+    def _answer(self, *request) -> Answer:
+        return self._transport.ask(*request)
 
 
-def _error_of(entry: dict) -> str | None:
-    status = entry.get("status") or {}
-    if status.get("status_str") != "error":
-        return None
-    for kind, data in status.get("messages") or []:
-        if kind == "execution_error":
-            where = f"Node {data.get('node_id')} ({data.get('node_type')})"
-            return f"{where}: {data.get('exception_type')}: {str(data.get('exception_message')).strip()}"
-        if kind == "execution_interrupted":
-            return f"Interrupted at node {data.get('node_id')} ({data.get('node_type')})"
-    return "The server reports an error without saying which"
+def with_agent(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """The headers of every request: these, and who asks."""
+    return {"User-Agent": f"HiGFA/{__version__}", **(headers or {})}
 
 
-def _rejected(answer: bytes) -> PromptRejected:
+def _decode(where: str, body: bytes, shape: type[T]) -> T:
     try:
-        values = json.loads(answer)
-    except ValueError:
-        return PromptRejected(f"The server refused the prompt: {answer[:200]!r}", {})
-    errors = values.get("node_errors") or {}
+        return msgspec.json.decode(body, type=shape)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise error_of_shape(where, body, clean(str(error))) from None
+
+
+def _rejected(rejection: Rejection) -> PromptRejected:
     words = [
-        f"node {node} ({about.get('class_type')}): {error.get('message')} ({error.get('details')})"
-        for node, about in errors.items()
-        for error in about.get("errors", [])
+        f"node {node} ({about.class_type}): {error.message} ({error.details})"
+        for node, about in rejection.node_errors.items()
+        for error in about.errors
     ]
-    general = values.get("error") or {}
-    general = f"{general.get('message')} ({general.get('details')})" if isinstance(general, dict) else general
-    return PromptRejected(f"The server refused the prompt: {'; '.join(words) or general}", errors)
+    general = rejection.error
+    about = f"{general.message} ({general.details})" if isinstance(general, msgspec.Struct) else general
+    message = f"The server refused the prompt: {clean('; '.join(words) or about)}"
+    nodes = msgspec.to_builtins(rejection.node_errors)
+    return PromptRejected(message, nodes, getattr(general, "type", "") == "missing_node_type")

@@ -1,4 +1,7 @@
-"""Results of a server: found in the dataset's own folder, or fetched over HTTP by the server's manifest."""
+"""Results of a server: found in the dataset's own folder, or fetched over HTTP by the server's manifest.
+
+A server may say anything: what it says is held against the plan, and only an image's own place is written to.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,36 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Mapping
+import time
+from dataclasses import dataclass
 
 from ..files.atomic import write_atomic
-from ..store.rows import append_line, parse_row
-from .client import Client
+from ..files.paths import folder_name, inside, name_flaw
+from ..files.records import Row, check_row, plain
+from ..store.rows import append_line
+from .answers import Means, ServerError, clean
+from .client import FILE_BYTES, Client
 from .states import States
 
-BLOCK = 1 << 23  # bytes of a manifest that are read at a time
+BLOCK = 1 << 23  # bytes of a manifest that are read at a time, and the most that a row may have
+LONGEST = 1 << 32  # bytes that a manifest may have
+SIGNATURES = {"png": b"\x89PNG\r\n\x1a\n", "jpg": b"\xff\xd8\xff", "webp": b"RIFF"}
 KEY = re.compile(rb'"key": ?"(\w+)"')  # a tenth of the time of reading the whole row
 
 
-class Collector:
-    """Brings home what the server of `client` has made."""
+@dataclass(frozen=True)
+class Fetched:
+    """A row of the server's manifest, and the line that the folder's own gets."""
 
-    def __init__(self, client: Client, states: States):
-        self.client, self.states = client, states
+    row: Row
+    line: bytes
+
+
+class Collector:
+    """Brings home what the server of `client` has made, in at most `seconds` at a time."""
+
+    def __init__(self, client: Client, states: States, seconds: float = 600.0):
+        self.client, self.states, self.seconds = client, states, seconds
         self._lines: dict[str, list[bytes]] = {}  # of the server's manifest, for jobs that are not done
         self._offset: int | None = None
 
@@ -32,27 +49,35 @@ class Collector:
         if self.states.is_whole(key):
             return True
         self._read_server_manifest()
-        rows = {row["index"]: row for row in map(parse_row, self._lines.get(key, ())) if row}
-        if not rows or set(rows) < set(range(rows[min(rows)]["batch"])):
+        rows = {found.row.index: found for line in self._lines.get(key, ()) if (found := self._checked(line))}
+        if not rows or len(rows) < rows[min(rows)].row.batch:
             return False
         self.states.ingest()  # a shared folder has it by now
         if not self.states.is_whole(key):
-            for row in rows.values():
-                if not self._fetch(row):
+            for found in rows.values():
+                if not self._fetch(found):
                     return False
             self.states.ingest()
         return self.states.is_whole(key)
 
+    def forget(self, key: str) -> None:
+        """The job is done with."""
+        self._lines.pop(key, None)
+
     def _read_server_manifest(self) -> None:
         if self._offset is None:
             self._offset = self._first_offset()
-        name = self.states.plan.header["dataset_name"]
+        name, end = self.states.plan.header["dataset_name"], time.monotonic() + self.seconds
         while data := self.client.read_output("manifest.jsonl", name, self._offset, BLOCK):
             lines = data.split(b"\n")[:-1]
             self._offset += sum(len(line) + 1 for line in lines)
             self._keep(lines)
-            if len(data) < BLOCK or not lines:
+            if len(data) < BLOCK:
                 return
+            if not lines or self._offset > LONGEST:
+                raise self._hostile(f"it has a line of over {BLOCK} bytes, or no end")
+            if time.monotonic() > end:
+                raise ServerError(f"{self.client.url} sends its manifest too slowly: is the network overloaded?")
         if data is None:
             self._offset, self._lines = 0, {}
 
@@ -66,31 +91,58 @@ class Collector:
 
     def _first_offset(self) -> int:
         """The end of the folder's own manifest where the server writes into this very folder, else 0."""
-        folder = self.states.folder
+        folder, token = self.states.folder, secrets.token_bytes(16)
         manifest, probe = folder / "manifest.jsonl", folder / f".probe.{os.getpid()}.{secrets.token_hex(8)}.part"
         size = manifest.stat().st_size if manifest.is_file() else 0
-        probe.touch()
+        probe.write_bytes(token)
         try:
-            seen = self.client.read_output(probe.name, self.states.plan.header["dataset_name"])
+            seen = self.client.read_output(probe.name, self.states.plan.header["dataset_name"], 0, len(token))
         finally:
             probe.unlink()
-        return 0 if seen is None else size
+        return size if seen == token else 0
 
-    def _fetch(self, row: Mapping) -> bool:
-        for path in filter(None, (row["mask"], row["file"])):
-            folder, _, name = path.rpartition("/")
-            data = self.client.read_output(name, f"{self.states.plan.header['dataset_name']}/{folder}")
-            if data is None or (path == row["file"] and not _is_that(data, row)):
+    def _checked(self, line: bytes) -> Fetched | None:
+        """A line on a job of ours; None for one that a crash cut short. ServerError when it is not what our own node
+        would have written."""
+        try:
+            values = plain(line)
+        except ValueError:
+            return None
+        try:
+            row = check_row(line)
+            self.states.check_claim(row)
+        except ValueError as error:
+            raise self._hostile(str(error)) from None
+        names = [path.split("/")[1:] for path in filter(None, (row.file, row.mask))]
+        stem = f"{row.key[:16]}-{row.index}"
+        if any(folder != folder_name(row.class_name) or name.rpartition(".")[0] != stem for folder, name in names):
+            raise self._hostile(f"{row.file!r} is not where the image {stem} of class {row.class_name!r} belongs")
+        if flaw := next(filter(None, (name_flaw(part) for parts in names for part in parts)), ""):
+            raise self._hostile(f"{row.file!r} {flaw}")
+        return Fetched(row, json.dumps(values, ensure_ascii=False, allow_nan=False).encode())
+
+    def _fetch(self, found: Fetched) -> bool:
+        row, folder = found.row, self.states.folder
+        if not row.bytes:
+            return False
+        for path in filter(None, (row.mask, row.file)):
+            place, _, name = path.rpartition("/")
+            most = min(row.bytes, FILE_BYTES) if path == row.file else FILE_BYTES
+            data = self.client.read_output(name, f"{self.states.plan.header['dataset_name']}/{place}", 0, most)
+            if data is None or (path == row.file and not _is_that(data, row)):
                 return False
-            write_atomic(self.states.folder / path, data)
-        line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        append_line(self.states.folder / "manifest.jsonl", line)
+            if not data.startswith(SIGNATURES[path.rpartition(".")[2]]):
+                raise self._hostile(f"{path!r} is no picture of that kind")
+            write_atomic(inside(folder, path), data)
+        append_line(folder / "manifest.jsonl", found.line + b"\n")
         return True
 
-    def forget(self, key: str) -> None:
-        """The job is done with."""
-        self._lines.pop(key, None)
+    def _hostile(self, what: str) -> ServerError:
+        words = (
+            f"{self.client.url}: its manifest cannot be trusted ({clean(what)}): restore it, or do without the server"
+        )
+        return ServerError(words, Means.HOSTILE, heard=True)
 
 
-def _is_that(data: bytes, row: Mapping) -> bool:
-    return len(data) == row["bytes"] and hashlib.sha256(data).hexdigest() == row["sha256"]
+def _is_that(data: bytes, row: Row) -> bool:
+    return len(data) == row.bytes and hashlib.sha256(data).hexdigest() == row.sha256

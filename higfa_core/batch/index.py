@@ -14,17 +14,20 @@ from contextlib import suppress
 from pathlib import Path
 from platform import node
 
+import msgspec
+
 from ..files.atomic import alone
+from ..files.records import Row, check_row
 from ..plans.plan_file import HEADER, PlanFile
 from ..plans.rules import Rules
 from ..plans.shards import Shard
 from ..plans.workflow import image_key
 from ..store.manifest import decide, sizes
-from ..store.rows import Tail, parse_row
+from ..store.rows import Damage, Tail
 from .database import Database
 
-VERSION = 2  # of the tables and of how shards are dealt
-STATES = ("planned", "leased", "done", "failed", "spare")
+VERSION = 3  # of the tables and of how shards are dealt
+STATES = ("planned", "leased", "done", "failed", "surplus")
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value);
 CREATE TABLE IF NOT EXISTS classes (class INTEGER PRIMARY KEY, name TEXT, quota INTEGER, accepted INTEGER DEFAULT 0);
@@ -56,6 +59,7 @@ class Index(Database):
         self.rules = self.plan.rules
         self._judges = self.rules != Rules()
         super().__init__(self.folder / ("jobs.sqlite" if shard == (1, 1) else "jobs.{}of{}.sqlite".format(*shard)))
+        self._damage = Damage(self.folder / "manifest.jsonl")
         self._fill()
         (batch,) = self._db.execute("SELECT MAX(batch) FROM images").fetchone()
         self._batch = batch or 0  # images of one job, once known
@@ -99,7 +103,7 @@ class Index(Database):
         size, count = self._all("SELECT COALESCE(SUM(bytes), 0), COUNT(*) FROM images")[0]
         if not count:
             return "no image yet: nothing to estimate the disk from"
-        jobs = sum(n for state, n in self.counts().items() if state != "spare")
+        jobs = sum(n for state, n in self.counts().items() if state != "surplus")
         total = size / count * jobs * max(self._batch, 1)
         return f"{size / count / 1024:.0f} KiB an image, {total / 1024**3:.2f} GiB for {jobs} jobs"
 
@@ -120,23 +124,31 @@ class Index(Database):
     def ingest(self) -> None:
         """Take in the rows that were appended to the manifest, by whomever."""
         with self._change() as db:
-            meta = dict(db.execute("SELECT name, value FROM meta WHERE name IN ('offset', 'inode')").fetchall())
-            tail = Tail(self.folder / "manifest.jsonl", meta.get("offset", 0), meta.get("inode"))
+            meta = dict(db.execute("SELECT name, value FROM meta WHERE name IN ('offset', 'inode', 'number')"))
+            tail = Tail(self.folder / "manifest.jsonl", **meta)
             if tail.restarted():
                 db.execute("DELETE FROM images")
                 db.execute("DELETE FROM others")
                 db.execute("UPDATE classes SET accepted = 0")
                 db.execute("UPDATE jobs SET state = 'planned' WHERE state = 'done'")
-            at = tail.offset
+            at, first = tail.offset, tail.number + 1
             lines, _ = tail.lines()
             changed = set()
-            for line in lines:
-                if row := parse_row(line):
-                    changed.add(self._take(db, row, at))
+            for number, line in enumerate(lines, first):
+                if line.strip():
+                    changed.add(self._read(db, line, number, at))
                 at += len(line) + 1
             self._recount(db, changed - {None})
-            for name in ("offset", "inode"):
+            for name in ("offset", "inode", "number"):
                 db.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (name, getattr(tail, name)))
+
+    def check_claim(self, row: Row) -> None:
+        """ValueError when the row is not that of the plan's job of its key."""
+        (body,) = self._all("SELECT body FROM jobs WHERE key = ?", (row.key,))[0]
+        job = self.plan.parse(body)
+        for name in ("class_name", "label", "seed", "prompt", "source"):
+            if getattr(row, name) != getattr(job, name):
+                raise ValueError(f"{name} of job {job.index} is {getattr(row, name)!r}, not {getattr(job, name)!r}")
 
     def apply_rules(self, idx: int) -> None:
         """Bring the verdicts on the class of job `idx` in line with the plan's rules as they are now."""
@@ -206,7 +218,7 @@ class Index(Database):
     def _find_done(self) -> set[int]:
         """Jobs that nobody holds and whose images are all there are done; returns their classes."""
         whole = "SELECT idx FROM images GROUP BY idx HAVING COUNT(*) >= MAX(batch)"
-        query = f"SELECT class, idx FROM jobs WHERE state IN ('planned', 'failed', 'spare') AND idx IN ({whole})"
+        query = f"SELECT class, idx FROM jobs WHERE state IN ('planned', 'failed', 'surplus') AND idx IN ({whole})"
         with self._change() as db:
             found = db.execute(query).fetchall()
             db.executemany("UPDATE jobs SET state = 'done' WHERE class = ? AND idx = ?", found)
@@ -247,17 +259,25 @@ class Index(Database):
                 yield values["index"], image_key(values["key"], digest), label, line.decode().rstrip("\n")
             numbers[label] += 1
 
-    def _take(self, db: sqlite3.Connection, row: dict, at: int) -> int | None:
-        image = row["key"], row["index"]
-        found = db.execute("SELECT idx, class FROM jobs WHERE key = ?", (row["key"],)).fetchone()
+    def _read(self, db: sqlite3.Connection, line: bytes, number: int, at: int) -> int | None:
+        try:
+            return self._take(db, check_row(line), at)
+        except ValueError as error:
+            self._damage.found(number, line, str(error))
+            return None
+
+    def _take(self, db: sqlite3.Connection, row: Row, at: int) -> int | None:
+        """The row begins at byte `at`; returns the class that it is of, if it is of this plan."""
+        image = row.key, row.index
+        found = db.execute("SELECT idx, class FROM jobs WHERE key = ?", (row.key,)).fetchone()
         if found is None:  # of another plan, or made on the canvas with other settings
             if self.shard.parts == 1:
-                db.execute("INSERT OR REPLACE INTO others VALUES (?,?,?)", (*image, int(row["accepted"])))
+                db.execute("INSERT OR REPLACE INTO others VALUES (?,?,?)", (*image, int(row.accepted)))
             return None
-        values = (*image, *found, int(row["accepted"]), row["batch"], row["file"], row["bytes"], row.get("mask"), at)
-        scores = json.dumps(row["scores"])
+        values = (*image, *found, int(row.accepted), row.batch, row.file, row.bytes, row.mask, at)
+        scores = msgspec.json.encode(row.scores).decode()
         db.execute("INSERT OR REPLACE INTO images VALUES (?,?,?,?,?,?,?,?,?,?,?)", (*values, scores))
-        self._batch = max(self._batch, row["batch"])
+        self._batch = max(self._batch, row.batch)
         return found[1]
 
     def _recount(self, db: sqlite3.Connection, labels: set[int]) -> None:
@@ -267,7 +287,7 @@ class Index(Database):
             db.execute("UPDATE classes SET accepted = ? WHERE class = ?", (accepted, label))
             (quota,) = db.execute("SELECT quota FROM classes WHERE class = ?", (label,)).fetchone()
             if quota is not None:
-                states = ("spare", "planned") if accepted >= quota else ("planned", "spare")
+                states = ("surplus", "planned") if accepted >= quota else ("planned", "surplus")
                 db.execute("UPDATE jobs SET state = ? WHERE class = ? AND state = ?", (states[0], label, states[1]))
 
 

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .states import Lease, States
+
+if TYPE_CHECKING:
+    from .worker import Worker
 
 
 @dataclass(frozen=True)
 class Options:
     """How to run. Times in seconds; `attempts`: of each job; `limit`: jobs to send at most in this run.
 
-    `patience`: how long a silent server keeps its jobs, `give_up`: how long all may be silent, `job_timeout`:
-    how long one that answers may neither begin nor end a job (0: for ever). `free_every`: jobs after which a server
-    is asked to give memory back (0: never).
+    `wait`: how long the first answer of any server may take, `patience`: how long a silent server keeps its jobs,
+    `give_up`: how long all may be silent, `job_timeout`: how long one that answers may neither begin nor end a job
+    (0: for ever), `rest`: how long a server that fails gets no jobs. `free_every`: jobs after which a server is asked
+    to give memory back (0: never).
     """
 
     attempts: int = 3
     limit: int | None = None
     poll: float = 0.25
+    wait: float = 10.0
     patience: float = 30.0
     give_up: float = 600.0
     job_timeout: float = 3600.0
@@ -34,7 +39,7 @@ class Options:
             raise ValueError(f"job_timeout must be a number of seconds, or 0 for no limit, got {self.job_timeout}")
 
 
-class Foreman(Protocol):
+class RunContext(Protocol):
     """What a worker needs of `.runner.Run`."""
 
     states: States
@@ -42,6 +47,10 @@ class Foreman(Protocol):
     stopping: threading.Event
     finished: bool
 
-    def next_job(self, server: str) -> Lease | None: ...
+    def next_job(self, worker: Worker) -> Lease | None: ...
 
     def give_back(self) -> None: ...
+
+    def hand_back(self, lease: Lease) -> None: ...
+
+    def others_may_take(self, worker: Worker, idx: int) -> bool: ...

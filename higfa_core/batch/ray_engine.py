@@ -11,13 +11,13 @@ import os
 import socket
 import subprocess
 import sys
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import client as client_module
-from .client import Client, PromptRejected, ServerError
+from . import transport as transport_module
+from .client import Client, with_agent
+from .transport import Answer, NoAnswer, Transport, read_address
 
 PLACING_SECONDS = 60.0
 # Ends with the actor, which holds its standard input, in whatever way that one ends.
@@ -32,27 +32,25 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 class ComfyActor:
     """Owns the server at `url`, or one that it starts from the folder `comfyui` of its node."""
 
-    def __init__(self, url: str | None, comfyui: str | None, timeout: float):
-        self.url, self.comfyui, self.timeout = url, comfyui, timeout
-        self.client = Client(url, timeout) if url else None
+    def __init__(self, url: str | None, comfyui: str | None, headers: Mapping[str, str]):
+        self.url, self.comfyui, self.headers = url, comfyui, dict(headers)
+        self.transport = Transport(url, headers) if url else None
         self.process = None
 
     def place(self) -> str:
         """The server's name: its URL, else node and GPU. ValueError when there is no ComfyUI to start."""
         if not self.url:
             self._start()
-        return self.url or f"ray://{_gpu()}"
+        return read_address(self.url).name if self.url else f"ray://{_gpu()}"
 
-    def answer(self, *request) -> tuple[int, bytes] | tuple[str, dict] | str:
-        """As `Client._answer`; PromptRejected becomes (message, node_errors), ServerError its message."""
+    def answer(self, *request) -> tuple:
+        """As `Transport.ask`, whose answer becomes a tuple of three, and whose NoAnswer one of two."""
         if not self.url and (self.process is None or self.process.poll() is not None):
-            return self._start()
+            return "starting", self._start()
         try:
-            return self.client._answer(*request)
-        except PromptRejected as error:
-            return str(error), error.node_errors
-        except ServerError as error:
-            return str(error)
+            return tuple(self.transport.ask(*request))
+        except NoAnswer as silence:
+            return silence.kind, silence.words
 
     def _start(self) -> str:
         """Start ComfyUI; returns in words that it does, and how the last one ended."""
@@ -73,7 +71,7 @@ class ComfyActor:
         with open(own / "log.txt", "wb") as log:
             streams = {"stdin": subprocess.PIPE, "stdout": log, "stderr": subprocess.STDOUT}
             self.process = subprocess.Popen(command, cwd=self.comfyui, env=env, **streams)
-        self.client = Client(f"http://127.0.0.1:{port}", self.timeout)
+        self.transport = Transport(f"http://127.0.0.1:{port}", self.headers)
         return words
 
 
@@ -81,47 +79,49 @@ class RayClient(Client):
     """A client whose requests an actor makes; `url` is the server's name only."""
 
     def __init__(self, url: str, actor: object, timeout: float):
-        self.url, self.timeout, self.client_id = url, timeout, uuid.uuid4().hex
+        self._start(url, timeout)
         self.actor = actor
 
-    def _answer(self, path: str, data: bytes | None, headers: dict, allowed: tuple = ()) -> tuple[int, bytes]:
+    def _answer(self, path, body, headers, seconds, most, cut) -> Answer:
         import ray
         from ray.exceptions import RayError, RayTaskError
 
         try:
-            answer = ray.get(self.actor.answer.remote(path, data, headers, allowed), timeout=2 * self.timeout)
+            answer = ray.get(self.actor.answer.remote(path, body, headers, seconds, most, cut), timeout=2 * seconds)
         except RayTaskError:  # a fault of the actor's code, not of the cluster
             raise
         except RayError as error:
-            words = str(error).partition("\n")[0]
-            raise ServerError(f"The actor of {self.url} does not answer ({words})") from error
-        if isinstance(answer, str):
-            raise ServerError(answer)
-        if isinstance(answer[0], str):
-            raise PromptRejected(*answer)
-        return answer
+            raise NoAnswer("broken", f"its actor does not answer: {str(error).partition(chr(10))[0]}") from error
+        if len(answer) == 2:
+            raise NoAnswer(*answer)
+        return Answer(*answer)
 
 
 @contextmanager
 def ray_clients(
-    address: str | None, servers: Sequence[str], comfyui: str | None, timeout: float = 30.0
+    address: str | None,
+    servers: Sequence[str],
+    comfyui: str | None,
+    timeout: float = 30.0,
+    headers: Mapping[str, str] | None = None,
 ) -> Iterator[list[RayClient]]:
     """Clients for `servers`, and for a ComfyUI on each GPU when its folder on the nodes is given.
 
     `address`: of the cluster; None takes RAY_ADDRESS, else a cluster of this machine, which is started if need be.
+    `headers` go with every request, from the actors.
     """
     try:
         import ray
     except ImportError:
         raise ValueError("--engine ray needs Ray: pip install higfa[ray]") from None
     for url in servers:
-        Client(url)  # a bad one is refused here
+        read_address(url)  # a bad one is refused here
     started = not ray.is_initialized()
     if started:
         _connect(address)
     actors = []
     try:
-        actors += _start_actors(servers, comfyui and os.path.abspath(comfyui), timeout)
+        actors += _start_actors(servers, comfyui and os.path.abspath(comfyui), with_agent(headers))
         yield _placed(actors, timeout)
     finally:
         for actor in actors:
@@ -141,7 +141,7 @@ def _connect(address: str | None) -> None:
         raise ValueError(f"No way into the Ray cluster at {address} ({error}): {remedy}") from error
 
 
-def _start_actors(servers: Sequence[str], comfyui: str | None, timeout: float) -> list:
+def _start_actors(servers: Sequence[str], comfyui: str | None, headers: Mapping[str, str]) -> list:
     import ray
 
     gpus = int(ray.cluster_resources().get("GPU", 0)) if comfyui else 0
@@ -149,11 +149,11 @@ def _start_actors(servers: Sequence[str], comfyui: str | None, timeout: float) -
         raise ValueError("The Ray cluster has no GPU to start ComfyUI on: name servers that run, with --server URL")
     if not servers and not comfyui:
         raise ValueError("--engine ray needs servers: --server URL, or --comfyui FOLDER to start one on each GPU")
-    for module in (client_module, sys.modules[__name__]):
+    for module in (transport_module, sys.modules[__name__]):
         ray.cloudpickle.register_pickle_by_value(module)
     remote = ray.remote(num_cpus=0, max_restarts=-1)(ComfyActor)
-    owners = [remote.remote(url, None, timeout) for url in servers]
-    return owners + [remote.options(num_gpus=1).remote(None, comfyui, timeout) for _ in range(gpus)]
+    owners = [remote.remote(url, None, headers) for url in servers]
+    return owners + [remote.options(num_gpus=1).remote(None, comfyui, headers) for _ in range(gpus)]
 
 
 def _placed(actors: list, timeout: float) -> list[RayClient]:

@@ -1,4 +1,4 @@
-"""A run of a plan: hands jobs to one worker for each server, and ends when nothing is left or no server is fit."""
+"""A run of a plan: hands jobs to one worker per server, and ends when nothing is left or no server is usable."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from .client import Client
 from .options import Options
 from .states import LEASE_SECONDS, Lease, States
 from .worker import Worker
+
+LEFT_TO_OTHERS = 200  # jobs that failed at one server and that it does not try again while others may
 
 
 class Run:
@@ -23,14 +25,14 @@ class Run:
         self.states, self.options = states, options
         self.stopping = threading.Event()
         self.workers = [Worker(self, client, alone=len(clients) == 1) for client in clients]
-        self.started, self.problem = time.monotonic(), ""
+        self.started, self.problem = time.monotonic(), ""  # why it ended before everything was made
         self._budget, self._lock = options.limit, threading.Lock()
 
     def go(self, watch: Callable[[Run], None] = lambda run: None, every: float = 0.5) -> None:
-        """Run until nothing is left, every server is unfit, or Ctrl-C; `watch` is called `every` seconds."""
+        """Run until nothing is left, no server is usable, or Ctrl-C; `watch` is called `every` seconds."""
         urls = [worker.client.url for worker in self.workers]
         self.states.expire_dead(urls)
-        renewed = time.monotonic()
+        renewed = self.started = time.monotonic()
         for worker in self.workers:
             worker.start()
         try:
@@ -57,12 +59,12 @@ class Run:
         for worker in self.workers:
             worker.join(max(0.0, end - time.monotonic()))
 
-    def next_job(self, server: str) -> Lease | None:
-        """A job for `server`, unless the limit of this run is reached."""
+    def next_job(self, worker: Worker) -> Lease | None:
+        """A job for the server of `worker`, unless the limit of this run is reached."""
         with self._lock:
             if self.stopping.is_set() or self._budget == 0:
                 return None
-            lease = self.states.lease(server)
+            lease = self.states.lease(worker.client.url, self._left_to_others(worker))
             if lease is not None and self._budget is not None:
                 self._budget -= 1
             return lease
@@ -72,6 +74,20 @@ class Run:
         with self._lock:
             self._budget = None if self._budget is None else self._budget + 1
 
+    def hand_back(self, lease: Lease) -> None:
+        """A job that was leased is as if it had never been."""
+        self.give_back()
+        self.states.release(lease.idx)
+
+    def others_may_take(self, worker: Worker, idx: int) -> bool:
+        """Whether another server is there that has not failed at job `idx`."""
+        others = (other for other in self.workers if other is not worker)
+        return any(other.usable and idx not in other.refused for other in others)
+
+    def _left_to_others(self, worker: Worker) -> list[int]:
+        latest = list(worker.refused)[-LEFT_TO_OTHERS:]
+        return [idx for idx in latest if self.others_may_take(worker, idx)]
+
     @property
     def finished(self) -> bool:
         """Whether no job is left to send and none is under way."""
@@ -80,8 +96,15 @@ class Run:
 
     def _judge_servers(self) -> None:
         alive = [worker for worker in self.workers if worker.is_alive()]
-        silent = [worker for worker in alive if worker.silent_for() > self.options.give_up]
-        unfit = [worker for worker in alive if worker.unfit]
-        if alive and len(silent) + len(unfit) >= len(alive) and not self.finished:
-            self.problem = "; ".join(f"{w.client.url}: {w.unfit or w.note}" for w in alive)
+        if not alive or self.finished:
+            return
+        early = time.monotonic() - self.started < self.options.wait
+        nobody = not early and not any(worker.client.heard for worker in self.workers)
+        if nobody or not any(worker.usable for worker in alive):
+            self.problem = "; ".join(self._words(worker) for worker in alive)
             self.stopping.set()
+
+    def _words(self, worker: Worker) -> str:
+        health = worker.health
+        words = health.unusable or health.last or "no usable answer yet: is ComfyUI running there?"
+        return f"{worker.client.url}: {words}"

@@ -1,4 +1,4 @@
-"""Where every job of a plan stands: planned -> leased -> done | failed, or spare (not needed).
+"""Where every job of a plan stands: planned -> leased -> done | failed, or surplus (not needed).
 
 A lease belongs to a driver (a running `higfa run`) and ends when the driver no longer renews it, so any number of
 drivers of one machine may work on one file.
@@ -11,6 +11,7 @@ import platform
 import sqlite3
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,13 +49,14 @@ class States(Index):
             db.execute("DELETE FROM drivers WHERE driver = ?", (self.driver,))
         super().close()
 
-    def lease(self, server: str) -> Lease | None:
-        """The next job, for `server`; None when there is none now. With quotas, none that may be superfluous."""
+    def lease(self, server: str, but: Sequence[int] = ()) -> Lease | None:
+        """The next job, for `server`, but none of `but`; None when there is none now. With quotas, none that may be
+        superfluous."""
         with self._change() as db:
-            full = self._full_classes(db)
-            marks = ",".join("?" * len(full))
-            query = f"SELECT idx, key, body, attempts FROM jobs WHERE state = 'planned' AND class NOT IN ({marks})"
-            row = db.execute(f"{query} ORDER BY idx LIMIT 1", full).fetchone()
+            full = [*self._full_classes(db), *self._classes_to_leave(db, but)]
+            query = "SELECT idx, key, body, attempts FROM jobs WHERE state = 'planned' AND class NOT IN "
+            query += f"({_marks(full)}) AND idx NOT IN ({_marks(but)}) ORDER BY idx LIMIT 1"
+            row = db.execute(query, (*full, *but)).fetchone()
             if row is None:
                 return None
             lease = Lease(*row, str(uuid.uuid4()))
@@ -95,10 +97,8 @@ class States(Index):
                     continue
                 held = "state = 'leased' AND driver = ?"
                 db.execute(f"UPDATE jobs SET lease_until = 0 WHERE {held}", (driver,))
-                marks = ",".join("?" * len(servers))
-                db.execute(
-                    f"UPDATE jobs SET state = 'planned' WHERE {held} AND server NOT IN ({marks})", (driver, *servers)
-                )
+                elsewhere = f"{held} AND server NOT IN ({_marks(servers)})"
+                db.execute(f"UPDATE jobs SET state = 'planned' WHERE {elsewhere}", (driver, *servers))
                 db.execute("DELETE FROM drivers WHERE driver = ?", (driver,))
                 gone.append(pid)
         for pid in gone:
@@ -147,6 +147,13 @@ class States(Index):
                 full.append(label)
         return full
 
+    def _classes_to_leave(self, db: sqlite3.Connection, but: Sequence[int]) -> list[int]:
+        """With quotas, classes of which an earlier job waits for another server: a later one could take its place."""
+        if not self.plan.header["quota"]:
+            return []
+        query = f"SELECT DISTINCT class FROM jobs WHERE state = 'planned' AND idx IN ({_marks(but)})"
+        return [label for (label,) in db.execute(query, tuple(but))]
+
     def _set(self, idx: int, state: str, reason: str) -> None:
         with self._change() as db:
             # Only while this driver holds it: a lease that ran out may be another one's by now.
@@ -156,3 +163,7 @@ class States(Index):
             )
             (label,) = db.execute("SELECT class FROM jobs WHERE idx = ?", (idx,)).fetchone()
             self._recount(db, {label})
+
+
+def _marks(values: Sequence) -> str:
+    return ",".join("?" * len(values))

@@ -1,99 +1,105 @@
 """The pull loop: jobs of a plan -> ComfyUI servers -> images and manifest rows in the dataset's folder.
 
-One thread a server keeps at most two prompts there and polls. What counts is the manifest: when a prompt has left
+One thread per server keeps at most two prompts there and polls. What counts is the manifest: when a prompt has left
 a server's queue, its rows are looked for in the folder's own manifest (the server may write right into it) and
-else in the server's, by HTTP; images are then fetched. Neither the history nor the queue of a server is believed
-when it says that something is there.
+else in the server's, by HTTP; images are then fetched. That the history of a server calls a prompt done counts for
+nothing.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from pathlib import Path
 
-from ..plans.rules import Rules
-from ..plans.uploads import UPLOADS, upload_files
-from ..plans.workflow import fill_in
-from ..settings import HIDDEN, settings_of
-from .client import Client, PromptRejected, ServerError
+from .answers import Means, ServerError
+from .client import Client, PromptRejected
 from .collector import Collector
-from .options import Foreman
+from .delivery import Delivery, Unreadable
+from .health import Health
+from .options import RunContext
 from .states import Lease
 
 IN_FLIGHT = 2  # one runs, one waits: a server that dies loses little, a fast one never idles
 LOSSES = 10  # a prompt may be lost through no fault of its own, as the one that waits when the other kills the server
 BAD_STREAK = 5  # different jobs in a row that fail: it is the server
+LOST_STREAK = 3 * LOSSES  # prompts in a row that it loses: more than one job that kills it, and the one beside, explain
 HUNG = "a prompt runs on although it was interrupted: restart this server"
 
 
-class Unreadable(ValueError):
-    """The source image of a job."""
-
-
 class Worker(threading.Thread):
-    """Keeps one server busy."""
+    """Keeps one server busy. `refused`: jobs that failed here and that other servers should try."""
 
-    def __init__(self, run: Foreman, client: Client, alone: bool):
+    def __init__(self, context: RunContext, client: Client, alone: bool):
         super().__init__(name=f"higfa {client.url}", daemon=True)
-        self.run_, self.client, self.states, self.options = run, client, run.states, run.options
-        self.collector = Collector(client, run.states)
+        self.context, self.client, self.states, self.options = context, client, context.states, context.options
+        self.collector = Collector(client, self.states, self.options.give_up)
+        self.delivery, self.health = Delivery(client, self.states.plan), Health(self.options.poll)
         self.flights: dict[int, Lease] = {}
+        self.refused: dict[int, str] = {}
         self.done = self.errors = 0
-        self.note, self.unfit = "", ""
         self.crash: BaseException | None = None
-        self._alone, self._silent = alone, False
-        self._answered = self._since = time.monotonic()
+        self._alone, self._since = alone, time.monotonic()
         self._seen: dict[str, str] = {}  # prompt id -> state, since when it is so
         self._stuck: set[str] = set()  # prompts that were cancelled and run on
-        self._remark = ""
+        self._doubtful: set[str] = set()  # prompts whose arrival nobody confirmed
         self._bad: set[int] = set()
-        self._uploaded: dict[str, list[str]] = {}
-        self._rest_until = 0.0
+        self._lost_in_a_row = 0
+        self._blind, self._looked = False, time.monotonic()  # at the last try; when it last told of our prompts
+        self._rested = False
 
-    def silent_for(self) -> float:
-        """Seconds since the server last answered."""
-        return time.monotonic() - self._answered
+    @property
+    def usable(self) -> bool:
+        """Whether it may yet take jobs."""
+        return self.is_alive() and not self.health.unusable and self.health.silent_for() <= self.options.give_up
 
     def run(self) -> None:
         try:
-            while not self.run_.stopping.is_set() and not self._idle_for_good():
+            while not self.context.stopping.is_set() and not self._idle_for_good():
                 if not self._round():
-                    self.run_.stopping.wait(self.options.poll)
+                    self.context.stopping.wait(self.options.poll)
             self._leave()
         except BaseException as error:  # handed to the main thread, which raises it
             self.crash = error
-            self.run_.stopping.set()
+            self.context.stopping.set()
 
     def _idle_for_good(self) -> bool:
-        return not self.flights and self.run_.finished
+        return not self.flights and self.context.finished
 
     def _round(self) -> bool:
         """One look at the server; returns whether something happened."""
+        happened = False
         try:
-            happened = self._adopt() | self._fill() | self._poll()
-            if self._silent and not happened:
-                self.client.system_stats()
-            self._hear()
-            self._check_time()
+            if not self.health.quiet:
+                happened = self._look() | self._fill()
+                if self.health.silent and not happened and not self.health.unusable:
+                    self.client.system_stats()
+                self._hear()
+                self._check_time()
         except ServerError as error:
-            self.note, self._silent, happened = str(error), True, False
-            self._uploaded.clear()  # it may come back with an empty input folder
-            if self.silent_for() > self.options.patience:
-                self._drop_flights()
+            self.health.trouble(error, proven=self.done > 0)
+            self.delivery.forget()  # it may come back with an empty input folder
+        unseen = time.monotonic() - self._looked if self._blind or self.health.quiet else 0.0
+        if self.health.unusable or unseen > self.options.patience:
+            self._drop_flights()
+        return happened
+
+    def _look(self) -> bool:
+        """See what became of our prompts; returns whether one ended."""
+        self._blind = True
+        happened = self._adopt() | self._poll()
+        self._blind, self._looked = False, time.monotonic()
         return happened
 
     def _hear(self) -> None:
-        now = time.monotonic()
-        if self._silent:  # a server that does not answer is not one that hangs
-            self._since += now - max(self._since, self._answered)
-        self._answered, self._silent, self.note = now, False, self._remark
+        # A server that does not answer is not one that hangs.
+        self._since += min(self.health.fine(), time.monotonic() - self._since)
 
     def _check_time(self) -> None:
         if self._stuck:
             self._stuck = {prompt_id for prompt_id in self._stuck if self.client.status(prompt_id) == "running"}
             if not self._stuck:
-                self._remark, self.unfit = "", "" if self.unfit == HUNG else self.unfit
+                self.health.remark = ""
+                self.health.unusable = "" if self.health.unusable == HUNG else self.health.unusable
         late = 0 < self.options.job_timeout < time.monotonic() - self._since
         if late and (self.flights or self._stuck):
             self._time_out()
@@ -103,10 +109,10 @@ class Worker(threading.Thread):
         running = [lease for lease in self.flights.values() if self._seen.get(lease.prompt_id) == "running"]
         reason = f"no image after {self.options.job_timeout:g} s (--job-timeout)"
         if self._stuck:
-            self.unfit = self.unfit or HUNG
+            self.health.unusable = self.health.unusable or HUNG
         if running or self._stuck or not self._alone:
             self._clear_away(running, reason)
-        self._remark = reason if running or self._stuck else f"our prompts only wait there: {reason}"
+        self.health.remark = reason if running or self._stuck else f"our prompts only wait there: {reason}"
         self._since = time.monotonic()
 
     def _clear_away(self, running: list[Lease], reason: str) -> None:
@@ -121,7 +127,7 @@ class Worker(threading.Thread):
                 self._error(lease, reason)
         self._drop_flights()
         if not self._alone:  # others get the jobs first
-            self._rest_until = time.monotonic() + self.options.rest
+            self.health.rest(self.options.rest)
 
     def _adopt(self) -> bool:
         leases = self.states.adopt(self.client.url)
@@ -131,57 +137,69 @@ class Worker(threading.Thread):
     def _fill(self) -> bool:
         happened = False
         while len(self.flights) < IN_FLIGHT and self._takes_jobs():
-            if self._silent:
+            if self.health.silent:
                 self.client.system_stats()  # raises while the server is silent: it gets no job
-            lease = self.run_.next_job(self.client.url)
+            lease = self.context.next_job(self)
             if lease is None:
                 break
             happened = True
-            self._send(lease)
+            try:
+                self._send(lease)
+            except ServerError as error:
+                self.health.back_off(error)
+                raise
         return happened
 
     def _takes_jobs(self) -> bool:
-        return not self.unfit and not self._stuck and time.monotonic() >= self._rest_until
+        return not (self.health.unusable or self._stuck or self.health.resting)
 
     def _send(self, lease: Lease) -> None:
         try:
             if self.collector.collect(lease.key):  # made by someone else meanwhile, or before a crash
                 self._finish(lease)
                 return
-            graph = self._graph(lease)
-        except ServerError:
-            self.run_.give_back()
-            self.states.release(lease.idx)
-            raise
+            graph = self.delivery.graph(lease.body)
+        except ServerError as error:
+            self._not_taken(lease, error)
+            return
         except Unreadable as error:  # no server can help
             self.states.error(lease.idx, str(error), cap=1)
             return
+        if not self.flights:
+            self._since = time.monotonic()  # time without a job does not count
         self.flights[lease.idx] = lease
+        self._doubtful.add(lease.prompt_id)
         try:
             self.client.submit(graph, lease.prompt_id)
         except PromptRejected as error:
-            del self.flights[lease.idx]
-            if not self.done:  # it has never accepted this workflow
-                self.unfit = str(error)
-                self.run_.give_back()
-                self.states.release(lease.idx)
-            else:
-                self._error(lease, str(error))
+            self._forget(lease)
+            self._rejected(lease, error)
+        except ServerError as error:
+            if not error.refused:
+                raise  # it may have it all the same
+            self._forget(lease)
+            self._not_taken(lease, error)
+        else:
+            self._doubtful.discard(lease.prompt_id)
+            self.health.took_job()
 
-    def _graph(self, lease: Lease) -> dict:
-        plan = self.states.plan
-        job = plan.parse(lease.body)
-        if job.contour_source not in self._uploaded:
-            root = Path(plan.header["dataset"]["root"])
-            try:
-                files = upload_files(root, plan.source(job.contour_source))
-            except (OSError, ValueError) as error:
-                raise Unreadable(str(error)) from error
-            self._uploaded[job.contour_source] = [self.client.upload(*file, UPLOADS) for file in files]
-        names = self._uploaded[job.contour_source]
-        job = type(job)(**{**vars(job), "image_file": names[0], "mask_file": names[1] if len(names) > 1 else ""})
-        widgets = {rule.name: plan.header["rules"][rule.name] for rule in settings_of(Rules) if rule.tier != HIDDEN}
-        return fill_in(plan.header["workflow"], job, plan.header["dataset_name"], widgets)
+    def _not_taken(self, lease: Lease, error: ServerError) -> None:
+        """The server never got the job: whatever is wrong counts for nothing, unless no server can take it."""
+        if error.means is not Means.JOB:
+            self.context.hand_back(lease)
+            raise error
+        self.refused[lease.idx] = str(error)
+        if self.context.others_may_take(self, lease.idx):
+            self.context.hand_back(lease)
+        else:
+            self.states.error(lease.idx, str(error), cap=1)
+
+    def _rejected(self, lease: Lease, error: PromptRejected) -> None:
+        if error.always or not self.done:  # it has never accepted this workflow
+            self.health.unusable = str(error)
+            self.context.hand_back(lease)
+        else:
+            self._error(lease, str(error))
 
     def _poll(self) -> bool:
         happened, seen = False, {}
@@ -189,16 +207,16 @@ class Worker(threading.Thread):
             state = self.client.status(lease.prompt_id)
             if state in ("waiting", "running"):
                 seen[lease.prompt_id] = state
+                self._doubtful.discard(lease.prompt_id)
                 continue
             happened = True
             if self.collector.collect(lease.key):
                 self._finish(lease)
             elif state == "lost":
-                self._forget(lease)
-                self.states.lost(lease.idx, LOSSES)
-                self.run_.give_back()
+                self._lost(lease)
             elif state == "failed":
-                self._error(lease, self.client.error(lease.prompt_id) or "the server reports an error")
+                reason = self.client.error(lease.prompt_id) or "the server reports an error"
+                self._error(lease, self.delivery.explain(lease.body, reason))
             else:
                 self.client.free()  # a cached result without its files must not be handed out again
                 self._error(lease, "the server says it is done, but there is no image in its dataset")
@@ -210,35 +228,60 @@ class Worker(threading.Thread):
         self._forget(lease)
         self.collector.forget(lease.key)
         self._bad.clear()
-        self._rest_until, self._remark = 0.0, ""
+        self._rested, self._lost_in_a_row = False, 0
+        self.health.end_rest()
         self.states.apply_rules(lease.idx)
         self.states.done(lease.idx)
         self.done += 1
         if self.options.free_every and self.done % self.options.free_every == 0:
             self.client.free()
 
+    def _lost(self, lease: Lease) -> None:
+        """The server does not know the prompt (any more). One that never arrived was not lost by it."""
+        arrived = lease.prompt_id not in self._doubtful
+        self._forget(lease)
+        if arrived and not self._is_left_to_others(lease, "the server lost it"):
+            self.states.lost(lease.idx, LOSSES)
+            self.context.give_back()
+        else:
+            self.context.hand_back(lease)
+        self._lost_in_a_row += arrived
+        if self._lost_in_a_row >= LOST_STREAK:
+            self.health.unusable = f"it lost {LOST_STREAK} prompts in a row: does it run out of memory?"
+
     def _error(self, lease: Lease, reason: str) -> None:
         self._forget(lease)
         self.errors += 1
-        self._uploaded.clear()  # it may lack what it was given
-        if not self.states.error(lease.idx, reason, self.options.attempts):
-            self.run_.give_back()
+        self.delivery.forget()  # it may lack what it was given
+        if self._is_left_to_others(lease, reason):
+            self.context.hand_back(lease)
+        elif not self.states.error(lease.idx, reason, self.options.attempts):
+            self.context.give_back()
+        self._count_bad(lease, reason)
+
+    def _is_left_to_others(self, lease: Lease, reason: str) -> bool:
+        """Whether a failure may be the server's fault, as it has made nothing yet, and others can try the job."""
+        self.refused[lease.idx] = reason
+        return not self.done and self.context.others_may_take(self, lease.idx)
+
+    def _count_bad(self, lease: Lease, reason: str) -> None:
         self._bad.add(lease.idx)
         if len(self._bad) >= BAD_STREAK:
             self._bad.clear()
-            if self._alone or self._rest_until:
-                self.unfit = f"{BAD_STREAK} jobs in a row failed, the last with: {reason}"
+            if self._alone or self._rested:
+                self.health.unusable = f"{BAD_STREAK} jobs in a row failed, the last with: {reason}"
             else:
-                self._rest_until = time.monotonic() + self.options.rest
+                self._rested = True
+                self.health.rest(self.options.rest)
 
     def _forget(self, lease: Lease) -> None:
         self.flights.pop(lease.idx, None)
+        self._doubtful.discard(lease.prompt_id)
 
     def _drop_flights(self) -> None:
         for lease in list(self.flights.values()):
             self._forget(lease)
-            self.states.release(lease.idx)
-            self.run_.give_back()
+            self.context.hand_back(lease)
 
     def _cancel(self) -> None:
         if self.flights:
@@ -249,5 +292,5 @@ class Worker(threading.Thread):
         try:
             self._cancel()
         except ServerError as error:
-            self.note = str(error)
+            self.health.note = str(error)
         self._drop_flights()

@@ -168,9 +168,9 @@ def _summary(plan: Plan, quota: Mapping[str, int] | None) -> str:
 
 
 def _clients(args: argparse.Namespace) -> list:
-    from ..batch.client import Client
+    from .run import http_clients
 
-    return [Client(url) for url in args.server or ["http://127.0.0.1:8188"]]
+    return http_clients(args)
 
 
 def _pilot(args: argparse.Namespace, clients: list, speech: Speech) -> tuple[int, dict]:
@@ -222,6 +222,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_options(parser, Rules, unset=unset)
     add_json_option(parser)
     add("--server", action="append", metavar="URL", help="for --pilot: a ComfyUI server; repeat it for more")
+    add("--header", action="append", default=[], metavar="NAME=VALUE", help="for --pilot: as higfa run has it")
     add("--attempts", type=int, default=3, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.pilot is not None and args.pilot < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import time
@@ -11,6 +12,7 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 
 from ..batch.client import Client
+from ..batch.headers import VARIABLE, read_headers
 from ..batch.options import Options
 from ..batch.runner import Run
 from ..batch.states import States
@@ -47,7 +49,7 @@ def run_plan(
     speech.say(f"{states.folder}: {after.done} of {after.goal}, {after.accepted} of {after.written} images accepted")
     if after.written > before.written:
         speech.say(f"{after.written - before.written} images in {spoken_time(seconds)}{_rest(before, after, seconds)}")
-    for trouble in _troubles(states, short, failures, run.problem):
+    for trouble in (*_troubles(states, short, failures, run.problem), *_unused(run)):
         print(trouble, file=sys.stderr)
     reached = after.done >= after.goal or (options.limit is not None and not run.problem)
     result = {"folder": states.folder, **after._asdict(), "seconds": round(seconds, 1)}
@@ -79,6 +81,13 @@ def _troubles(states: States, short: list[str], failures: list[tuple[int, str]],
         yield f"stopped, no usable server: {problem}"
 
 
+def _unused(run: Run) -> Iterator[str]:
+    """The servers that a run did without, where others made everything."""
+    for worker in run.workers:
+        if worker.health.unusable and not run.problem:
+            yield f"{worker.client.url} got no more jobs: {worker.health.unusable}"
+
+
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that say which servers, for the commands that need one."""
     parser.add_argument(
@@ -87,7 +96,24 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="a ComfyUI server; repeat it for more (default: port 8188 here)",
     )
+    parser.add_argument(
+        "--header",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"goes with every request, for a login before the servers; repeat it for more (secrets: one on each line "
+        f"of the environment variable {VARIABLE}, out of the shell's history)",
+    )
     parser.add_argument("--attempts", type=int, default=3, metavar="N", help="tries of a job that fails (default: 3)")
+
+
+def http_clients(args: argparse.Namespace) -> list[Client]:
+    """A client for each server of `add_server_arguments`."""
+    return [Client(url, headers=_headers(args)) for url in args.server or [Client().url]]
+
+
+def _headers(args: argparse.Namespace) -> dict[str, str]:
+    return read_headers(args.header, os.environ.get(VARIABLE, ""))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -98,10 +124,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="only the I-th of N disjoint parts")
     parser.add_argument("--retry-failed", action="store_true", help="plan jobs again that failed for good")
     parser.add_argument(
+        "--wait",
+        type=float,
+        default=Options.wait,
+        metavar="S",
+        help="seconds until the first answer of any server, else the run ends; longer, where they are only being "
+        "started (default: %(default)g)",
+    )
+    parser.add_argument(
         "--patience", type=float, default=30, metavar="S", help="seconds until a silent server loses its jobs"
     )
     parser.add_argument(
-        "--give-up", type=float, default=600, metavar="S", help="seconds until silence of all ends the run"
+        "--give-up", type=float, default=600, metavar="S", help="seconds until trouble with all of them ends the run"
     )
     parser.add_argument(
         "--job-timeout",
@@ -126,7 +160,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _options(args: argparse.Namespace) -> Options:
-    names = ("attempts", "limit", "poll", "patience", "give_up", "job_timeout", "free_every")
+    names = ("attempts", "limit", "poll", "wait", "patience", "give_up", "job_timeout", "free_every")
     return Options(**{name: getattr(args, name) for name in names})
 
 
@@ -139,10 +173,10 @@ def _clients(args: argparse.Namespace):
                 "--engine ray is not part of this installation (the registry's has none). Use a clone of the "
                 "repository, or start the servers yourself and name each with --server."
             ) from error
-        return ray_clients(args.ray_address, args.server or [], args.comfyui)
+        return ray_clients(args.ray_address, args.server or [], args.comfyui, headers=_headers(args))
     if args.ray_address or args.comfyui:
         raise ValueError("--ray-address and --comfyui say how --engine ray works: add it")
-    return nullcontext([Client(url) for url in args.server or ["http://127.0.0.1:8188"]])
+    return nullcontext(http_clients(args))
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -42,7 +42,9 @@ class View:
         self._seen.append((now, done))
         while now - self._seen[0][0] > WINDOW:
             self._seen.popleft()
-        line = f"{done} of {goal}, {self._pace(done, goal)}, accepted {accepted} of {written}"
+        heard = any(worker.client.heard for worker in run.workers)
+        pace = self._pace(done, goal) if heard else "no server has answered yet"
+        line = f"{done} of {goal}, {pace}, accepted {accepted} of {written}"
         if self.console.is_terminal:
             bar = ProgressBar(total=max(goal, 1), completed=done, width=40)
             self._live.update(Group(Text(line), bar, _servers(run), _classes(table)), refresh=True)
@@ -50,8 +52,8 @@ class View:
             self._last = now
             self.console.print(line, highlight=False, soft_wrap=True)
             for worker in run.workers:
-                if note := worker.unfit or worker.note:
-                    self.console.print(f"  {worker.client.url}: {note}", highlight=False, soft_wrap=True)
+                if note := worker.health.unusable or worker.health.note:
+                    self.console.print(f"  {worker.client.url}: {note}", markup=False, highlight=False, soft_wrap=True)
 
     def _pace(self, done: int, goal: int) -> str:
         (start, first), (end, last) = self._seen[0], self._seen[-1]
@@ -64,8 +66,8 @@ class View:
 def _servers(run: Run) -> Table:
     table = Table("server", "done", "in progress", "errors", "", box=None)
     for worker in run.workers:
-        note = Text(worker.unfit or worker.note, style="red")
-        table.add_row(worker.client.url, str(worker.done), str(len(worker.flights)), str(worker.errors), note)
+        note = Text(worker.health.unusable or worker.health.note, style="red")
+        table.add_row(Text(worker.client.url), str(worker.done), str(len(worker.flights)), str(worker.errors), note)
     return table
 
 
@@ -73,7 +75,7 @@ def _classes(rows: list[dict]) -> Table:
     table = Table("class", "wanted", "written", "accepted", "failed", box=None)
     worst = sorted(rows, key=lambda row: row["accepted"] / row["written"] if row["written"] else 2.0)
     for row in worst[:CLASSES]:
-        table.add_row(row["name"], *map(str, (wanted(row), row["written"], row["accepted"], row["failed"])))
+        table.add_row(Text(row["name"]), *map(str, (wanted(row), row["written"], row["accepted"], row["failed"])))
     if len(rows) > CLASSES:
         table.add_row(f"and {len(rows) - CLASSES} more")
     return table

@@ -35,6 +35,18 @@ def inside(root: str | Path, relative: str) -> Path:
     return Path(root, relative)
 
 
+def path_flaw(path: str) -> str:
+    """Why a path in a record could lead out of its folder on Linux, macOS or Windows; empty when it cannot.
+
+    As text alone: whether a link leads out of it is for `inside` to see.
+    """
+    if re.search(r"[\x00-\x1f\x7f\\:]", path):
+        return "has a backslash, a colon or a control character"
+    if not path or path.startswith("/") or {"", ".", ".."} & set(path.split("/")):
+        return "is empty, absolute, or has an empty part, '.' or '..'"
+    return ""
+
+
 def split_of(name: str) -> str:
     """Which split a folder of that name is: train, validation, test, or "" for none. `Training`, `test_set`."""
     return SPLITS.get(re.sub("[ _-]?set$", "", name.strip().lower()), "")

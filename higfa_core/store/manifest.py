@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import time
 from collections import defaultdict
@@ -19,9 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..files.atomic import STALE_SECONDS, write_atomic
-from .rows import ACCEPTED, REJECTED, Tail, append_line, encode_row, parse_row
-
-log = logging.getLogger(__name__)
+from .rows import ACCEPTED, REJECTED, Damage, Tail, append_line, encode_row, read_row
 
 GENERATOR = "HiGFA for ComfyUI"
 FORMAT_VERSION = 1
@@ -37,10 +34,10 @@ class Manifest:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.path = self.folder / "manifest.jsonl"
-        self._tail = Tail(self.path)
+        self._tail, self._damage = Tail(self.path), Damage(self.path)
         self._forget()
         if rest := self.refresh():
-            self._warn(rest)
+            self._damage.found(self._tail.number + 1, rest, "cut short")
         self._sweep()
 
     def __len__(self) -> int:
@@ -50,12 +47,13 @@ class Manifest:
         """Read what this or another process has appended since the last call; returns a torn last line."""
         if self._tail.restarted():
             self._forget()
+        first = self._tail.number + 1
         lines, rest = self._tail.lines()
-        for line in lines:
-            if not self._take(line):
-                self._warn(line)
-        # Without a newline it may still be complete. If not, a crash tore it or another process is writing it.
-        return b"" if self._take(rest) else rest
+        for number, line in enumerate(lines, first):
+            if why := self._take(line):
+                self._damage.found(number, line, why)
+        # Without a newline it may still be whole. If not: torn by a crash, or another process is writing it.
+        return rest if self._take(rest) else b""
 
     def rows(self) -> list[dict]:
         """All rows in the order in which their (key, index) first appeared."""
@@ -168,14 +166,15 @@ class Manifest:
         self._rows: dict[tuple[str, int], dict] = {}
         self._folders: dict[str, dict] = defaultdict(dict)  # folder -> (key, index) or mask -> (file name, bytes)
         self._complete: dict[str, tuple[int, int]] = {}
-        self._warned: set[bytes] = set()
 
-    def _take(self, line: bytes) -> bool:
+    def _take(self, line: bytes) -> str:
+        """Take in a line; returns what is wrong with it, if something is."""
         if not line.strip():
-            return True
-        row = parse_row(line)
-        if row is None:
-            return False
+            return ""
+        try:
+            row = read_row(line)
+        except ValueError as error:
+            return str(error)
         key = row["key"], row["index"]
         for file, _ in _files(self._rows.get(key, {})):
             self._folders[file.rpartition("/")[0]].pop(key, None)
@@ -183,12 +182,7 @@ class Manifest:
             folder, _, name = file.rpartition("/")
             self._folders[folder][key] = (name, size)
         self._rows[key] = row
-        return True
-
-    def _warn(self, line: bytes) -> None:
-        if line not in self._warned:
-            log.warning("%s: ignoring a damaged line: %r; its image is generated again", self.path, line[:120])
-        self._warned.add(line)
+        return ""
 
     def _sweep(self) -> None:
         for file in self.folder.glob("**/.*.part"):

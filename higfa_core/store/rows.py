@@ -3,48 +3,39 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from ..files.records import check_row, plain
+
+log = logging.getLogger(__name__)
+
 ACCEPTED, REJECTED, MASKS = "train", "rejected", "masks"
-ROW_FIELDS = (
-    "key",
-    "index",
-    "batch",
-    "file",
-    "sha256",
-    "bytes",
-    "class_name",
-    "label",
-    "accepted",
-    "reason",
-    "scores",
-    "seed",
-    "prompt",
-    "source",
-    "transform",
-    "created",
-)
+SHOWN = 5  # damaged lines that are named
 
 
 class Tail:
-    """Reads the rows appended to a manifest since the last call; `offset` is the position reached."""
+    """Reads the rows appended to a manifest since the last call; `offset` is the position reached, after `number`
+    lines."""
 
-    def __init__(self, path: str | Path, offset: int = 0, inode: str | None = None):
-        self.path, self.offset, self.inode = Path(path), offset, inode
+    def __init__(self, path: str | Path, offset: int = 0, inode: str | None = None, number: int = 0):
+        self.path, self.offset, self.inode, self.number = Path(path), offset, inode, number
 
     def restarted(self) -> bool:
         """Whether the file was replaced or has shrunk since the last call; it is then read from the start."""
         try:
             info = self.path.stat()
         except FileNotFoundError:
-            changed, self.offset, self.inode = self.offset > 0, 0, None
+            changed, self.offset, self.inode, self.number = self.offset > 0, 0, None, 0
             return changed
         inode = str(info.st_ino)  # text: some file systems use more than the 63 bits that SQLite stores
         changed = info.st_size < self.offset or self.inode not in (None, inode)
-        self.offset, self.inode = (0 if changed else self.offset), inode
+        self.inode = inode
+        if changed:
+            self.offset = self.number = 0
         return changed
 
     def lines(self) -> tuple[list[bytes], bytes]:
@@ -56,17 +47,39 @@ class Tail:
         except FileNotFoundError:
             return [], b""
         self.offset += sum(len(line) + 1 for line in lines)
+        self.number += len(lines)
         return lines, rest
+
+
+class Damage:
+    """Names the damaged lines of a manifest in the log: the first few, each once."""
+
+    def __init__(self, path: Path):
+        self.path, self._seen = path, set()
+
+    def found(self, number: int, line: bytes, why: str) -> None:
+        """Line `number`, from 1, cannot be read."""
+        if line in self._seen:
+            return
+        self._seen.add(line)
+        if len(self._seen) <= SHOWN:
+            log.warning("%s, line %d is damaged (%s): it is ignored, and its image made again", self.path, number, why)
+        elif len(self._seen) == SHOWN + 1:
+            log.warning("%s has more damaged lines: restore it from a copy, or let a run make the images", self.path)
+
+
+def read_row(line: bytes) -> dict:
+    """The row on a line of a manifest, with all its fields. ValueError says what is wrong with it."""
+    check_row(line)
+    return plain(line)
 
 
 def parse_row(line: bytes) -> dict | None:
     """The row on a line of a manifest; None for an empty or damaged line."""
     try:
-        row = json.loads(line)
-        _check_row(row)
+        return read_row(line)
     except ValueError:
         return None
-    return row
 
 
 def append_line(path: Path, line: bytes) -> None:
@@ -91,21 +104,13 @@ def _ends_torn(descriptor: int) -> bool:
 
 
 def encode_row(row: Mapping) -> bytes:
-    """A row as a line. ValueError when a field is missing or holds no plain value."""
-    _check_row(row)
-    return (json.dumps(row, ensure_ascii=False, allow_nan=False, default=_plain_value) + "\n").encode()
-
-
-def _check_row(row: object) -> None:
-    if not isinstance(row, Mapping):
-        raise ValueError(f"a manifest row must be an object, got {row!r}")
-    if lacking := [name for name in ROW_FIELDS if name not in row]:
-        raise ValueError(f"a manifest row lacks {', '.join(lacking)}")
-    if not isinstance(row["key"], str) or not isinstance(row["index"], int):
-        raise ValueError(f"a manifest row needs a text key and an integer index: {row['key']!r}, {row['index']!r}")
-    path = PurePosixPath(str(row["file"]))
-    if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise ValueError(f"a manifest row points outside its dataset: {row['file']!r}")
+    """A row as a line. ValueError when a field is missing, or is not what it should be."""
+    line = (json.dumps(row, ensure_ascii=False, allow_nan=False, default=_plain_value) + "\n").encode()
+    try:
+        check_row(line)
+    except ValueError as error:
+        raise ValueError(f"A manifest row is wrong: {error}") from error
+    return line
 
 
 def _plain_value(value: Any) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from higfa_core.batch import worker
+from higfa_core.batch import health, worker
 from higfa_core.plans.plan import Plan
 from higfa_core.plans.plan_file import write_plan
 from higfa_core.plans.rules import Rules
@@ -86,7 +86,8 @@ class Clock:
 def clock(monkeypatch):
     """Hours of the servers that it is told to fly for take no time."""
     clock = Clock()
-    monkeypatch.setattr(worker, "time", clock)
+    for module in (health, worker):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from PIL import Image
 
 from higfa_core.files.paths import folder_name
+from higfa_core.files.records import ROW_FIELDS
 from higfa_core.plans.plan import Job
 from higfa_core.plans.workflow import EXPORT, JOB, digest, find_node, image_key
 from higfa_core.store.manifest import Manifest
-from higfa_core.store.rows import ROW_FIELDS
 
 FAULTS = ("die before", "die after", "drop", "no history", "empty", "twice", "error")
 
@@ -51,8 +51,11 @@ def image_row(graph, accepted=lambda key: True, index=0, batch=1):
 class FakeComfy:
     """`faults`: what may go wrong, at the first `times` attempts of a job, with probability `share`.
 
-    A prompt with the fault "hangs" writes `before` of its `batch` images and runs on until it is interrupted, or
-    for ever if the server is `deaf`. So many of its answers to a new prompt as `lost_answers` says get lost.
+    `answer_as`: an entry of `misbehaviour.ANSWERS` that answers the requests of `methods`, until it is taken away;
+    `twist`: an entry of `misbehaviour.ROWS`, what the manifest says of each image; `content`: of every file but the
+    manifest. A prompt with the fault "hangs" writes `before` of its `batch` images and runs on until it is
+    interrupted, or for ever if the server is `unresponsive`. So many of its answers to a new prompt as
+    `lost_answers` says get lost.
     """
 
     def __init__(
@@ -64,11 +67,13 @@ class FakeComfy:
         self.pending, self.running, self.history = [], None, {}
         self.tried, self.seen_faults, self.posted, self.deepest = {}, set(), [], 0
         self.uploads, self.silent_until, self.always, self.scores = {}, 0.0, None, {}
-        self.batch, self.hung, self.deaf, self.before = batch, False, False, 0
+        self.batch, self.hung, self.unresponsive, self.before = batch, False, False, 0
         self.interrupted, self.looks, self.lost_answers = [], 0, 0
+        self.answer_as, self.methods, self.twist, self.content, self.headers = None, ("GET", "POST"), None, None, []
         self.instance, self.stopped = uuid.uuid4().hex, False
         self.httpd = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.httpd.daemon_threads = True
+        self.httpd.fake = self
         self.url = f"http://127.0.0.1:{self.httpd.server_port}"
         for target in (lambda: self.httpd.serve_forever(0.01), self._work):
             threading.Thread(target=target, daemon=True).start()
@@ -109,7 +114,7 @@ class FakeComfy:
     def interrupt(self, prompt_id):
         """What is sent to a prompt that does not hang comes too late."""
         self.interrupted.append(prompt_id)
-        if self.hung and not self.deaf and self.running[0] == prompt_id:
+        if self.hung and not self.unresponsive and self.running[0] == prompt_id:
             messages = [["execution_interrupted", {"node_id": "3", "node_type": "KSampler"}]]
             self.history[prompt_id] = {"outputs": {}, "status": {"status_str": "error", "messages": messages}}
             self.running, self.hung = None, False
@@ -160,7 +165,14 @@ class FakeComfy:
         manifest = Manifest(self.output / graph[find_node(graph, EXPORT)]["inputs"]["dataset_name"])
         for index in range(count):
             row, data = image_row(graph, self.accepted, index, self.batch)
-            manifest.write(row | {"scores": row["scores"] | self.scores}, data)
+            if self.twist is None:
+                manifest.write(row | {"scores": row["scores"] | self.scores}, data)
+                continue
+            data = self.content or data
+            row |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            manifest.folder.mkdir(parents=True, exist_ok=True)
+            with open(manifest.path, "a", encoding="utf-8") as lines:
+                lines.write(json.dumps(self.twist(row)) + "\n")
 
 
 def _handler(fake):
@@ -168,7 +180,7 @@ def _handler(fake):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self):
-            if self.silent():
+            if self.silent() or self.misbehaves():
                 return
             where = urllib.parse.urlsplit(self.path)
             query = {k: v[0] for k, v in urllib.parse.parse_qs(where.query).items()}
@@ -188,7 +200,7 @@ def _handler(fake):
 
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.silent():
+            if self.silent() or self.misbehaves():
                 return
             with fake.lock:
                 if self.path == "/upload/image":
@@ -219,6 +231,12 @@ def _handler(fake):
                 return True
             return False
 
+        def misbehaves(self):
+            fake.headers.append(dict(self.headers))
+            if fake.answer_as is None or self.command not in fake.methods:
+                return False
+            return fake.answer_as(self) is not False  # it may leave some requests to us
+
         def answer(self, values, code=200, data=None):
             data = json.dumps(values).encode() if data is None else data
             self.send_response(code)
@@ -227,12 +245,14 @@ def _handler(fake):
             self.wfile.write(data)
 
         def view(self, path):
+            if fake.twist and path.name != "manifest.jsonl" and path.suffix != ".part":
+                return self.answer(None, 200, fake.content or tiny_png(path.name))
             if not path.is_file():
                 return self.answer({}, 404)
             data = path.read_bytes()
-            if found := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
-                start = int(found[1])
-                return self.answer(None, 416 if start >= len(data) else 206, data[start:])
+            if found := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+                start, end = int(found[1]), int(found[2] or len(data)) + 1
+                return self.answer(None, 416 if start >= len(data) else 206, data[start:end])
             return self.answer(None, 200, data)
 
         def upload(self, body):

@@ -200,7 +200,7 @@ class Served:
 
     def read_output(self, name, subfolder, start=0, most=None):
         if name != "manifest.jsonl":
-            return b"" if self.folder and (self.folder / name).is_file() else None
+            return (self.folder / name).read_bytes() if self.folder else None
         self.starts.append(start)
         return self.data[start : start + most]
 

@@ -50,7 +50,7 @@ def test_every_job_is_made_once_wherever_the_server_writes(tmp_path, make_plan, 
     plan = make_plan(folder)
     server = make_server(tmp_path / "out" if shared else None, seconds=0.05)
     found = run(folder, [server])
-    assert found.counts == {"planned": 0, "leased": 0, "done": 40, "failed": 0, "spare": 0} and not found.problem
+    assert found.counts == {"planned": 0, "leased": 0, "done": 40, "failed": 0, "surplus": 0} and not found.problem
     rows, lines = manifest_rows(folder)
     assert lines == len(rows) == len(plan) == len(set(server.posted)) == len(server.posted)
     assert sorted(row["plan_index"] for row in rows) == list(range(40))
@@ -132,7 +132,7 @@ def test_a_server_that_never_comes_back_gives_its_jobs_to_others(tmp_path, make_
     end = dead._end
     dead._end = lambda *item: (end(*item), dead.die(1e9) if len(dead.history) == 3 else None)
     found = run(tmp_path / "planes", [dead, alive])
-    assert found.counts["done"] == 40 and "No answer" in found.workers[0].note
+    assert found.counts["done"] == 40 and "No answer" in found.workers[0].health.note
 
 
 def test_a_job_that_never_works_fails_after_its_attempts_and_the_rest_goes_on(tmp_path, make_plan, make_server):
@@ -215,7 +215,7 @@ def test_quotas_take_the_shortest_prefix_of_each_class(tmp_path, make_plan, make
                 wanted.add(keys[job.index])
                 accepted += good(keys[job.index])
     assert {row["key"] for row in rows} == wanted
-    assert found.counts["spare"] == len(plan) - len(wanted) and found.counts["planned"] == 0
+    assert found.counts["surplus"] == len(plan) - len(wanted) and found.counts["planned"] == 0
     assert [row["accepted"] for row in found.table] == [4, 4, 4]
 
 
@@ -321,10 +321,10 @@ def test_a_job_that_hangs_fails_and_the_rest_is_made(tmp_path, make_server, calm
     check_made(tmp_path, [row for row in calm if row["key"] != bad], server)
 
 
-@pytest.mark.parametrize("kind", ["hangs", "hangs and is deaf", "works for a stranger"])
+@pytest.mark.parametrize("kind", ["hangs", "hangs and is unresponsive", "works for a stranger"])
 def test_a_server_that_ends_nothing_gives_its_jobs_to_the_other(tmp_path, make_server, calm, clock, kind):
     hung, good = make_server(), make_server()
-    hung.always, hung.deaf = "hangs", "deaf" in kind
+    hung.always, hung.unresponsive = "hangs", "unresponsive" in kind
     if kind == "works for a stranger":
         hung.hang()
     good.hang()  # until the other was given up
@@ -343,9 +343,9 @@ def test_a_server_that_ends_nothing_gives_its_jobs_to_the_other(tmp_path, make_s
     check_made(tmp_path, calm, good)
 
 
-def test_a_lone_server_that_is_deaf_ends_the_run(tmp_path, make_server, calm, capsys):
+def test_a_lone_server_that_is_unresponsive_ends_the_run(tmp_path, make_server, calm, capsys):
     server = make_server()
-    server.always, server.deaf = "hangs", True
+    server.always, server.unresponsive = "hangs", True
     command = [str(tmp_path / "planes"), "--server", server.url, "--job-timeout", "0.2", "--poll", "0.01"]
     bound = threading.Timer(30, server.die, [math.inf])
     bound.daemon = True
@@ -359,15 +359,15 @@ def test_a_lone_server_that_is_deaf_ends_the_run(tmp_path, make_server, calm, ca
     assert len(server.posted) == 2
 
 
-def test_a_deaf_server_that_is_restarted_gets_jobs_again(tmp_path, make_server, calm, clock):
+def test_a_unresponsive_server_that_is_restarted_gets_jobs_again(tmp_path, make_server, calm, clock):
     server, other = make_server(), make_server()
-    server.always, server.deaf = "hangs", True
+    server.always, server.unresponsive = "hangs", True
     other.hang()
     clock.fly(server)
     notes = set()
 
     def restart(run):
-        notes.add(run.workers[0].unfit)
+        notes.add(run.workers[0].health.unusable)
         if HUNG in notes and server.always:
             server.always = None
             server.die(silence=0)
@@ -375,7 +375,7 @@ def test_a_deaf_server_that_is_restarted_gets_jobs_again(tmp_path, make_server, 
             other.come_round()
 
     found = run(tmp_path / "planes", [server, other], dataclasses.replace(QUICK, rest=0.01), watch=restart)
-    assert found.counts["done"] == 10 and not found.workers[0].unfit and server.history
+    assert found.counts["done"] == 10 and not found.workers[0].health.unusable and server.history
     assert manifest_rows(tmp_path / "planes") == (calm, 10)
 
 
@@ -385,12 +385,14 @@ def test_a_lone_server_that_works_for_a_stranger_is_waited_for(tmp_path, make_se
     clock.fly(server)
 
     def release(run):
-        notes.add(run.workers[0].note)
+        notes.add(run.workers[0].health.note)
         if server.hung and sum(clock.ahead.values()) > 20 * 3600:
             server.come_round()
 
     found = run(tmp_path / "planes", [server], watch=release)
-    assert found.counts["done"] == 10 == len(server.posted) and not server.interrupted and not found.workers[0].note
+    assert (
+        found.counts["done"] == 10 == len(server.posted) and not server.interrupted and not found.workers[0].health.note
+    )
     assert any("only wait there" in note for note in notes)
     check_made(tmp_path, calm, server)
 
@@ -447,7 +449,7 @@ def test_the_time_of_a_job_begins_when_it_does(tmp_path, make_server, calm, cloc
             looks.append(server.looks)
 
     found = run(tmp_path / "planes", [server], watch=step)
-    assert found.counts["done"] == 10 and not steps and not server.interrupted and not found.workers[0].note
+    assert found.counts["done"] == 10 and not steps and not server.interrupted and not found.workers[0].health.note
 
 
 def test_time_without_a_job_does_not_count(tmp_path, make_server, calm, clock):
@@ -469,11 +471,11 @@ def test_time_without_a_job_does_not_count(tmp_path, make_server, calm, clock):
 def test_an_image_of_a_prompt_that_was_stopped_is_neither_lost_nor_made_again(tmp_path, make_server, calm, clock, when):
     server = make_server()
     tries = hang_at(server, calm[4]["key"])
-    server.before, server.deaf = int(when == "before"), when == "after"
+    server.before, server.unresponsive = int(when == "before"), when == "after"
     clock.fly(server, lambda server: server.hung and not server.interrupted)
 
     def release(run):
-        if server.deaf and server.hung and run.workers[0].errors:
+        if server.unresponsive and server.hung and run.workers[0].errors:
             server.come_round()
 
     attempts, errors = (1, 0) if when == "before" else (2, 1)

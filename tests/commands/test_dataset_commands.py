@@ -323,7 +323,7 @@ def check_refused(answer, message):
         (["--layout-option", "level=family"], "has no option 'level'"),
         (["--min-confidence", 2], "Invalid min_confidence: 2.0"),
         (["--max-duplicate-bits", 65], "Invalid max_duplicate_bits: 65. Choose a whole number from -1 to 64"),
-        (["--pilot", 1, "--server", "nowhere:1"], "url must begin with http"),
+        (["--pilot", 1, "--server", "nowhere:1"], "A server must be http://HOST"),
     ],
 )
 def test_bad_input_is_one_clear_line(higfa, birds, tmp_path, options, message):

@@ -11,8 +11,8 @@ from PIL import Image, PngImagePlugin
 
 from higfa_core.commands import main as cli
 from higfa_core.exports.report import SIDE, Dataset, write_report
+from higfa_core.files.records import ROW_FIELDS
 from higfa_core.store.manifest import Manifest
-from higfa_core.store.rows import ROW_FIELDS
 
 from .conftest import CLASSES
 
@@ -58,7 +58,7 @@ def write(folder, *images, content=b"", **more):
     manifest = Manifest(folder)
     for i, (name, source, accepted, confidence) in enumerate(images):
         row = dict.fromkeys(ROW_FIELDS) | {"key": f"{i:064}", "index": 0, "class_name": name, "source": source}
-        row |= {"file": f"{'train' if accepted else 'rejected'}/{i}.png", "accepted": accepted, "seed": i}
+        row |= {"file": f"{'train' if accepted else 'rejected'}/c/{i}.png", "accepted": accepted, "seed": i, "batch": 1}
         row |= {"reason": f"confidence {confidence} is below 0.5", "scores": {"confidence": confidence}, **more}
         manifest.write(row, content or png((i, 0, 0), "secret workflow"))
     return folder
@@ -152,8 +152,8 @@ def test_large_images_are_made_small_and_only_so_many_are_shown(tmp_path):
 
 
 def test_an_image_that_is_gone_or_damaged_leaves_a_gap(canvas):
-    (canvas / "train" / "0.png").unlink()
-    (canvas / "rejected" / "1.png").write_bytes(b"GIF89a")
+    (canvas / "train" / "c" / "0.png").unlink()
+    (canvas / "rejected" / "c" / "1.png").write_bytes(b"GIF89a")
     found = page(canvas)
     assert len(found.images()) == 1 and found.html.count('class="none" title="0.png') == 1
 
@@ -186,7 +186,7 @@ def test_a_folder_without_images_is_refused(tmp_path, capsys):
 
 def test_status_counts_each_class(tmp_path, capsys):
     write(tmp_path, ("Gull", "", True, 1), ("Gull", "", False, 0), ("Tern", "", True, 1))
-    (tmp_path / "train" / "2.png").unlink()
+    (tmp_path / "train" / "c" / "2.png").unlink()
     assert cli.main(["status", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert [line.split() for line in out.splitlines()[:4]] == [
@@ -195,7 +195,7 @@ def test_status_counts_each_class(tmp_path, capsys):
         ["Tern", "1", "1"],
         ["total", "3", "2"],
     ]
-    assert "1 of these files are missing, the first is train/2.png" in out
+    assert "1 of these files are missing, the first is train/c/2.png" in out
 
 
 def test_status_of_a_folder_without_a_manifest_says_so(tmp_path, capsys):

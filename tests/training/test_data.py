@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from higfa_core.files.records import ROW_FIELDS
 from higfa_core.sources.layouts import describe, read_dataset
-from higfa_core.store.rows import ROW_FIELDS
 from higfa_core.training.data import Labelled, LabelledSet, read_labelled
 
 from ..sources.layouts.miniatures import aircraft, cub
@@ -351,6 +351,7 @@ def test_a_list_that_cannot_be_followed(tmp_path, text, message):
 def test_nothing_is_drawn_from_synthetic_images(tmp_path):
     tree(tmp_path / "train", {"a": 3, "b": 3})
     row = {"key": "0" * 64, "index": 0, "batch": 1, "file": "train/a/0.png", "class_name": "a", "label": 0}
+    row |= {"batch": 1, "scores": {}}
     (tmp_path / "manifest.jsonl").write_text(json.dumps(dict.fromkeys(ROW_FIELDS) | row | {"accepted": True}) + "\n")
     with pytest.raises(ValueError, match="holds synthetic images .*add val/<class>/ with real ones"):
         read_labelled(tmp_path)

@@ -1,0 +1,66 @@
+"""From a job to the workflow that a server gets, after its source was uploaded there."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+from ..plans.plan import Job
+from ..plans.plan_file import PlanFile
+from ..plans.rules import Rules
+from ..plans.uploads import UPLOADS, upload_files
+from ..plans.workflow import fill_in
+from ..settings import HIDDEN, settings_of
+from .answers import Means, ServerError
+from .client import Client
+
+
+class Unreadable(ValueError):
+    """The source image of a job."""
+
+
+class Delivery:
+    """Brings the jobs of a plan to one server."""
+
+    def __init__(self, client: Client, plan: PlanFile):
+        self.client, self.plan = client, plan
+        self._uploaded: dict[str, list[str]] = {}  # path of a source -> names of its files at the server
+
+    def graph(self, line: str) -> dict:
+        """The workflow for a line of the plan. Unreadable, or ServerError."""
+        job = self.plan.parse(line)
+        if job.contour_source not in self._uploaded:
+            self._uploaded[job.contour_source] = self._upload(job)
+        image, *mask = self._uploaded[job.contour_source]
+        job = dataclasses.replace(job, image_file=image, mask_file=mask[0] if mask else "")
+        rules = (rule.name for rule in settings_of(Rules) if rule.tier != HIDDEN)
+        widgets = {name: self.plan.header["rules"][name] for name in rules}
+        return fill_in(self.plan.header["workflow"], job, self.plan.header["dataset_name"], widgets)
+
+    def forget(self) -> None:
+        """The server may have lost what it was given."""
+        self._uploaded.clear()
+
+    def explain(self, line: str, reason: str) -> str:
+        """A server's reason why a job failed; where it names an uploaded file, with the user's own instead."""
+        path = self.plan.parse(line).contour_source
+        return re.sub(rf"\S*{UPLOADS}[/\\][0-9a-f]{{32}}\.\w+", lambda _: str(self._place(path)), reason)
+
+    def _upload(self, job: Job) -> list[str]:
+        path, names = self._place(job.contour_source), []
+        try:
+            files = upload_files(path.parents[job.contour_source.count("/")], self.plan.source(job.contour_source))
+        except (OSError, ValueError) as error:
+            raise Unreadable(f"{path} cannot be sent ({error}): replace it, or plan without it") from error
+        for name, content in files:
+            try:
+                names.append(self.client.upload(name, content, UPLOADS))
+            except ServerError as error:
+                if error.means is Means.JOB:
+                    error.args = (f"{path} has {len(content) / 1e6:.1f} MB: {error}",)
+                raise
+        return names
+
+    def _place(self, source: str) -> Path:
+        return Path(self.plan.header["dataset"]["root"], source)
