@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import cv2
@@ -9,11 +10,14 @@ import numpy as np
 import torch
 
 from ..settings import ADVANCED, Setting, Settings
-from .planes import check_image, check_mask, strongest, thicken
+from .planes import check_image, read_mask, strongest, thicken
+
+log = logging.getLogger(__name__)
 
 METHODS = ("canny", "soft", "silhouette")
 
 _WEAKEST_EDGE = 40.0  # a step of 10 grey levels: below this, automatic thresholds would trace sensor noise
+_MOST = 0.9  # share of the edges: an object is where most are, unless its background is a thicket
 _MASK_MARGIN = 2  # pixels kept around a mask, since edges lie on either side of its outline
 
 
@@ -63,13 +67,13 @@ def extract(
     whose colour differs (Otsu) from the median colour of the image border: good for plain backgrounds only.
 
     `blur`: standard deviation in pixels of the smoothing before detection, 0 for none.
-    `mask`: [B,H,W], [1,H,W] or [H,W], 1 = foreground; edges more than 2 pixels outside are dropped. An empty
+    `mask`: see `planes.read_mask`, 1 = foreground; edges more than 2 pixels outside are dropped. An empty
     mask (what Load Image gives for a picture without alpha) counts as no mask.
     """
     Extraction(method, blur, low or 0.0, high or 0.0)
     check_image(image)
     pixels = image.detach().to("cpu", torch.float32)[..., :3].clamp(0, 1).expand(-1, -1, -1, 3).contiguous()
-    regions = check_mask(mask, *pixels.shape[:3])
+    regions = read_mask(mask, *pixels.shape[:3])
     out = torch.empty((*pixels.shape[:3], 3), dtype=torch.float32)
     for i, picture in enumerate(pixels.numpy()):
         region = None if regions is None else regions[i].numpy() >= 0.5
@@ -90,6 +94,13 @@ def _edges(picture, method, low, high, blur, region) -> np.ndarray:
     if region is not None:
         near = thicken(region.astype(np.uint8), 2 * _MASK_MARGIN + 1).astype(bool)
     lines = _canny(dx, dy, low, high, near) if method == "canny" else _soft(dx, dy, low, high, near)
+    outside = float(lines[~near].sum())
+    if outside > _MOST * float(lines.sum()):
+        log.warning(
+            "HiGFA: %.0f %% of the edges lie where the mask says background. Load Image gives 1 for transparent "
+            "pixels: put Invert Mask in between",
+            100 * outside / float(lines.sum()),
+        )
     return np.where(near, lines, np.float32(0))
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 import torch
+
+log = logging.getLogger(__name__)
 
 Planes = TypeVar("Planes", np.ndarray, torch.Tensor)
 
@@ -24,20 +27,42 @@ def check_image(image: torch.Tensor) -> None:
         raise ValueError("The image holds NaN or infinite values: check the node that made it.")
 
 
-def check_mask(mask, batch: int, height: int, width: int) -> torch.Tensor | None:
-    """The mask as float32 planes [batch,height,width] on the CPU; None if there is none."""
+def read_mask(mask: torch.Tensor | None, batch: int, height: int, width: int) -> torch.Tensor | None:
+    """The mask as float32 planes [batch,height,width] on the CPU; None where it says nothing.
+
+    A plane of one value and of another size than the image has no shape to tell: Load Image gives 64 x 64 zeros for a
+    picture without alpha, and Invert Mask makes ones of them. Other masks of another size are scaled.
+
+    Args:
+        mask: [H,W], [B,H,W], [B,1,H,W] or [B,H,W,1], where B is 1 or `batch`.
+
+    Raises:
+        ValueError: for another shape, and for values that are not finite.
+    """
     if mask is None:
         return None
-    planes = mask.detach().to("cpu", torch.float32)
-    planes = planes[None] if planes.ndim == 2 else planes
-    if tuple(planes.shape[1:]) != (height, width) and not planes.any():
-        return None  # Load Image: a 64x64 plane of zeros stands for "no mask"
-    if planes.ndim != 3 or planes.shape[0] not in (1, batch) or tuple(planes.shape[1:]) != (height, width):
+    planes = _planes(mask)
+    if planes is None or planes.shape[0] not in (1, batch):
         raise ValueError(
             f"The mask has shape {tuple(mask.shape)}, but the images need ({batch}, {height}, {width}): "
-            "resize the mask to the image."
+            f"connect one mask, or one for each of {batch} images."
         )
+    if not torch.isfinite(planes).all():
+        raise ValueError("The mask holds NaN or infinite values: check the node that made it.")
+    if tuple(planes.shape[1:]) != (height, width):
+        if bool((planes == planes.flatten()[0]).all()):
+            return None
+        log.warning("HiGFA: a mask of %dx%d is scaled to the image, %dx%d", *planes.shape[:0:-1], width, height)
+        planes = torch.nn.functional.interpolate(planes[:, None], (height, width), mode="nearest-exact")[:, 0]
     return planes.expand(batch, -1, -1)
+
+
+def _planes(mask: torch.Tensor) -> torch.Tensor | None:
+    planes = mask.detach().to("cpu", torch.float32)
+    if planes.ndim == 4:
+        planes = planes[:, 0] if planes.shape[1] == 1 else planes[..., 0] if planes.shape[3] == 1 else planes
+    planes = planes[None] if planes.ndim == 2 else planes
+    return planes if planes.ndim == 3 and planes.numel() else None
 
 
 def strongest(planes: Planes) -> Planes:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..settings import ADVANCED, HIDDEN, Setting, Settings
-from .planes import check_image, check_mask, strongest
+from .planes import check_image, read_mask, strongest
 from .warp import TransformParams, apply, project, uniform
 
 MAX_VARIANTS = 64
@@ -147,7 +147,7 @@ def transform_batch(
         raise ValueError(f"variants must be between 1 and {MAX_VARIANTS}, but got {variants}.")
     check_image(contour)
     batch, height, width = contour.shape[:3]
-    planes = check_mask(mask, batch, height, width)
+    planes = read_mask(mask, batch, height, width)
     frame = size or (height, width)
     images = contour.new_empty((batch * variants, *frame, contour.shape[3]))
     masks = torch.empty((batch * variants, *frame), device=contour.device)

@@ -176,7 +176,7 @@ class TestExtract:
             (torch.zeros(1, 8, 8, 3), {"low": 0.5, "high": 0.2}, "0.5 is above .* 0.2"),
             (torch.zeros(1, 8, 8, 3), {"high": 100}, "Invalid high_threshold: 100. Choose a number from 0 to 1"),
             (torch.zeros(1, 8, 8, 3), {"blur": -1}, "Invalid blur: -1"),
-            (torch.zeros(1, 8, 8, 3), {"mask": torch.ones(1, 4, 4)}, r"\(1, 4, 4\).*resize the mask"),
+            (torch.zeros(1, 8, 8, 3), {"mask": torch.ones(2, 8, 8)}, r"\(2, 8, 8\).*connect one mask"),
             (torch.zeros(1, 8, 8, 3), {"mask": torch.ones(2, 8, 8)}, r"\(2, 8, 8\)"),
         ],
     )
