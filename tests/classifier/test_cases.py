@@ -169,6 +169,14 @@ def test_names_of_an_earlier_timm(tmp_path, wrap):
     same(FineGrainedClassifier.load(path), net)
 
 
+def test_names_of_a_network_that_timm_computes_differently_now(tmp_path):
+    """PoolFormer: renamed it would load, and give other logits than the release that trained it."""
+    net = timm.create_model("poolformer_s12", num_classes=5)
+    state = {key.replace("head.fc.", "head."): tensor for key, tensor in net.state_dict().items()}
+    with pytest.raises(ValueError, match="not those of poolformer_s12: missing head.fc"):
+        FineGrainedClassifier.load(write(tmp_path, arch="poolformer_s12", state=state))
+
+
 def test_what_timm_would_resample_does_not_fit(tmp_path):
     state = module("test_vit", img_size=96).state_dict()
     path = write(tmp_path, arch="test_vit", state=state, model_kwargs={"img_size": 64})
