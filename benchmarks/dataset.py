@@ -2,10 +2,11 @@
 
     python run.py exec -- python benchmarks/dataset.py
 
-Three measurements, each in fresh processes: a plan of 100,000 jobs (time, memory); `higfa run` on a store that
-holds 100,000 rows but for 100, until the first job arrives at a server (the server is a stub in this process; it
-writes into the same folder, or has a manifest of its own with all those rows); and 5,000 images through Export
-Dataset against ComfyUI's own SaveImage, taking turns in blocks in one process.
+Four measurements, each in fresh processes: a plan of 100,000 jobs (time, memory); one over 100,000 real images in
+1,000 classes, without and with a search for leaks; `higfa run` on a store that holds 100,000 rows but for 100, until
+the first job arrives at a server (the server is a stub in this process; it writes into the same folder, or has a
+manifest of its own with all those rows); and 5,000 images through Export Dataset against ComfyUI's own SaveImage,
+taking turns in blocks in one process.
 """
 
 import argparse
@@ -42,6 +43,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--sources", type=int, default=100_000, help="real images of the plan with leak search")
+    parser.add_argument("--classes", type=int, default=1000, help="their classes")
     parser.add_argument("--size", type=int, default=512, help="pixels a side of the exported images")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -49,6 +52,8 @@ def main():
         print("| what | measured | limit |\n|---|---|---|")
         seconds, memory = plan(folder, args.jobs)
         print(f"| plan of {args.jobs:,} jobs | {seconds:.1f} s, {memory:.0f} MB | 10 s, 400 MB |")
+        for words, limit, seconds, memory in plan_sources(folder, args.sources, args.classes):
+            print(f"| {words} | {seconds:.1f} s, {memory:.0f} MB | {limit} |", flush=True)
         first, again, far = resume(folder, args.jobs)
         words = f"{again:.1f} s, a server elsewhere {far:.1f} s (index built anew: {first:.1f} s)"
         print(f"| store of {args.jobs:,} rows, to the first job | {words} | 3 s |")
@@ -67,6 +72,40 @@ def plan(folder, jobs):
     start = time.perf_counter()
     run_cli([*command, "--replicas", max(1, jobs // (10 * CLASSES))])
     return time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+
+
+def plan_sources(folder, count, classes):
+    """Rows of words, limit, seconds and peak MB: `higfa plan` over `count` images in `classes` classes."""
+    sources, about = folder / "many", f"plan over {count:,} images, {classes:,} classes"
+    draw_sources(sources, count, classes)
+    command = ["plan", folder / "many_store", "--workflow", WORKFLOW, "--source", sources, "--replicas", 1, "--replace"]
+    rows = [("without leak search", "", "off"), ("leak search", "60 s, 600 MB", "exclude")]
+    rows.append(("leak search, hashes kept", "", "exclude"))
+    for words, limit, leaks in rows:
+        yield f"{about}, {words}", limit, *measured([*command, "--leaks", leaks])
+
+
+def draw_sources(folder, count, classes):
+    """JPEGs of 256 x 192 pixels, each another mixture of a few scenes, a tenth of them for tests."""
+    scenes = [(photo(256)[:192].numpy() * 255).astype(np.uint8)]
+    scenes += [np.ascontiguousarray(np.rot90(np.roll(scenes[0], 37 * n, (0, 1)), 2 * (n % 2))) for n in range(1, 16)]
+    random = np.random.default_rng(0)
+    for number in range(count):
+        patches = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        image = Image.blend(Image.fromarray(scenes[number % 16]), Image.fromarray(patches).resize((256, 192)), 0.6)
+        place = folder / ("test" if number % 10 == 9 else "train") / f"class_{number % classes:04}"
+        place.mkdir(parents=True, exist_ok=True)
+        image.save(place / f"{number:06}.jpg", quality=85)
+
+
+def measured(command):
+    """Seconds, and the peak MB of the process of its own that runs the command (Linux)."""
+    code = "import sys; from higfa_core.commands.main import main; code = main(sys.argv[1:]); " \
+        "print(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0], file=sys.stderr); sys.exit(code)"  # fmt: skip
+    start = time.perf_counter()
+    words = [sys.executable, "-c", code, *map(str, command)]
+    ran = subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    return time.perf_counter() - start, int(ran.stderr.split()[-1]) / 1024
 
 
 def resume(folder, jobs):

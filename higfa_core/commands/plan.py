@@ -126,7 +126,8 @@ def _leak_lines(leaks: Sequence[Leak], way: str) -> list[str]:
     if not leaks:
         return []
     kept = "kept" if way == "report" else "left out of the sources"
-    lines = [f"leaks: {len(leaks):,} images are in two splits or two classes, {kept}"]
+    images = "image" if len(leaks) == 1 else "images"
+    lines = [f"leaks: {len(leaks):,} {images} in two splits or two classes, {kept}"]
     return lines + [f"  {leak}" for leak in leaks[:SHOWN]] + ["  ..."] * (len(leaks) > SHOWN)
 
 
