@@ -100,8 +100,11 @@ def draw_sources(folder, count, classes):
 
 def measured(command):
     """Seconds, and the peak MB of the process of its own that runs the command (Linux)."""
-    code = "import sys; from higfa_core.commands.main import main; code = main(sys.argv[1:]); " \
-        "print(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0], file=sys.stderr); sys.exit(code)"  # fmt: skip
+    code = (
+        "import sys; from higfa_core.commands.main import main; code = main(sys.argv[1:]); "
+        "about = open('/proc/self/status').read(); "
+        "print(about.partition('VmHWM:')[2].split()[0], file=sys.stderr); sys.exit(code)"
+    )
     start = time.perf_counter()
     words = [sys.executable, "-c", code, *map(str, command)]
     ran = subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)

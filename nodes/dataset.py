@@ -12,6 +12,7 @@ from ..higfa_core.plans.inputs import load_job, pick_job, pick_planned
 from ..higfa_core.plans.plan import Job
 from ..higfa_core.plans.plan_file import HEADER, JOBS
 from ..higfa_core.plans.settings import PlanSettings
+from ..higfa_core.sources.options import parse_layout
 from .folders import dataset_folder, dataset_input
 from .types import HiGFAJob
 from .widgets import widgets
@@ -61,6 +62,14 @@ class DatasetJob(io.ComfyNode):
                     tooltip="Folder inside ComfyUI's output folder with a plan made by 'higfa plan'. When given, "
                     "index picks from it and the other settings above are ignored.",
                 ),
+                io.String.Input(
+                    "layout",
+                    default="auto",
+                    optional=True,
+                    advanced=True,
+                    tooltip="How the images lie on disk: auto, or a layout and its options as 'higfa plan' knows them, "
+                    "such as 'image_folder', 'aircraft level=family' or 'table labels=train.csv label_column=breed'.",
+                ),
             ],
             outputs=[
                 io.Image.Output("image", tooltip="The real image whose contour to use."),
@@ -75,18 +84,18 @@ class DatasetJob(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, dataset, index, prompt_template, replicas, plan_seed, contour_from, job="", plan=""
+        cls, dataset, index, prompt_template, replicas, plan_seed, contour_from, job="", plan="", layout="auto"
     ) -> io.NodeOutput:
         folder, name = folder_paths.get_input_directory(), dataset.strip()
         if name == sources.NAME:
             dataset_folder(name)
-        layout = {}
+        layout = parse_layout(layout)
         if plan.strip() and not job.strip():
             place = inside(folder_paths.get_output_directory(), plan.strip())
             chosen, count, layout = pick_planned(folder, place, index)
         else:
             options = {"prompt_template": prompt_template, "replicas": replicas, "plan_seed": plan_seed}
-            chosen, count = pick_job(folder, name, index, job, contour_from=contour_from, **options)
+            chosen, count = pick_job(folder, name, index, job, layout, contour_from=contour_from, **options)
         chosen, image, mask = load_job(folder, chosen, **layout)
         mask = torch.ones(1, *image.shape[1:3]) if mask is None else mask
         return io.NodeOutput(image, mask, chosen.class_name, chosen.prompt, chosen.seed, chosen, count)

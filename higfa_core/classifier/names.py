@@ -7,6 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from ..files.names import matching_key
+
 
 def checked(names) -> tuple[str, ...]:
     """At least two unique, non-empty, one-line names (slashes and any script are fine); ValueError otherwise."""
@@ -74,4 +76,4 @@ def _number(key) -> int:
 
 def _plain(name: str) -> str:
     """Without case, underscores and a dataset's numbering: "003.Laysan_Albatross" is "Laysan Albatross"."""
-    return " ".join(re.sub(r"^\d+\.", "", name).replace("_", " ").split()).casefold()
+    return " ".join(re.sub(r"^\d+\.", "", matching_key(name)).replace("_", " ").split())

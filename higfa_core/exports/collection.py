@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..files.names import class_name
 from ..files.paths import check_class_names, inside
 from ..plans.plan_file import PlanFile, planned_keys
 from ..sources.source import SourceImage
@@ -143,7 +144,7 @@ def _classes(manifests: Sequence[Manifest]) -> tuple[str, ...]:
             raise ValueError(f"{manifest.folder} has other classes than {manifests[0].folder}. Export them one by one.")
     names = lists[0]
     if names is None:  # images without a job: torchvision's order
-        names = sorted({row["class_name"] for manifest in manifests for row in manifest.rows()})
+        names = sorted({class_name(row["class_name"]) for manifest in manifests for row in manifest.rows()})
     check_class_names(names)
     return tuple(names)
 
@@ -151,11 +152,13 @@ def _classes(manifests: Sequence[Manifest]) -> tuple[str, ...]:
 def _class_list(manifest: Manifest) -> list[str] | None:
     # Where servers write elsewhere, dataset.json stays with them.
     info = manifest.info()
-    return info["classes"] if info else list(PlanFile(manifest.folder).classes)
+    names = info["classes"] if info else list(PlanFile(manifest.folder).classes)
+    return names and list(map(class_name, names))
 
 
 def _add(rows: dict, folder: Path, row: dict, labels: Mapping[str, int]) -> None:
-    name = row["class_name"]
+    name = class_name(row["class_name"])
+    row = row if name == row["class_name"] else {**row, "class_name": name}
     if name not in labels or row["label"] not in (None, labels[name]):
         raise ValueError(
             f"{folder}: {row['file']} is {name!r}, label {row['label']}. Its dataset.json has no such class."
@@ -198,6 +201,6 @@ def _read_plan(path: Path, classes: tuple[str, ...]) -> dict:
         return {}
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}). Restore it, or remove it to export without a plan.") from error
-    if "classes" in plan and tuple(about["name"] for about in plan["classes"]) != classes:
+    if "classes" in plan and tuple(class_name(about["name"]) for about in plan["classes"]) != classes:
         raise ValueError(f"{path} has other classes than the dataset beside it. Remove it to export without a plan.")
     return plan

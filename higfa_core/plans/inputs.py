@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,22 @@ from .prompts import Prompts
 from .settings import PlanSettings
 
 
-def pick_job(input_folder: str | Path, dataset: str, index: int, job: str = "", **options) -> tuple[Job, int]:
+def pick_job(
+    input_folder: str | Path,
+    dataset: str,
+    index: int,
+    job: str = "",
+    layout: Mapping[str, str] | None = None,
+    **options,
+) -> tuple[Job, int]:
     """Job `index` of the plan over `input_folder/dataset`, and how many there are.
 
-    `options` are those of `PlanSettings`. A `job` as JSON wins over everything else (and counts as 1).
+    `layout`: how to read the dataset, as `..sources.layouts.read_dataset` is told it. `options` are those of
+    `PlanSettings`. A `job` as JSON wins over everything else (and counts as 1).
     """
     if job.strip():
         return Job.from_json(job), 1
-    plan = _plan(input_folder, dataset, PlanSettings(**options))
+    plan = _plan(input_folder, dataset, layout or {}, PlanSettings(**options))
     if not 0 <= index < len(plan):
         raise ValueError(f"No job {index} in {dataset!r}: there are {len(plan)}, use 0 to {len(plan) - 1}")
     return plan[index], len(plan)
@@ -79,17 +88,18 @@ def _box_mask(box: Box, height: int, width: int) -> Tensor:
     return mask
 
 
-def _plan(input_folder: str | Path, dataset: str, settings: PlanSettings) -> Plan:
+def _plan(input_folder: str | Path, dataset: str, layout: Mapping[str, str], settings: PlanSettings) -> Plan:
     refuse_held_out(*dataset.split("/"))
     root = inside(input_folder, dataset)
     if not root.is_dir():
         read_dataset(root)  # says what is wrong
-    return _kept_plan(root, dataset, fingerprint(root), settings)
+    return _kept_plan(root, dataset, fingerprint(root), tuple(layout.items()), settings)
 
 
 @functools.lru_cache(maxsize=4)
-def _kept_plan(root: Path, name: str, version: str, s: PlanSettings) -> Plan:
-    return Plan(_read(root, version), s.replicas, Prompts((s.prompt_template,)), s.plan_seed, s.contour_from, name)
+def _kept_plan(root: Path, name: str, version: str, layout: tuple[tuple[str, str], ...], s: PlanSettings) -> Plan:
+    found = _read(root, version, **dict(layout))
+    return Plan(found, s.replicas, Prompts((s.prompt_template,)), s.plan_seed, s.contour_from, name)
 
 
 @functools.lru_cache(maxsize=4)

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 
 COLUMNS = ("labels", "path_column", "label_column", "split_column")
 OPTIONS = ("layout", "layout_option", *COLUMNS)
+
+
+def parse_layout(text: str) -> dict[str, str]:
+    """`table labels=train.csv "label_column=the breed"`, or just `auto`, as `read_dataset` takes it."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"Layout {text!r} has a quote that does not end: correct it") from error
+    pairs = [word.partition("=") for word in words]
+    names = [word for word, sign, _ in pairs if not sign]
+    if len(names) > 1:
+        raise ValueError(f"Layout {text!r} names {' and '.join(names)}: write one, and its options as NAME=VALUE")
+    return {"layout": names[0] if names else "auto", **{name: value for name, sign, value in pairs if sign}}
 
 
 def layout_of(options: Mapping) -> dict[str, str]:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..contour import TransformParams, fit_boxes, fit_plane, transform_boxes
 from ..files.hashes import canonical_json
+from ..files.names import matching_key
 from ..files.paths import check_class_names, folder_name, inside, name_flaw
 from ..plans.plan import Job
 from ..plans.rules import Rules
@@ -94,7 +95,7 @@ def export_images(
     `metadata` into PNG text chunks. `workflow`: the `..workflow.digest` of what made the images. `check` is called
     before each file and may raise to stop. All input is checked before the first write (ValueError).
     """
-    if job is not None and class_name not in ("", job.class_name):
+    if job is not None and class_name and matching_key(class_name) != matching_key(job.class_name):
         raise ValueError(f"class_name {class_name!r} is not the job's {job.class_name!r}. Leave it empty.")
     class_name = job.class_name if job else class_name
     check_class_names(job.classes if job else (class_name,))
