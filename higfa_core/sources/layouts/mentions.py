@@ -21,7 +21,7 @@ KNOWN = {HELD_OUT_LIST, *"manifest.jsonl plan.json plan.jsonl dataset.json class
          *"class_map.txt checksums.txt md5sums.txt sha256sums.txt requirements.txt license.txt".split()}  # fmt: skip
 PROSE = (".md", ".rst", ".html", ".htm", ".pdf", ".py", ".ipynb", ".sh", ".m", ".yaml", ".yml", ".log", ".doc", ".docx")
 HEAD, MOST = 4_000_000, 200  # bytes of a file, files
-NAME = re.compile(r"[^\s/\\\"'<>|,;:=(){}\[\]\x00-\x1f]+")
+NAME = re.compile(r"[^\s/\\\"'<>|,;:=(){}\[\]\x00-\x1f\ufffd]+")  # U+FFFD: a byte that is no text
 
 
 @dataclass(frozen=True)
