@@ -253,10 +253,10 @@ class Index(Database):
         digest = self.plan.header["workflow_digest"]
         numbers = Counter()
         for line in self.plan.lines():
-            values = json.loads(line)
-            label = labels[values["class_name"]]
+            job = self.plan.read(line)
+            label = labels[job.class_name]
             if self.shard.has(label, numbers[label]):
-                yield values["index"], image_key(values["key"], digest), label, line.decode().rstrip("\n")
+                yield job.index, image_key(job.key, digest), label, line.decode().rstrip("\n")
             numbers[label] += 1
 
     def _read(self, db: sqlite3.Connection, line: bytes, number: int, at: int) -> int | None:

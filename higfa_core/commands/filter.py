@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..files.atomic import alone, write_atomic
+from ..files.records import plain
 from ..plans.plan_file import HEADER, planned_keys
 from ..plans.rules import Rules
 from ..store.manifest import Manifest, decide
@@ -70,8 +71,9 @@ def refilter(folder: Path, changes: dict, fresh: bool = False, dry_run: bool = F
         raise ValueError(f"No images in {folder}. Give the folder that has manifest.jsonl.")
     with nullcontext() if dry_run else alone(folder):
         manifest.refresh()
+        manifest.info()  # says what is wrong with it
         keys = planned_keys(folder)
-        rules = Rules(**({} if fresh else _present_rules(manifest)) | changes)
+        rules = Rules.recorded(({} if fresh else _present_rules(manifest)) | changes)
         changed, restated, outcomes = _judge(manifest, keys, rules)
         if not dry_run:
             _record_rules(folder, rules)
@@ -106,13 +108,13 @@ def _judge(manifest: Manifest, keys: set[str] | None, rules: Rules) -> tuple[lis
 
 def _present_rules(manifest: Manifest) -> dict:
     header = _header(manifest.folder)
-    known = json.loads(header.read_text("utf-8")).get("rules") if header else None
+    known = plain(header.read_bytes()).get("rules") if header else None
     return manifest.rows()[-1].get("rules") or {} if known is None else known
 
 
 def _record_rules(folder: Path, rules: Rules) -> None:
     if header := _header(folder):  # the next higfa run must judge by the same rules, and filter must start from them
-        values = json.loads(header.read_text("utf-8")) | {"rules": asdict(rules)}
+        values = plain(header.read_bytes()) | {"rules": asdict(rules)}
         write_atomic(header, json.dumps(values, ensure_ascii=False, indent=1).encode())
 
 

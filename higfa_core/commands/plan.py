@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..files.records import plain
 from ..miniature import sources as embedded
 from ..plans.balance import job_counts
 from ..plans.plan import Plan
@@ -94,7 +94,7 @@ def _result(args: argparse.Namespace, plan: Plan, quota: Mapping | None) -> dict
 def read_workflow(path: str | Path) -> dict:
     """The API-format workflow in a file. ValueError when it is not one that makes a dataset."""
     try:
-        graph = json.loads(Path(path).read_text("utf-8"))
+        graph = plain(Path(path).read_bytes())
     except (OSError, ValueError) as error:
         raise ValueError(f"Cannot read the workflow {path} ({error}). Give a file of File > Export (API).") from error
     check_workflow(graph)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -10,6 +9,8 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
+
+from ..files.records import plain
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -63,7 +64,7 @@ def _times(path: Path) -> list[float]:
     found = []
     for line in lines:  # the first and the last may be cut
         with suppress(ValueError, TypeError, KeyError):
-            found.append(datetime.fromisoformat(json.loads(line)["created"]).timestamp())
+            found.append(datetime.fromisoformat(plain(line)["created"]).timestamp())
     return found
 
 

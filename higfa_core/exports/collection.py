@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from PIL import Image
 
 from ..files.names import class_name
 from ..files.paths import check_class_names, inside
+from ..files.records import plain
 from ..plans.plan_file import PlanFile, planned_keys
 from ..sources.source import SourceImage
 from ..store.manifest import Manifest
@@ -59,7 +59,7 @@ class Collection:
             return self.plan.get("workflow") or {}
         try:
             with Image.open(self.items[0].path) as image:
-                graph = json.loads(image.info.get("prompt", "{}"))
+                graph = plain(str(image.info.get("prompt", "{}")).encode())
         except (OSError, ValueError):
             return {}
         return graph if isinstance(graph, dict) else {}
@@ -195,12 +195,12 @@ def _source(path: str, about: Mapping, classes: tuple[str, ...]) -> SourceImage:
 
 
 def _read_plan(path: Path, classes: tuple[str, ...]) -> dict:
-    try:
-        plan = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+    if not path.is_file():
         return {}
+    try:
+        plan = PlanFile(path.parent)
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}). Restore it, or remove it to export without a plan.") from error
-    if "classes" in plan and tuple(class_name(about["name"]) for about in plan["classes"]) != classes:
+        raise ValueError(f"{error}. Or remove it, to export without a plan.") from error
+    if tuple(map(class_name, plan.classes)) != classes:
         raise ValueError(f"{path} has other classes than the dataset beside it. Remove it to export without a plan.")
-    return plan
+    return plan.header

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from base64 import b64encode
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ from PIL import Image, ImageOps
 
 from ..files.atomic import write_atomic
 from ..files.paths import inside
-from ..plans.plan_file import HEADER, planned_keys
+from ..plans.plan_file import HEADER, PlanFile, planned_keys
 from ..store.manifest import Manifest
 from .reasons import reasons
 
@@ -44,7 +43,7 @@ class Dataset:
         if not self.rows:
             raise ValueError(f"No images in {folder}. Give a folder that Export Dataset or `higfa run` has filled.")
         header = self.folder / HEADER
-        self.plan: dict = json.loads(header.read_text("utf-8")) if header.is_file() else {}
+        self.plan: dict = PlanFile(header.parent).header if header.is_file() else {}
         root = source or (self.plan.get("dataset") or {}).get("root")
         self.source = Path(root) if root else None
         known = (manifest.info() or {}).get("classes") or [about["name"] for about in self.plan.get("classes", ())]

@@ -23,9 +23,7 @@ MAX_NAME_BYTES = 200
 
 def inside(root: str | Path, relative: str) -> Path:
     """`root/relative`; ValueError when absolute, with `..`, or leading out of `root` by a link."""
-    parts = PurePosixPath(relative.replace("\\", "/")).parts  # a Windows server would see these
-    anchored = PurePosixPath(relative).anchor or PureWindowsPath(relative).anchor or "\0" in relative
-    if not parts or ".." in parts or anchored:
+    if leads_out(relative):
         raise ValueError(f"Path {relative!r} must be relative and without '..': it has to stay inside {root}")
     base, target = os.path.realpath(root), os.path.realpath(os.path.join(root, relative))
     # A path on another Windows drive has no common path at all, hence the drive comparison first.
@@ -33,6 +31,13 @@ def inside(root: str | Path, relative: str) -> Path:
     if not same_drive or os.path.commonpath((base, target)) != base:
         raise ValueError(f"Path {relative!r} leads outside {root} (a link?): copy the files into that folder")
     return Path(root, relative)
+
+
+def leads_out(relative: str) -> bool:
+    """Whether a path is empty, absolute on some system, or has `..`. As text alone: `inside` also sees links."""
+    parts = PurePosixPath(relative.replace("\\", "/")).parts  # a Windows server would see these
+    anchored = PurePosixPath(relative).anchor or PureWindowsPath(relative).anchor or "\0" in relative
+    return not parts or ".." in parts or bool(anchored)
 
 
 def path_flaw(path: str) -> str:

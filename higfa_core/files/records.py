@@ -12,12 +12,14 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from .paths import path_flaw
+from .paths import leads_out, path_flaw
 
 T = TypeVar("T")
 Natural = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Small = Annotated[int, Meta(ge=0, le=2**16)]
 Key = Annotated[str, Meta(min_length=1, max_length=200)]
+Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Four = tuple[float, float, float, float]
 Hash = Annotated[str, Meta(pattern="^[0-9a-f]{1,16}$")]
 Number = float | None
 STORED = re.compile(r"(train|rejected)/[^/]+/[^/]+\.(png|jpg|webp)")
@@ -66,7 +68,7 @@ class Row(Struct, gc=False):
     contour_source: str | None = None
     workflow: str | None = None
     rules: dict[str, Any] | None = None
-    box: tuple[float, float, float, float] | None = None
+    box: Four | None = None
     width: Natural | None = None
     height: Natural | None = None
     versions: dict[str, Any] | None = None
@@ -76,6 +78,83 @@ class Row(Struct, gc=False):
             raise ValueError(f"file {self.file!r} is no place for an image of a dataset: train/CLASS/NAME.png")
         if self.mask is not None and (not STORED_MASK.fullmatch(self.mask) or path_flaw(self.mask)):
             raise ValueError(f"mask {self.mask!r} is no place for a mask of a dataset: masks/CLASS/NAME.png")
+
+
+class PlanLine(Struct, gc=False, forbid_unknown_fields=True):
+    """A line of `plan.jsonl`: what differs from job to job."""
+
+    index: Natural
+    key: Digest
+    class_name: str
+    source: str
+    contour_source: str
+    prompt: str
+    seed: Natural
+    replica: Natural
+
+
+class PlanSource(Struct, gc=False):
+    """A source image in `plan.json`."""
+
+    label: Natural
+    mask: str | None = None
+    mask_values: list[int] = []
+    box: Four | None = None
+    crop_bottom: Natural = 0
+    sha256: str | None = None
+
+
+class PlanClass(Struct, gc=False):
+    """A class in `plan.json`."""
+
+    name: str
+    prompt: str = ""
+    super_class: str = ""
+
+
+class PlanDataset(Struct):
+    """Where the source images are, in `plan.json`."""
+
+    name: str
+    root: str
+    layout: str = ""
+    evidence: str = ""
+    licence: str = ""
+    held_out: int = 0
+
+
+class PlanHeader(Struct):
+    """`plan.json`: what was decided for all jobs."""
+
+    version: int
+    dataset: PlanDataset
+    classes: list[PlanClass]
+    rules: dict[str, float | bool]
+    jobs: Natural
+    jobs_sha256: str
+    sources: dict[str, PlanSource]
+    dataset_name: str
+    workflow_digest: str
+    workflow: dict[str, dict[str, Any]]
+    counts: dict[str, Natural] = {}
+    quota: dict[str, Natural] | None = None
+    options: dict[str, Any] = {}
+    licences: dict[str, str] = {}
+
+    def __post_init__(self):
+        for path, source in self.sources.items():
+            if flawed := next((name for name in (path, source.mask) if name is not None and leads_out(name)), None):
+                raise ValueError(f"sources has the path {flawed!r}, which leads out of the dataset")
+            if source.label >= len(self.classes):
+                raise ValueError(f"sources[{path!r}].label is {source.label}, there are {len(self.classes)} classes")
+
+
+class DatasetInfo(Struct):
+    """`dataset.json`: the classes of a dataset in label order; None where images came without a job."""
+
+    classes: list[str] | None
+    version: int = 1
+    rules: dict[str, float | bool] | None = None
 
 
 _ROW = msgspec.json.Decoder(Row)
@@ -88,6 +167,20 @@ def check_row(line: bytes) -> Row:
         return _ROW.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(_words(error)) from None
+
+
+def read_as(kind: type[T], data: bytes) -> T:
+    """JSON as the record `kind`. ValueError says what is wrong with it."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(_words(error)) from None
+
+
+def checked(kind: type[Struct], data: bytes) -> dict[str, Any]:
+    """JSON that has the fields of `kind`, with all others it has. ValueError says what is wrong with it."""
+    read_as(kind, data)
+    return plain(data)
 
 
 def plain(data: bytes) -> Any:

@@ -6,7 +6,7 @@ can be made on any machine, in any order and any number of times.
 
 from __future__ import annotations
 
-import json
+import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -15,7 +15,8 @@ from typing import Any
 
 from ..files.hashes import canonical_json, file_sha256, json_sha256
 from ..files.names import class_name, composed
-from ..files.paths import refuse_held_out
+from ..files.paths import leads_out, refuse_held_out
+from ..files.records import plain
 from ..sources.source import Box, SourceDataset, SourceImage
 from .prompts import Prompts
 
@@ -61,9 +62,11 @@ class Job:
         if not 0 <= self.label < len(self.classes) or self.classes[self.label] != self.class_name:
             raise ValueError(f"Job class {self.class_name!r} is not number {self.label} of {self.classes}")
         for name, length in (("box", 4), ("size", 2)):
-            value = getattr(self, name)
-            if value is not None and (len(value) != length or not all(isinstance(v, (int, float)) for v in value)):
+            if (value := getattr(self, name)) is not None and not _are_numbers(value, length):
                 raise ValueError(f"Job field {name!r} must be {length} numbers, got {value!r}")
+        for name in ("source", "contour_source", "image_file", "mask_file"):
+            if (path := getattr(self, name)) and leads_out(path):
+                raise ValueError(f"Job field {name!r} must be a relative path without '..', got {path!r}")
         refuse_held_out(
             *self.dataset.split("/"), *(self._split_part(path) for path in (self.source, self.contour_source))
         )
@@ -81,8 +84,8 @@ class Job:
     def from_json(cls, text: str) -> Job:
         """The job that `to_json` wrote. ValueError for anything else."""
         try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
+            values = plain(text.encode())
+        except ValueError as error:  # UnicodeEncodeError is one
             raise ValueError(f"Job is not JSON ({error}): {text[:80]!r}") from error
         if not isinstance(values, dict):
             raise ValueError(f"Job must be a JSON object, got {text[:80]!r}")
@@ -99,6 +102,12 @@ class Job:
 OPTIONAL = {"image_file", "mask_file"}
 _NAMED = {"int": int, "str": str}
 _KINDS = {f.name: _NAMED.get(str(f.type), tuple) for f in fields(Job) if f.name not in ("box", "size")}
+
+
+def _are_numbers(values: Any, length: int) -> bool:
+    if not isinstance(values, (list, tuple)) or len(values) != length:
+        return False
+    return all(type(value) in (int, float) and math.isfinite(value) for value in values)
 
 
 class Plan(Sequence[Job]):

@@ -10,7 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from msgspec import structs
+
 from ..files.atomic import write_atomic
+from ..files.records import PlanHeader, PlanLine, checked, read_as
 from ..sources.leaks import Leak
 from ..sources.source import SourceImage
 from .plan import Job, Plan
@@ -68,14 +71,15 @@ class PlanFile:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
+        path = self.folder / HEADER
         try:
-            self.header = json.loads((self.folder / HEADER).read_text("utf-8"))
+            self.header = checked(PlanHeader, path.read_bytes())
         except FileNotFoundError:
             raise ValueError(f"No {HEADER} in {self.folder}: make a plan with higfa plan") from None
         except ValueError as error:
-            raise ValueError(f"{self.folder / HEADER} is damaged ({error}): make the plan again") from error
-        if self.header.get("version") != VERSION:
-            raise ValueError(f"{self.folder / HEADER} has version {self.header.get('version')!r}, this reads {VERSION}")
+            raise ValueError(f"{path} is damaged ({error}): make the plan again") from error
+        if self.header["version"] != VERSION:
+            raise ValueError(f"{path} has version {self.header['version']!r}, this reads {VERSION}")
         self.classes = tuple(info["name"] for info in self.header["classes"])
         self._labels = {name: label for label, name in enumerate(self.classes)}
 
@@ -85,7 +89,7 @@ class PlanFile:
     @property
     def rules(self) -> Rules:
         """What an image must have to count as accepted."""
-        return Rules(**self.header["rules"])
+        return Rules.recorded(self.header["rules"])
 
     def lines(self) -> Iterator[bytes]:
         """The jobs as they stand in the file. ValueError at the end when the file is not the header's."""
@@ -100,7 +104,7 @@ class PlanFile:
     def image_keys(self) -> set[str]:
         """The keys of the images that this plan makes."""
         digest = self.header["workflow_digest"]
-        return {image_key(json.loads(line)["key"], digest) for line in self.lines()}
+        return {image_key(self.read(line).key, digest) for line in self.lines()}
 
     def job(self, index: int) -> Job:
         """Job number `index`."""
@@ -112,10 +116,22 @@ class PlanFile:
 
     def parse(self, line: bytes | str) -> Job:
         """The job on a line of the plan."""
-        values = json.loads(line)
-        box = self.header["sources"][values["contour_source"]]["box"]
-        label, name = self._labels[values["class_name"]], self.header["dataset"]["name"]
-        return Job(**values, dataset=name, label=label, classes=self.classes, box=tuple(box) if box else None)
+        found = self.read(line)
+        box, name = self.header["sources"][found.contour_source].get("box"), self.header["dataset"]["name"]
+        places = {"dataset": name, "label": self._labels[found.class_name], "classes": self.classes}
+        return Job(**structs.asdict(found), **places, box=tuple(box) if box else None)
+
+    def read(self, line: bytes | str) -> PlanLine:
+        """What a line of the plan says. ValueError when it is damaged, or not of this plan."""
+        try:
+            found = read_as(PlanLine, line.encode() if isinstance(line, str) else line)
+        except ValueError as error:
+            raise ValueError(f"{self.folder / JOBS} is damaged ({error}): make the plan again") from error
+        sources = {found.source, found.contour_source}
+        if found.class_name not in self._labels or not sources <= self.header["sources"].keys():
+            where = f"{self.folder / JOBS}, job {found.index}"
+            raise ValueError(f"{where}: its class or its source is not in {HEADER}: make the plan again")
+        return found
 
     def source(self, path: str) -> SourceImage:
         """The source image at `path`, as the layout described it when the plan was made."""
@@ -124,10 +140,10 @@ class PlanFile:
             path,
             self.classes[about["label"]],
             about["label"],
-            about["mask"],
-            tuple(about["mask_values"]),
-            tuple(about["box"]) if about["box"] else None,
-            about["crop_bottom"],
+            about.get("mask"),
+            tuple(about.get("mask_values") or ()),
+            tuple(about["box"]) if about.get("box") else None,
+            about.get("crop_bottom") or 0,
         )
 
 

@@ -49,6 +49,13 @@ class Rules(Settings):
         "image of the class. -1: off."
     )
 
+    @classmethod
+    def recorded(cls, values: Mapping[str, object]) -> Rules:
+        """The rules that a file holds. ValueError for one that this version does not know."""
+        if unknown := sorted(values.keys() - {field.name for field in fields(cls)}):
+            raise ValueError(f"unknown rule: {unknown[0]}. A newer version wrote it: update this one.")
+        return cls(**values)  # type: ignore[arg-type]
+
     def given(self) -> dict[str, float | bool]:
         """The rules that ask something."""
         return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) != field.default}

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from ..files.atomic import write_atomic
 from ..files.names import composed
 from ..files.paths import HELD_OUT_LIST as NAME
-from ..files.paths import training_folders
+from ..files.paths import leads_out, training_folders
 from .source import SourceDataset
 
 
@@ -30,7 +30,7 @@ def listed(dataset: SourceDataset, home: Path | None = None) -> frozenset[str]:
             place = _from(dataset.root, folder, path)
             if place in known:
                 found.add(known[place])
-            elif not (folder / path).exists():
+            elif not os.path.exists(folder / path):  # Path.exists raises for a name that is too long
                 raise ValueError(f"{folder / NAME} names {path!r}, which is not there: correct or remove the line")
     return frozenset(found)
 
@@ -74,11 +74,13 @@ def _lines(file: Path) -> list[str]:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text ({error}): save it as such") from error
-    paths = [line.strip().replace("\\", "/") for line in lines if line.strip()]
-    for path in paths:
-        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-            raise ValueError(f"{file}: {path!r} must be relative and without '..': correct the line")
-    return [PurePosixPath(path).as_posix() for path in paths]
+    paths = []
+    for number, line in enumerate(lines, 1):
+        if path := line.strip().replace("\\", "/"):
+            if leads_out(path):
+                raise ValueError(f"{file}, line {number}: {path!r} must be relative and without '..': correct it")
+            paths.append(PurePosixPath(path).as_posix())
+    return paths
 
 
 def _from(root: Path, folder: Path, path: str) -> str:

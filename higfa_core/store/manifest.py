@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..files.atomic import STALE_SECONDS, write_atomic
+from ..files.records import DatasetInfo, checked
 from .rows import ACCEPTED, REJECTED, Damage, Tail, append_line, encode_row, read_row
 
 GENERATOR = "HiGFA for ComfyUI"
@@ -140,13 +141,14 @@ class Manifest:
         return table
 
     def info(self) -> dict[str, Any] | None:
-        """The content of `dataset.json`; None before it is written."""
+        """The content of `dataset.json`, or None before it is written."""
+        path = self.folder / "dataset.json"
         try:
-            return json.loads((self.folder / "dataset.json").read_text("utf-8"))
+            return checked(DatasetInfo, path.read_bytes())
         except FileNotFoundError:
             return None
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{self.folder / 'dataset.json'} is damaged ({error}). Restore it.") from error
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}): restore it from a copy") from error
 
     def start(self, classes: tuple[str, ...] | None) -> dict:
         """Write `dataset.json` once; later calls check that the classes are the same (None: not given)."""

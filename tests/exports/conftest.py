@@ -105,6 +105,11 @@ def _make(folder, jobs, **options):
 
 def _write_plan(folder, root, sources):
     plan = {
+        "version": 1,
+        "jobs": 0,
+        "jobs_sha256": "",
+        "dataset_name": "planes",
+        "workflow_digest": "",
         "dataset": {"name": "planes", "root": str(root), "layout": "by hand", "evidence": "a test", "licence": "CC0"},
         "classes": [{"name": n, "prompt": n, "super_class": "bird" if n != "F-16A/B" else ""} for n in CLASSES],
         "options": {"templates": ["a photo of a {class}"]},
