@@ -217,7 +217,8 @@ def test_5_string_replace_for_prompts(tmp_path, capsys):
     # SaSPA replaces "bird" in a sentence: without the word the class is lost, "birdhouse" is hit.
     for name in ("001.Black_footed_Albatross", "bird {super}", "n02085620-Chihuahua"):
         (tmp_path / "birds" / name).mkdir(parents=True)
-        Image.new("RGB", (8, 8), (9 * len(name), 0, 0)).save(tmp_path / "birds" / name / "1.png")
+        noise = np.random.default_rng(len(name)).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "birds" / name / "1.png")
     plan(tmp_path / "d", tmp_path / "birds", "--prompt", "a bird on a birdhouse", code=1)
     assert "names no class: put {class} where the name belongs" in capsys.readouterr().err
     assert not (tmp_path / "d").exists()

@@ -23,6 +23,7 @@ def usage(*program):
     return subprocess.check_output([sys.executable, *program, "--help"], text=True, cwd=ROOT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_start(command):
     words = command.split()[2:]

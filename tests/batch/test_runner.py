@@ -75,6 +75,7 @@ def test_uploads_are_the_source_files_and_the_jobs_name_them(tmp_path, make_plan
         assert place == UPLOADS and server.uploads[name] == (sources / job["contour_source"]).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_server_that_always_fails_once(tmp_path, make_plan, make_server, fault, shared):

@@ -146,6 +146,7 @@ def test_architectures_that_lead_elsewhere(tmp_path, outside, route, kind):
         assert isinstance(result, str)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pth", "safetensors"])
 @pytest.mark.parametrize("route", ROUTES)
 def test_arguments_that_lead_elsewhere(tmp_path, outside, route, kind):

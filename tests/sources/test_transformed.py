@@ -17,6 +17,8 @@ from higfa_core.sources.layouts import read_dataset
 from .layouts.miniatures import BUILDERS, draw, write
 from .layouts.more_miniatures import MORE
 
+pytestmark = pytest.mark.slow
+
 LAYOUTS = BUILDERS | MORE
 IMAGES = (".jpg", ".jpeg", ".png")
 LISTS = (".txt", ".csv", ".jsonl")
