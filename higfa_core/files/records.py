@@ -197,7 +197,8 @@ def _words(error: Exception) -> str:
         return "it is nested too deep"
     if isinstance(error, UnicodeDecodeError):
         return f"it is not UTF-8 text ({error.reason} at byte {error.start})"
-    what, place = re.fullmatch(r"(.*?)(?: - at `\$(.*)`)?", str(error), re.DOTALL).groups()
+    what, _, place = str(error).partition(" - at `$")
+    place = place.removesuffix("`")
     what = re.sub(r"^Object missing required field", "lacks", what.replace("Expected ", "must be ", 1))
     words = f"{place.strip('.')} {what}" if place else what
     return words.replace("`", "").strip()
