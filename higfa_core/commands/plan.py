@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..files.records import plain
 from ..miniature import sources as embedded
@@ -17,15 +18,16 @@ from ..plans.prompts import Prompts, read_lines
 from ..plans.rules import Rules
 from ..plans.settings import PlanSettings
 from ..plans.workflow import EXPORT, JOB, check_workflow, digest, find_node, is_link
-from ..sources.image_hashes import ImageHashes
 from ..sources.layouts import describe, read_dataset
-from ..sources.leaks import Inspection, Leak, inspect, without_leaks
 from ..sources.options import OPTIONS as SOURCE_OPTIONS
 from ..sources.options import layout_of
 from ..sources.source import SourceDataset
 from .options import add_options, given, names_of
 from .shell import Parser, Speech, add_json_option, command, hint
 from .source_options import add_source_arguments
+
+if TYPE_CHECKING:
+    from ..sources.leaks import Leak
 
 HASHES = "image_hashes.txt"  # of the sources, so that leaks are found quickly the next time
 LEAKS = ("exclude", "report", "off")
@@ -40,24 +42,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     widgets = {k: v for k, v in graph[find_node(graph, JOB)]["inputs"].items() if not is_link(v)}
     settings = PlanSettings.pick(widgets | given(PlanSettings, args))
     root, name = _source(args, widgets.get("dataset", ""))
-    hashes = ImageHashes(args.folder / HASHES)
-    dataset, seen = _inspected(read_dataset(root, follow_links=True, **layout_of(vars(args))), args.leaks, hashes)
-    speech.say("\n".join([describe(dataset), *_leak_lines(seen.leaks, args.leaks)]))
+    found = read_dataset(root, follow_links=True, **layout_of(vars(args)))
+    dataset, leaks, known, keep_hashes = _inspected(found, args.leaks, args.folder / HASHES)
+    speech.say("\n".join([describe(dataset), *_leak_lines(leaks, args.leaks)]))
     wanted = _counts(settings, dataset)
     quota = wanted if settings.accepted else None
     counts = {k: v * settings.max_tries for k, v in wanted.items()} if quota else wanted
-    prompts, known = _prompts(args, settings), dict(seen.sha256)
+    prompts = _prompts(args, settings)
     plan = Plan(dataset, counts, prompts, settings.plan_seed, settings.contour_from, name, known)
     rules = _rules(args, graph)
     speech.say(_summary(plan, quota))
     clients = _clients(args)
-    result = _result(args, plan, quota) | {"leaks": len(seen.leaks)}
+    result = _result(args, plan, quota) | {"leaks": len(leaks)}
     if args.dry_run:
         speech.say(f"example: {plan[0].prompt!r}, seed {plan[0].seed}, from {plan[0].contour_source}")
         speech.say("dry run: no plan was written")
     else:
-        _write(args, plan, graph, quota, rules, seen.leaks)
-        hashes.keep()
+        _write(args, plan, graph, quota, rules, leaks)
+        keep_hashes()
         speech.say(f"plan written to {args.folder}. To run it: {hint('run', args.folder)}")
     code = 0
     if args.pilot and not args.dry_run:
@@ -112,14 +114,22 @@ def _source(args: argparse.Namespace, dataset: str) -> tuple[Path, str]:
     return root, root.name
 
 
-def _inspected(dataset: SourceDataset, leaks: str, hashes: ImageHashes) -> tuple[SourceDataset, Inspection]:
+def _inspected(
+    dataset: SourceDataset, leaks: str, kept: Path
+) -> tuple[SourceDataset, Sequence[Leak], dict[str, str], Callable[[], None]]:
+    """The data set without leaks, these, the SHA-256 of its files, and what keeps their hashes for the next time."""
     if leaks == "off":
-        return dataset, Inspection((), (), {})
+        return dataset, (), {}, lambda: None
+    # Here: a plan that looks for none should not wait for NumPy.
+    from ..sources.image_hashes import ImageHashes
+    from ..sources.leaks import inspect, without_leaks
+
+    hashes = ImageHashes(kept)
     count = len(dataset.images) + len(dataset.held_out_images)
     if count >= MANY:
         print(f"looking for leaks among {count:,} images (--leaks off does not)", file=sys.stderr)
     seen = inspect(dataset, hashes)
-    return without_leaks(dataset, seen, keep_leaks=leaks == "report"), seen
+    return without_leaks(dataset, seen, keep_leaks=leaks == "report"), seen.leaks, seen.sha256, hashes.keep
 
 
 def _leak_lines(leaks: Sequence[Leak], way: str) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..sources.unpack import unpack
-from .shell import Parser, command, hint
+from .shell import Parser, Speech, add_json_option, command
 
 
 @command()
@@ -16,10 +16,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="the clone, with Parquet files that hold images")
     parser.add_argument("out", type=Path, help="a new folder for the images and their labels")
     parser.add_argument("--label-column", default="", metavar="NAME", help="where the labels are (default: found)")
+    add_json_option(parser)
     args = parser.parse_args(argv)
+    speech = Speech(args.json)
     counts = unpack(args.folder, args.out, args.label_column)
-    print(f"unpacked {', '.join(f'{count:,} {split} images' for split, count in counts.items())} into {args.out}")
-    print(f"To plan with them: {hint('plan', 'FOLDER', '--workflow', 'FILE', '--source', args.out)}")
+    speech.say(f"unpacked {', '.join(f'{count:,} {split} images' for split, count in counts.items())} into {args.out}")
+    speech.say(f"next: higfa plan ... --source {args.out}")
+    speech.result(out=args.out, images=counts)
     return 0
 
 

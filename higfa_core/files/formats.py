@@ -31,7 +31,7 @@ def suffix_of(name: str) -> str:
 
 def is_image(name: str) -> bool:
     """Whether a file of that name is an image that can be read here."""
-    return suffix_of(name) in readable_suffixes()
+    return name[name.rfind(".") :].lower() in readable_suffixes()
 
 
 def unreadable_image(name: str) -> str:

@@ -9,16 +9,19 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import structs
 
 from ..files.atomic import write_atomic
 from ..files.records import PlanHeader, PlanLine, checked, read_as
-from ..sources.leaks import Leak
 from ..sources.source import SourceImage
 from .plan import Job, Plan
 from .rules import Rules
 from .workflow import image_key
+
+if TYPE_CHECKING:
+    from ..sources.leaks import Leak
 
 HEADER, JOBS = "plan.json", "plan.jsonl"
 VERSION = 1

@@ -22,6 +22,12 @@ WORDS = SPLITS | dict.fromkeys(("holdout", "heldout", "unlabeled", "unlabelled",
 FILLERS = CONTAINERS | frozenset(
     ("", *"set split data dataset folder files dir list part subset sample label labels annotations x".split())
 )
+GLUED = {
+    glued: split
+    for word, split in WORDS.items()
+    for filler in FILLERS - {""}
+    for glued in (word + filler, filler + word)
+}
 EVALUATION = frozenset({"2021_valid", "cars_test"})  # folders of test images by other names than a split's
 
 
@@ -75,8 +81,6 @@ def split_word(name: str) -> tuple[str, str]:
             rest = [other for other in parts if other is not part]
             return WORDS[part], " ".join(other for other in rest if other not in FILLERS)
     for part in parts:
-        for word, split in WORDS.items():
-            for filler in FILLERS - {""}:
-                if part in (word + filler, filler + word):
-                    return split, " ".join(other for other in parts if other is not part and other not in FILLERS)
+        if part in GLUED:
+            return GLUED[part], " ".join(other for other in parts if other is not part and other not in FILLERS)
     return "", ""

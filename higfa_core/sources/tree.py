@@ -25,6 +25,7 @@ class Folder:
     def __init__(self, place: str):
         self.folders: dict[str, Folder] = {}
         self.layers: list[tuple[str, list[str]]] = [(place, [])]
+        self.no_images: dict[str, str] = {}  # name -> path on disk, of the files that are none
 
     @property
     def files(self) -> Iterator[tuple[str, str]]:
@@ -41,7 +42,7 @@ class Folder:
     @cached_property
     def images(self) -> list[str]:
         """The images that lie in this very folder, as paths on disk."""
-        return [path for name, path in self.files if is_image(name)]
+        return [path for name, path in self.files if name not in self.no_images]
 
     @cached_property
     def by_name(self) -> dict[str, str]:
@@ -183,25 +184,24 @@ class Tree:
     @cached_property
     def others(self) -> list[str]:
         """All files that are no images, as paths on disk."""
-        return [path for _, folder in self.top.walk() for name, path in folder.files if not is_image(name)]
+        return [path for _, folder in self.top.walk() for path in folder.no_images.values()]
 
     @cached_property
     def by_name(self) -> dict[str, list[tuple[str, str]]]:
         """File name without suffix, as `matching_key` writes it -> the images of that name: shown, and on disk."""
         found = defaultdict(list)
         for path, folder in self.top.walk():
-            for name, place in folder.files:
-                if is_image(name):
-                    found[matching_key(stem_of(name))].append((f"{path}/{name}" if path else name, place))
+            for place in folder.images:
+                name = place.rpartition("/")[2]
+                found[matching_key(stem_of(name))].append((f"{path}/{name}" if path else name, place))
         return found
 
     @cached_property
     def _holders(self) -> dict[str, list[str]]:
         found = defaultdict(list)
         for path, folder in self.top.walk():
-            for name, _ in folder.files:
-                if not is_image(name):
-                    found[matching_key(name)].append(path)
+            for name in folder.no_images:
+                found[matching_key(name)].append(path)
         return found
 
     def _read(self, place: str, real: str, above: tuple[str, ...]) -> Folder:
@@ -243,8 +243,11 @@ class Tree:
 
     def _add_file(self, folder: Folder, name: str) -> None:
         folder.layers[0][1].append(name)
+        if is_image(name):
+            return
+        path = folder.no_images[name] = f"{folder.place}{name}"
         if remedy := unreadable_image(name):
-            self.ledger.add(f".{name.rpartition('.')[2].lower()}", f"{folder.place}{name}", remedy=remedy)
+            self.ledger.add(f".{name.rpartition('.')[2].lower()}", path, remedy=remedy)
 
     def _skip(self, entry, place: str) -> None:
         """Count the pictures among what is skipped, so that somebody who misses them learns where they are."""
@@ -285,6 +288,7 @@ def _collapse(folder: Folder, name: str) -> bool:
             del folder.folders[nested[0]]
             folder.folders |= child.folders
             folder.layers += child.layers
+            folder.no_images |= child.no_images
             del folder.images  # was kept without those of the new layer
     return bool(folder.images) or any(filled.values())
 

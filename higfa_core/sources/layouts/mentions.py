@@ -43,8 +43,10 @@ def find_mention(tree: Tree, classes: Collection[str] = ()) -> Mention | None:
     `classes`: the folders taken for classes, as paths. A file inside one that names its images alone says no more
     than the folder does.
     """
+    if not (files := _files(tree)):
+        return None
     images = {matching_key(path.rpartition("/")[2]) for places in tree.by_name.values() for _, path in places}
-    found = [mention for file in _files(tree) if (mention := _mention(tree, file, images, classes))]
+    found = [mention for file in files if (mention := _mention(tree, file, images, classes))]
     return max(found, key=lambda mention: mention.count, default=None)
 
 
