@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 
 from ..files.atomic import write_atomic
+from ..files.held import create_held
 from ..files.paths import folder_name, inside, name_flaw
 from ..files.records import Row, check_row, plain
 from ..store.rows import append_line
@@ -94,7 +95,8 @@ class Collector:
         folder, token = self.states.folder, secrets.token_bytes(16)
         manifest, probe = folder / "manifest.jsonl", folder / f".probe.{os.getpid()}.{secrets.token_hex(8)}.part"
         size = manifest.stat().st_size if manifest.is_file() else 0
-        probe.write_bytes(token)
+        with os.fdopen(create_held(probe), "wb") as file:
+            file.write(token)
         try:
             seen = self.client.read_output(probe.name, self.states.plan.header["dataset_name"], 0, len(token))
         finally:

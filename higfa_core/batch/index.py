@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +23,7 @@ from ..plans.rules import Rules
 from ..plans.shards import Shard
 from ..plans.workflow import image_key
 from ..store.manifest import decide, sizes
+from ..store.repair import put_right
 from ..store.rows import Damage, Tail
 from .database import Database
 
@@ -64,6 +65,7 @@ class Index(Database):
         (batch,) = self._db.execute("SELECT MAX(batch) FROM images").fetchone()
         self._batch = batch or 0  # images of one job, once known
         self.ingest()
+        self._put_right()
         self._forget_missing()
         self._catch_up(self._find_done())
 
@@ -196,6 +198,14 @@ class Index(Database):
                 self._judge(label)
         with self._change() as db:
             db.execute("INSERT OR REPLACE INTO meta VALUES ('rules', ?)", (now,))
+
+    def _put_right(self) -> None:
+        named = defaultdict(set)
+        for paths in self._db.execute("SELECT file, mask FROM images"):
+            for path in filter(None, paths):
+                place, _, name = path.rpartition("/")
+                named[place].add(name)
+        put_right(self.folder, named, all_known=False)
 
     def _forget_missing(self) -> None:
         """Plan those done jobs again whose files are gone or cut short."""

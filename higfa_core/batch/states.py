@@ -89,7 +89,6 @@ class States(Index):
 
     def expire_dead(self, servers: list[str]) -> None:
         """End the leases of drivers of this machine whose process is gone; free those at other `servers`."""
-        gone = []
         with self._change() as db:
             mine = "SELECT driver, pid, born FROM drivers WHERE host = ? AND driver != ?"
             for driver, pid, born in db.execute(mine, (platform.node(), self.driver)).fetchall():
@@ -100,10 +99,6 @@ class States(Index):
                 elsewhere = f"{held} AND server NOT IN ({_marks(servers)})"
                 db.execute(f"UPDATE jobs SET state = 'planned' WHERE {elsewhere}", (driver, *servers))
                 db.execute("DELETE FROM drivers WHERE driver = ?", (driver,))
-                gone.append(pid)
-        for pid in gone:
-            for part in self.folder.rglob(f".*.{pid}.*.part"):  # what it was writing, see write_atomic
-                part.unlink(missing_ok=True)
 
     def release(self, idx: int) -> None:
         """Put a job back that no server has tried."""

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-STALE_SECONDS = 3600  # a temporary file of that age belongs to a process that died
+from .held import create_held
+
 LOCK, LOCK_SECONDS = "lock.sqlite", 86400.0
 
 
@@ -20,7 +21,7 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     # Not an image suffix: a reader of the folder must not take it for a sample.
     part = path.with_name(f".{path.name[:64]}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
-        with open(part, "wb") as file:
+        with os.fdopen(create_held(part), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -31,9 +32,10 @@ def write_atomic(path: str | Path, data: bytes) -> None:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Only one thread of one process of this machine at a time; waits for the others. Ends with its process."""
-    with closing(sqlite3.connect(folder / LOCK, timeout=LOCK_SECONDS, isolation_level=None)) as lock:
+def alone(folder: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+    """Only one thread of one process of this machine at a time; waits for the others, `seconds` at most
+    (sqlite3.OperationalError). Ends with its process."""
+    with closing(sqlite3.connect(folder / LOCK, timeout=seconds, isolation_level=None)) as lock:
         lock.execute("BEGIN EXCLUSIVE")
         yield
 

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from ..files.atomic import write_atomic
+from ..files.held import create_held, remove_left_parts
 from ..files.records import PlanHeader, PlanLine, checked, read_as
 from ..sources.source import SourceImage
 from .plan import Job, Plan
@@ -49,8 +51,9 @@ def write_plan(
     sources.
     """
     folder = Path(folder)
-    part = folder / f".{JOBS}.{os.getpid()}.part"
+    part = folder / f".{JOBS}.{os.getpid()}.{secrets.token_hex(4)}.part"
     folder.mkdir(parents=True, exist_ok=True)
+    remove_left_parts(folder)
     try:
         jobs_sha256 = _write_jobs(part, plan)
         header = _header(plan, jobs_sha256, quota, rules) | {
@@ -163,7 +166,7 @@ def _kept_lines(path: Path, mtime_ns: int) -> list[bytes]:
 
 def _write_jobs(path: Path, plan: Plan) -> str:
     digest = hashlib.sha256()
-    with open(path, "wb") as file:
+    with os.fdopen(create_held(path), "wb") as file:
         for job in plan:
             line = json.dumps({name: getattr(job, name) for name in LINE}, ensure_ascii=False).encode() + b"\n"
             digest.update(line)

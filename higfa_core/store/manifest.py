@@ -13,12 +13,13 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..files.atomic import STALE_SECONDS, write_atomic
+from ..files.atomic import alone, write_atomic
 from ..files.records import DatasetInfo, checked
+from .repair import put_right
 from .rows import ACCEPTED, REJECTED, Damage, Tail, append_line, encode_row, read_row
 
 GENERATOR = "HiGFA for ComfyUI"
@@ -39,7 +40,9 @@ class Manifest:
         self._forget()
         if rest := self.refresh():
             self._damage.found(self._tail.number + 1, rest, "cut short")
-        self._sweep()
+        if len(self):
+            named = {place: {name for name, _ in files.values()} for place, files in self._folders.items()}
+            put_right(self.folder, named, all_known=not self._damage)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -112,12 +115,14 @@ class Manifest:
                 return "same"
             if not replace:
                 return "same" if same else "kept"
-        for path, content in extra.items():
-            write_atomic(self.folder / path, content)
-        write_atomic(self.folder / row["file"], data)
-        self._append(line)
-        for path in {*stale, *([old["file"]] if old else [])} - {row["file"]}:
-            (self.folder / path).unlink(missing_ok=True)
+        moves = old is not None and old["file"] != row["file"]
+        with alone(self.folder) if moves else nullcontext():  # else its new file could be taken for a leftover
+            for path, content in extra.items():
+                write_atomic(self.folder / path, content)
+            write_atomic(self.folder / row["file"], data)
+            self._append(line)
+            for path in {*stale, *([old["file"]] if old else [])} - {row["file"]}:
+                (self.folder / path).unlink(missing_ok=True)
         return "replaced" if old else "written"
 
     def append(self, row: Mapping) -> None:
@@ -185,12 +190,6 @@ class Manifest:
             self._folders[folder][key] = (name, size)
         self._rows[key] = row
         return ""
-
-    def _sweep(self) -> None:
-        for file in self.folder.glob("**/.*.part"):
-            with suppress(OSError):
-                if time.time() - file.stat().st_mtime > STALE_SECONDS:
-                    file.unlink()
 
 
 def decide(folder: str | Path, row: Mapping, accepted: bool, reason: str) -> dict:

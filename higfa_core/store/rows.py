@@ -57,6 +57,9 @@ class Damage:
     def __init__(self, path: Path):
         self.path, self._seen = path, set()
 
+    def __bool__(self) -> bool:
+        return bool(self._seen)
+
     def found(self, number: int, line: bytes, why: str) -> None:
         """Line `number`, from 1, cannot be read."""
         if line in self._seen:

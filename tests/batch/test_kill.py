@@ -16,6 +16,7 @@ from higfa_core.batch.client import Client
 from higfa_core.batch.options import Options
 from higfa_core.batch.runner import Run
 from higfa_core.batch.states import States
+from higfa_core.files.held import create_held
 from higfa_core.store.manifest import Manifest
 
 from .conftest import manifest_rows
@@ -164,12 +165,14 @@ def test_what_a_dead_driver_was_writing_is_removed(tmp_path, make_plan, make_ser
     server = make_server()
     process = drive(tmp_path / "planes", [server])
     kill_after(process, [server], 1)
-    names = [f".x.png.{pid}.0a.part" for pid in (process.pid, os.getpid())]
-    for name in names:
-        (tmp_path / "planes" / "train").mkdir(exist_ok=True)
-        (tmp_path / "planes" / "train" / name).write_bytes(b"half")
+    place = tmp_path / "planes" / "train" / "x"
+    place.mkdir(parents=True, exist_ok=True)
+    dead, alive = (place / f".x.png.{pid}.0a0a0a0a.part" for pid in (process.pid, os.getpid()))
+    dead.write_bytes(b"half")
+    held = create_held(alive)
     finish(drive(tmp_path / "planes", [server]))
-    assert [path.name for path in (tmp_path / "planes").rglob("*.part")] == names[1:]
+    assert list((tmp_path / "planes").rglob("*.part")) == [alive]
+    os.close(held)
 
 
 def test_the_driver_starts_without_heavy_libraries():

@@ -3,11 +3,11 @@ import json
 import logging
 import multiprocessing
 import os
-import time
 
 import pytest
 
-from higfa_core.files.atomic import write_atomic
+from higfa_core.files.atomic import LOCK, write_atomic
+from higfa_core.files.held import create_held
 from higfa_core.files.records import ROW_FIELDS
 from higfa_core.store.manifest import Manifest, decide
 from higfa_core.store.rows import parse_row
@@ -20,7 +20,7 @@ def row(key="k", index=0, file=None, **values):
 
 
 def files(folder):
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != LOCK)
 
 
 def lines(folder):
@@ -109,17 +109,23 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path, monkeypat
     assert files(tmp_path) == ["x.png"] and (tmp_path / "x.png").read_bytes() == b"old"
 
 
-def test_temporary_files_are_no_images_and_old_ones_are_swept(tmp_path, monkeypatch):
+def test_temporary_files_are_no_images_and_those_of_dead_processes_are_swept(tmp_path, monkeypatch):
     seen = []
     replace = os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: (seen.append(a), replace(a, b)))
     write_atomic(tmp_path / "train/a/x.png", b"1")
     assert seen[0].parent == tmp_path / "train/a" and seen[0].suffix == ".part"
-    dead, alive = tmp_path / "train/a/.x.png.1.part", tmp_path / "train/a/.x.png.2.part"
-    dead.touch(), alive.touch()
-    os.utime(dead, (time.time() - 7200,) * 2)
+    Manifest(tmp_path).write(row(), b"1")
+    # Of this very process, as after a restart in a container, where it is number 1 again.
+    dead = tmp_path / f"train/a/.x.png.{os.getpid()}.00112233.part"
+    alive, users = tmp_path / "train/a/.x.png.2.aabbccdd.part", tmp_path / "train/a/notes.part"
+    dead.touch(), users.touch()
+    held = create_held(alive)
     Manifest(tmp_path)
-    assert not dead.exists() and alive.exists()
+    assert not dead.exists() and alive.exists() and users.exists()
+    os.close(held)
+    Manifest(tmp_path)
+    assert not alive.exists() and users.exists()
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,9 @@ def images(seed, batch=1):
 
 
 def files(folder):
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return sorted(
+        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != "lock.sqlite"
+    )
 
 
 class FakeClassifier:
