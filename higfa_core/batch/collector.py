@@ -95,12 +95,13 @@ class Collector:
         folder, token = self.states.folder, secrets.token_bytes(16)
         manifest, probe = folder / "manifest.jsonl", folder / f".probe.{os.getpid()}.{secrets.token_hex(8)}.part"
         size = manifest.stat().st_size if manifest.is_file() else 0
-        with os.fdopen(create_held(probe), "wb") as file:
-            file.write(token)
         try:
-            seen = self.client.read_output(probe.name, self.states.plan.header["dataset_name"], 0, len(token))
+            with os.fdopen(create_held(probe), "wb") as file:  # held, or the next driver takes it for a leftover
+                file.write(token)
+                file.flush()
+                seen = self.client.read_output(probe.name, self.states.plan.header["dataset_name"], 0, len(token))
         finally:
-            probe.unlink()
+            probe.unlink(missing_ok=True)
         return size if seen == token else 0
 
     def _checked(self, line: bytes) -> Fetched | None:
