@@ -98,7 +98,7 @@ def outcome(path: Path) -> tuple[str, bool]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--releases", nargs="+", default=RELEASES)
     parser.add_argument("--only", default="", help="architectures with this in their name")
     options = parser.parse_args()

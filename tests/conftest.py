@@ -49,6 +49,12 @@ def pytest_xdist_make_scheduler(config, log):
     return ByFileAndServer(config, log)
 
 
+@pytest.fixture(autouse=True)
+def called_as_higfa(monkeypatch):
+    """Hints name the command as it was called; run.py, which may have started the tests, is not what they call."""
+    monkeypatch.delenv("HIGFA_CALLED_AS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def comfyui_path() -> Path:
     path = os.environ.get("COMFYUI_PATH")

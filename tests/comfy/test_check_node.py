@@ -368,7 +368,7 @@ def test_command_says_what_is_wrong(comfyui, birds, tmp_path, capsys):
     for arguments, message in (
         ([missing, str(birds.root), "--miniature"], "No classifier file"),
         ([guide, str(tmp_path), "--miniature"], "No class folders"),
-        ([guide, str(birds.root)], "Name the models"),
+        ([guide, str(birds.root)], "No models given"),
         ([guide, str(birds.root), "--vae", missing], "No file"),
         ([guide, str(birds.root), "--vae", other], "ComfyUI cannot use"),
         ([guide, str(birds.root), "--checkpoint", other], "ComfyUI cannot use"),

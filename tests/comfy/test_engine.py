@@ -220,7 +220,7 @@ class TestDecoder:
             )
             decoder = VAEDecoder(vae, world.model.model.latent_format, "cpu")
             corrector = corrector_for(world, Fixed(decoder), parallel=1.0)
-            return corrector._read(noise_for(2)).gradient.flatten(1)
+            return corrector._read(noise_for(2), corrector.targets).gradient.flatten(1)
 
         exact = gradient(torch.float32)
         for dtype in (torch.float16, torch.bfloat16):
