@@ -16,6 +16,8 @@ from higfa_core.commands import run as run_cli
 from .conftest import manifest_rows
 from .misbehaviour import ANSWERS, BODIES, LATE, ROWS
 
+pytestmark = pytest.mark.slow
+
 QUICK = Options(poll=0.002, patience=0.5, give_up=3.0, rest=0.2, wait=2.0)
 PROGRAM = b"print('not a picture')"
 

@@ -20,6 +20,8 @@ from higfa_core.plans.uploads import UPLOADS
 from .conftest import CLASSES, manifest_rows
 from .fake_comfy import FAULTS, FakeComfy, draw
 
+pytestmark = pytest.mark.slow
+
 QUICK = Options(poll=0.002, patience=0.5, give_up=3.0, rest=0.2)
 
 
@@ -75,7 +77,6 @@ def test_uploads_are_the_source_files_and_the_jobs_name_them(tmp_path, make_plan
         assert place == UPLOADS and server.uploads[name] == (sources / job["contour_source"]).read_bytes()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_server_that_always_fails_once(tmp_path, make_plan, make_server, fault, shared):
@@ -98,7 +99,6 @@ def test_an_answer_that_gets_lost_does_not_double_the_prompt(tmp_path, make_plan
     assert not server.lost_answers and len(server.posted) == len(set(server.posted)) == len(plan)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("seed", range(2))
 def test_all_faults_at_once_lose_and_double_nothing(tmp_path, make_plan, make_server, clock, count, seed):

@@ -93,6 +93,7 @@ def test_a_mask_enters_the_key_of_its_image(birds):
     assert [i for i in range(9) if after[i] != before[i]] == [0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contour_from", ["same", "other"])
 def test_no_two_jobs_are_alike(birds, contour_from):
     jobs = list(make(birds, replicas=4, contour_from=contour_from))
