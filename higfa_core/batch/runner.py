@@ -80,9 +80,9 @@ class Run:
         self.states.release(lease.idx)
 
     def others_may_take(self, worker: Worker, idx: int) -> bool:
-        """Whether another server is there that has not failed at job `idx`."""
-        others = (other for other in self.workers if other is not worker)
-        return any(other.usable and idx not in other.refused for other in others)
+        """Whether another server answers, or is worth waiting for if `worker` can never take job `idx`."""
+        others = (other for other in self.workers if other is not worker and idx not in other.refused)
+        return any(other.usable if idx in worker.unsendable else other.answers for other in others)
 
     def _left_to_others(self, worker: Worker) -> list[int]:
         latest = list(worker.refused)[-LEFT_TO_OTHERS:]

@@ -36,6 +36,7 @@ class Worker(threading.Thread):
         self.delivery, self.health = Delivery(client, self.states.plan), Health(self.options.poll)
         self.flights: dict[int, Lease] = {}
         self.refused: dict[int, str] = {}
+        self.unsendable: set[int] = set()  # those of them that this server can never take
         self.done = self.errors = 0
         self.crash: BaseException | None = None
         self._alone, self._since = alone, time.monotonic()
@@ -51,6 +52,11 @@ class Worker(threading.Thread):
     def usable(self) -> bool:
         """Whether it may yet take jobs."""
         return self.is_alive() and not self.health.unusable and self.health.silent_for() <= self.options.give_up
+
+    @property
+    def answers(self) -> bool:
+        """Whether it may take jobs now: jobs are not left to a server that is silent."""
+        return self.usable and self.client.heard and not self.health.silent
 
     def run(self) -> None:
         try:
@@ -189,6 +195,7 @@ class Worker(threading.Thread):
             self.context.hand_back(lease)
             raise error
         self.refused[lease.idx] = str(error)
+        self.unsendable.add(lease.idx)
         if self.context.others_may_take(self, lease.idx):
             self.context.hand_back(lease)
         else:
