@@ -293,12 +293,17 @@ def test_8_half_written_files(planes, make_server, tmp_path, monkeypatch):
     # SaSPA and Diff-Mix open every PNG afterwards, and delete the broken ones.
     folder, server, opened = tmp_path / "d", make_server(), io.open
     plan(folder, planes)
-    writes, every = [], 3
+    writes, every, names, open_descriptor = [], 3, {}, os.open
+
+    def remember(path, *args, **options):
+        descriptor = open_descriptor(path, *args, **options)
+        names[descriptor] = str(path)
+        return descriptor
 
     def open_torn(file, mode="r", *args, **options):
         ours = threading.current_thread().name.startswith("higfa ") or threading.current_thread().name == "MainThread"
-        if ours and ".png" in str(file) and set("wax+") & set(mode) and "b" in mode:
-            writes.append(str(file))
+        if ours and ".png" in str(names.get(file, file)) and set("wax+") & set(mode) and "b" in mode:
+            writes.append(file)
             if len(writes) % every == 0:
                 return Torn(file, "w")
         return opened(file, mode, *args, **options)
@@ -308,6 +313,7 @@ def test_8_half_written_files(planes, make_server, tmp_path, monkeypatch):
             with Image.open(io.BytesIO(data)) as image:
                 image.load()
 
+    monkeypatch.setattr(os, "open", remember)
     for target in (io, builtins):
         monkeypatch.setattr(target, "open", open_torn)
     for _ in range(5):

@@ -107,7 +107,7 @@ def test_a_dataset_a_comparison_and_a_report_are_made(made):
 
 def test_its_jobs_are_those_that_run_on_the_canvas_takes(made):
     inputs = dict(json.loads(demo.WORKFLOW.read_text("utf-8"))["2"]["inputs"])
-    assert inputs.pop("plan") == ""
+    assert inputs.pop("plan") == "" and inputs.pop("layout") == "auto"  # which the node reads
     plan = PlanFile(made.folder)
     assert len(plan) == 32
     for index in range(0, 32, 5):
