@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
-import platform
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +16,7 @@ from .contact_sheet import write_sheets
 from .croissant import write_croissant
 from .formats import FORMATS
 from .pictures import pictures, real_items
+from .staging import Identity, clear_left, identity, stage_beside
 
 MARKS = ("README.md", "croissant.json", "manifest.jsonl")
 
@@ -53,24 +51,23 @@ def export(
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
-    out, collection = Path(os.path.abspath(out)), read_collection(folders, options.all_images)
+    out = Path(os.path.abspath(out))
+    if out.parent.is_dir():
+        clear_left(out)
+    collection = read_collection(folders, options.all_images)
     job = _choose(collection, out, format, options)
-    _check_place(out, replace, [*collection.folders, *([job.root] if job.root else [])])
+    replaced = _check_place(out, replace, [*collection.folders, *([job.root] if job.root else [])])
     writer = FORMATS[format]
     if hasattr(writer, "check"):
         writer.check(job)
-    stage = out.with_name(f"{_stage_name(out)}{os.getpid()}")
-    stage.mkdir(parents=True)
-    try:
-        size = _write_images(stage, job, writer, progress)
-        sheets = write_sheets(stage / "contact-sheets", job) if options.contact_sheets else 0
-        write_card(stage, job, writer)
-        write_croissant(stage, job)
-        _sync(stage)
-        _swap(stage, out)
-        _sweep(out)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+    with stage_beside(out) as stage:
+        size = _write_images(stage.path, job, writer, progress)
+        sheets = write_sheets(stage.path / "contact-sheets", job) if options.contact_sheets else 0
+        write_card(stage.path, job, writer)
+        write_croissant(stage.path, job)
+        _sync(stage.path)
+        stage.put(replaced)
+        _sync_folder(out.parent)
     made, real = job.counts(True), job.counts(False)
     counts = {name: (made[name], real[name]) for name in job.classes}
     return Exported(out, counts, size, sheets, collection.others)
@@ -96,7 +93,8 @@ def _between(items: list[Item], others: list[Item]) -> list[Item]:
     return [item for _, item in sorted(placed, key=lambda pair: pair[0])]
 
 
-def _check_place(out: Path, replace: bool, sources: list[Path]) -> None:
+def _check_place(out: Path, replace: bool, sources: list[Path]) -> Identity | None:
+    """What is at `out` and may be replaced. ValueError when nothing may be put there."""
     place = Path(os.path.realpath(out))
     for source in sources:
         folder = Path(os.path.realpath(source))
@@ -107,6 +105,8 @@ def _check_place(out: Path, replace: bool, sources: list[Path]) -> None:
             raise ValueError(f"{out} exists. Choose another folder, or add --replace.")
         if not out.is_dir() or out.is_symlink() or not all((out / name).is_file() for name in MARKS):
             raise ValueError(f"{out} is not an earlier export, so it is not replaced. Choose another folder.")
+        return identity(out)
+    return None
 
 
 def _write_images(stage: Path, job: Export, writer: ModuleType, progress: Callable[[int, int], None]) -> int:
@@ -126,34 +126,6 @@ def _sync(stage: Path) -> None:
             with open(Path(where, name), "rb+") as file:
                 os.fsync(file.fileno())
         _sync_folder(Path(where))
-
-
-def _swap(stage: Path, out: Path) -> None:
-    old = stage.with_name(f"{stage.name}.old")
-    if out.exists():
-        os.rename(out, old)
-    try:
-        os.rename(stage, out)
-    except OSError:
-        if old.exists():
-            os.rename(old, out)
-        raise
-    _sync_folder(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _stage_name(out: Path) -> str:
-    return f"{out.name}.part-{platform.node()}-"
-
-
-def _sweep(out: Path) -> None:
-    """Remove what exports to the same place left behind when they were killed on this machine."""
-    import psutil
-
-    for path in out.parent.glob(f"{glob.escape(_stage_name(out))}*"):
-        number = path.name.removeprefix(_stage_name(out)).removesuffix(".old")
-        if number.isdecimal() and not psutil.pid_exists(int(number)):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

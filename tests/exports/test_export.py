@@ -130,25 +130,83 @@ def test_an_export_is_whole_or_not_there(dataset, tmp_path, monkeypatch):
     assert names(out.parent) == ["out"] and len(manifest(out)) == 10
 
 
+# An export that dies, as by kill -9, before its N-th rename: of what it replaces, and of what it made.
 KILLED = """
 import os, sys
 from higfa_core.exports import export
-export.{step} = lambda *_: os.kill(os.getpid(), 9)
+left, rename = int(sys.argv[3]), os.rename
+def dying(*values):
+    global left
+    left -= 1
+    return os.kill(os.getpid(), 9) if left < 0 else rename(*values)
+os.rename = dying
+if left < 0:
+    export.write_croissant = lambda *_: os.kill(os.getpid(), 9)
 export.export([sys.argv[1]], sys.argv[2], "imagefolder", export.Options(), replace=True)
 """
 
 
-@pytest.mark.parametrize("step", ["write_croissant", "_swap"])
+def killed(step, dataset, out):
+    command = [sys.executable, "-c", KILLED, str(dataset), str(out), str(step)]
+    assert subprocess.run(command, cwd=Path(__file__).parents[2]).returncode == -9
+
+
+@pytest.mark.parametrize("step", [-1, 0, 1])
 def test_a_killed_export_leaves_the_earlier_one_and_the_next_removes_its_rest(dataset, tmp_path, step):
     out = tmp_path / "x" / "out[1]"
     export([dataset], out, "coco", Options())
     alive = out.with_name(f"{out.name}.part-{platform.node()}-{os.getppid()}")
-    alive.mkdir()
-    command = [sys.executable, "-c", KILLED.format(step=step), str(dataset), str(out)]
-    assert subprocess.run(command, cwd=Path(__file__).parents[2]).returncode == -9
-    assert len(names(out.parent)) == 3 and (out / "annotations.json").is_file()
+    users = out.with_name(f"{out.name}.part-2")
+    alive.mkdir(), users.mkdir()
+    killed(step, dataset, out)
+    assert (out / "annotations.json").is_file() == (step < 1)  # for a moment it is beside its place
+    with pytest.raises(ValueError, match="exists"):
+        export([dataset], out, "imagefolder", Options())
+    assert names(out.parent) == sorted(["out[1]", alive.name, users.name]) and (out / "annotations.json").is_file()
+    killed(step, dataset, out)
     export([dataset], out, "imagefolder", Options(), replace=True)
-    assert names(out.parent) == sorted(["out[1]", alive.name]) and not (out / "annotations.json").exists()
+    assert names(out.parent) == sorted(["out[1]", alive.name, users.name]) and not (out / "annotations.json").exists()
+
+
+def test_an_export_killed_in_a_container_is_cleared_by_one_with_the_same_number(dataset, tmp_path, monkeypatch):
+    out = tmp_path / "x" / "out"
+    earlier = out.with_name(f"out.part-{platform.node()}-{os.getpid()}")  # as earlier versions called it
+    earlier.mkdir(parents=True)
+    killed(-1, dataset, out)
+    export([dataset], out, "imagefolder", Options())
+    assert names(out.parent) == ["out"]
+
+
+def test_two_exports_at_once_into_one_new_folder(dataset, tmp_path, monkeypatch):
+    out, words = tmp_path / "x" / "out", []
+
+    def meanwhile(*_):
+        monkeypatch.undo()
+        with pytest.raises(ValueError, match="Another export to .* is running") as refused:
+            export([dataset], out, "coco", Options())
+        words.append(refused)
+
+    monkeypatch.setattr("higfa_core.exports.export.write_croissant", meanwhile)
+    export([dataset], out, "imagefolder", Options())
+    assert words and names(out.parent) == ["out"] and not (out / "annotations.json").exists()
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_what_appears_at_the_place_meanwhile_is_not_replaced(dataset, tmp_path, monkeypatch, replace):
+    out = tmp_path / "x" / "out"
+    if replace:
+        export([dataset], out, "coco", Options())
+
+    def meanwhile(*_):
+        if replace:
+            shutil.rmtree(out)
+        out.mkdir(parents=True)
+        (out / "thesis.tex").write_text("important")
+
+    monkeypatch.setattr("higfa_core.exports.export.write_croissant", meanwhile)
+    with pytest.raises(ValueError, match="was made by somebody else meanwhile"):
+        export([dataset], out, "imagefolder", Options(), replace=replace)
+    assert names(out.parent) == ["out"] and (out / "thesis.tex").read_text() == "important"
 
 
 def test_places_that_are_refused(dataset, root, tmp_path):
