@@ -156,6 +156,8 @@ class Stub:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
+                if self.path.startswith("/history"):
+                    return self.answer(200, b"{}")
                 if not self.path.startswith("/view"):
                     return self.answer(200)
                 if "manifest.jsonl" not in self.path:  # the folder is the server's own, if the manifest is
