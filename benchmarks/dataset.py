@@ -55,7 +55,7 @@ def main():
         for words, limit, seconds, memory in plan_sources(folder, args.sources, args.classes):
             print(f"| {words} | {seconds:.1f} s, {memory:.0f} MB | {limit} |", flush=True)
         first, again, far = resume(folder, args.jobs)
-        words = f"{again:.1f} s, a server elsewhere {far:.1f} s (index built anew: {first:.1f} s)"
+        words = f"{again:.1f} s, remote server {far:.1f} s (index rebuilt: {first:.1f} s)"
         print(f"| store of {args.jobs:,} rows, to the first job | {words} | 3 s |")
         print(export(folder, args.images, args.size), flush=True)
 

@@ -122,7 +122,7 @@ def report(args, right, guided, seconds, judge, world):
     from higfa_core.training.judge import names_of
 
     n = args.images
-    print(f"\n{names_of(world.classifier, judge)}; {n} images a method, {args.seeds} seeds\n")
+    print(f"\n{names_of(world.classifier, judge)}; {n} images per method, {args.seeds} seeds\n")
     print("| method | judge sees the species | guide sees it | error of the judge | s / image |")
     print("|---|---|---|---|---|")
     for m, r in right.items():

@@ -80,7 +80,7 @@ def save(release: str, names: list[str]) -> Path:
 
 
 def outcome(path: Path) -> tuple[str, bool]:
-    """What loading gives, and whether it is right: equal logits, or a refusal that names the fault."""
+    """What loading gives, and whether no logits are wrong: equal ones, or a refusal."""
     import torch
 
     from higfa_core.classifier import FineGrainedClassifier
@@ -104,14 +104,16 @@ def main() -> int:
     options = parser.parse_args()
     names = [name for name in ARCHITECTURES if options.only in name]
     folders = [save(release, names) for release in options.releases]
-    wrong, reasons = 0, []
+    wrong, refused, reasons = 0, 0, []
     print(f"| architecture | {' | '.join(options.releases)} |", "|---" * (len(folders) + 1) + "|", sep="\n")
     for name in names:
         found = [outcome(folder / f"{name}.pth") for folder in folders]
         wrong += sum(not right for _, right in found)
-        reasons += [text for text, _ in found if text.startswith("refused")]
+        refusals = [text for text, _ in found if text.startswith("refused")]
+        refused, reasons = refused + len(refusals), reasons + refusals
         print(f"| {name} | {' | '.join(text.split(':')[0] for text, _ in found)} |", flush=True)
-    print("", *dict.fromkeys(reasons), f"{len(names)} architectures, {wrong} files with other logits", sep="\n")
+    counts = f"{len(names)} architectures, {wrong} files with other logits, {refused} refused: read the reasons above"
+    print("", *dict.fromkeys(reasons), counts, sep="\n")
     return 1 if wrong else 0
 
 

@@ -21,7 +21,7 @@ def choose(dataset: LabelledSet, part: str, per_class: int, seed: int) -> list[L
     if part not in PARTS:
         raise ValueError(f"Images can be taken from {' or '.join(PARTS)}, not {part!r}")
     if per_class < 1:
-        raise ValueError(f"At least 1 image a class is needed, got {per_class}")
+        raise ValueError(f"Invalid number of images per class: {per_class}. Ask for at least 1.")
     groups = defaultdict(list)
     for item in sorted(dataset.validation + (dataset.train if part == "all" else ())):
         groups[item.label].append(item)

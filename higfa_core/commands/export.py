@@ -75,7 +75,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_json_option(parser)
     add = parser.add_argument_group("images").add_argument
     about = (
-        "keep: the files as they are (default); others are encoded anew, without text chunks and marked as generated"
+        "keep: the files as they are (default); others are encoded again, without text chunks and marked as generated"
     )
     add("--image-format", choices=IMAGE_FORMATS, default="keep", help=f"{about} (XMP)")
     add("--per-class", type=int, metavar="N", help="only the first N accepted of each class")

@@ -12,7 +12,7 @@ def build(arch: str, classes: int, pretrained: bool, image_size: int = 0) -> tup
     """(module, its `model_kwargs`, its preprocessing); `image_size` 0 is the architecture's own.
 
     The whole image is seen (crop_pct 1): guidance should not lose the marks at the border. ValueError for an unknown
-    architecture, for one that cannot take the size, and for weights that cannot be had.
+    architecture, for one that cannot take the size, and for weights that are unavailable.
     """
     module, kwargs, preprocess = check(arch, classes, pretrained, image_size)
     if pretrained:

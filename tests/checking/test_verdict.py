@@ -258,7 +258,7 @@ def test_class_names_are_forgiven_their_numbers_and_all_unknown_ones_are_listed(
 
 @pytest.mark.parametrize(
     ("part", "count", "message"),
-    [("test", 1, "validation or all, not 'test'"), ("all", 0, "At least 1 image a class is needed, got 0")],
+    [("test", 1, "validation or all, not 'test'"), ("all", 0, "images per class: 0. Ask for at least 1")],
 )
 def test_bad_choice_is_refused(folder, part, count, message):
     with pytest.raises(ValueError, match=message):

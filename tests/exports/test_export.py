@@ -1,4 +1,4 @@
-"""What is exported and what is refused; whole or not at all; images encoded anew; the data card."""
+"""What is exported and what is refused; whole or not at all; images encoded again; the data card."""
 
 import json
 import os

@@ -210,7 +210,7 @@ def _pretrained_module(name: str, config) -> nn.Module:
     try:
         return import_timm().create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
     except (OSError, RuntimeError) as error:
-        raise ValueError(f"the weights of '{name}' cannot be had ({error}). {_by_hand(config.hf_hub_id)}") from error
+        raise ValueError(f"the weights of '{name}' are unavailable ({error}). {_by_hand(config.hf_hub_id)}") from error
 
 
 def cached_file(config) -> str | None:
@@ -222,7 +222,7 @@ def cached_file(config) -> str | None:
 
 
 def check_reachable(config, what: str, remedy: Callable[[str], str]) -> None:
-    """ValueError within seconds when the weights cannot be had; timm itself would try for most of a minute.
+    """ValueError within seconds when the weights are unavailable; timm itself would try for most of a minute.
 
     `what` begins the message, `remedy` (of the repository) ends it.
     """
