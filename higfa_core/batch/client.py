@@ -219,13 +219,13 @@ def _decode(where: str, body: bytes, shape: type[T]) -> T:
 
 
 def _rejected(rejection: Rejection) -> PromptRejected:
+    faults = dict(rejection.node_errors)
     words = [
         f"node {node} ({about.class_type}): {error.message} ({error.details})"
-        for node, about in rejection.node_errors.items()
+        for node, about in faults.items()
         for error in about.errors
     ]
     general = rejection.error
     about = f"{general.message} ({general.details})" if isinstance(general, msgspec.Struct) else general
     message = f"The server refused the prompt: {clean('; '.join(words) or about)}"
-    nodes = msgspec.to_builtins(rejection.node_errors)
-    return PromptRejected(message, nodes, getattr(general, "type", "") == "missing_node_type")
+    return PromptRejected(message, msgspec.to_builtins(faults), getattr(general, "type", "") == "missing_node_type")

@@ -45,7 +45,9 @@ class RunContext(Protocol):
     states: States
     options: Options
     stopping: threading.Event
-    finished: bool
+
+    @property
+    def finished(self) -> bool: ...
 
     def next_job(self, worker: Worker) -> Lease | None: ...
 

@@ -7,6 +7,7 @@ Classes go to the nodes by value: besides ComfyUI with this pack they need nothi
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from . import transport as transport_module
 from .client import Client, with_agent
@@ -32,10 +34,10 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 class ComfyActor:
     """Owns the server at `url`, or one that it starts from the folder `comfyui` of its node."""
 
-    def __init__(self, url: str | None, comfyui: str | None, headers: Mapping[str, str]):
+    def __init__(self, url: str, comfyui: str, headers: Mapping[str, str]):
         self.url, self.comfyui, self.headers = url, comfyui, dict(headers)
         self.transport = Transport(url, headers) if url else None
-        self.process = None
+        self.process: subprocess.Popen | None = None
 
     def place(self) -> str:
         """The server's name: its URL, else node and GPU. ValueError when there is no ComfyUI to start."""
@@ -45,7 +47,7 @@ class ComfyActor:
 
     def answer(self, *request) -> tuple:
         """As `Transport.ask`, whose answer becomes a tuple of three, and whose NoAnswer one of two."""
-        if not self.url and (self.process is None or self.process.poll() is not None):
+        if self.transport is None or (self.process is not None and self.process.poll() is not None):
             return "starting", self._start()
         try:
             return tuple(self.transport.ask(*request))
@@ -78,7 +80,7 @@ class ComfyActor:
 class RayClient(Client):
     """A client whose requests an actor makes; `url` is the server's name only."""
 
-    def __init__(self, url: str, actor: object, timeout: float):
+    def __init__(self, url: str, actor: Any, timeout: float):
         self._start(url, timeout)
         self.actor = actor
 
@@ -121,7 +123,7 @@ def ray_clients(
         _connect(address)
     actors = []
     try:
-        actors += _start_actors(servers, comfyui and os.path.abspath(comfyui), with_agent(headers))
+        actors += _start_actors(servers, os.path.abspath(comfyui) if comfyui else "", with_agent(headers))
         yield _placed(actors, timeout)
     finally:
         for actor in actors:
@@ -135,14 +137,15 @@ def _connect(address: str | None) -> None:
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody unasked
     try:
-        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError) as error:
         remedy = "does it run (ray status), with this version of Ray? Set RAY_AUTH_MODE=token if it asks for a token"
         raise ValueError(f"No way into the Ray cluster at {address} ({error}): {remedy}") from error
 
 
-def _start_actors(servers: Sequence[str], comfyui: str | None, headers: Mapping[str, str]) -> list:
+def _start_actors(servers: Sequence[str], comfyui: str, headers: Mapping[str, str]) -> list:
     import ray
+    from ray.cloudpickle import register_pickle_by_value
 
     gpus = int(ray.cluster_resources().get("GPU", 0)) if comfyui else 0
     if comfyui and not gpus:
@@ -150,15 +153,16 @@ def _start_actors(servers: Sequence[str], comfyui: str | None, headers: Mapping[
     if not servers and not comfyui:
         raise ValueError("--engine ray needs servers: --server URL, or --comfyui FOLDER to start one on each GPU")
     for module in (transport_module, sys.modules[__name__]):
-        ray.cloudpickle.register_pickle_by_value(module)
+        register_pickle_by_value(module)
     remote = ray.remote(num_cpus=0, max_restarts=-1)(ComfyActor)
-    owners = [remote.remote(url, None, headers) for url in servers]
-    return owners + [remote.options(num_gpus=1).remote(None, comfyui, headers) for _ in range(gpus)]
+    owners = [remote.remote(url, "", headers) for url in servers]
+    return owners + [remote.options(num_gpus=1).remote("", comfyui, headers) for _ in range(gpus)]
 
 
 def _placed(actors: list, timeout: float) -> list[RayClient]:
     """Clients of the actors that found their place; a GPU that somebody else uses is done without."""
     import ray
+    from ray.exceptions import RayError
 
     places = {actor.place.remote(): actor for actor in actors}
     ready, late = ray.wait(list(places), num_returns=len(places), timeout=PLACING_SECONDS)
@@ -170,7 +174,7 @@ def _placed(actors: list, timeout: float) -> list[RayClient]:
         ray.kill(places[place])
     try:
         return [RayClient(ray.get(place), places[place], timeout) for place in ready]
-    except ray.exceptions.RayError as error:
+    except RayError as error:
         raise ValueError(str(getattr(error, "cause", error))) from error
 
 

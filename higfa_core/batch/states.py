@@ -59,7 +59,7 @@ class States(Index):
             row = db.execute(query, (*full, *but)).fetchone()
             if row is None:
                 return None
-            lease = Lease(*row, str(uuid.uuid4()))
+            lease = Lease(idx=row[0], key=row[1], body=row[2], attempts=row[3], prompt_id=str(uuid.uuid4()))
             values = (self.driver, server, lease.prompt_id, time.time() + LEASE_SECONDS, lease.idx)
             sets = "state = 'leased', driver = ?, server = ?, prompt_id = ?, lease_until = ?"
             db.execute(f"UPDATE jobs SET {sets} WHERE idx = ?", values)

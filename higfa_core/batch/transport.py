@@ -76,8 +76,9 @@ class Transport:
         self._url, self._headers = address.url, {"Connection": "close", **address.login, **(headers or {})}
         self._pools, self._clock, self._lock = _pools(address), _Clock(), threading.Lock()
         pool = self._pools.connection_from_url(address.url)
-        kind = _SecureConnection if issubclass(pool.ConnectionCls, HTTPSConnection) else _PlainConnection
-        pool.ConnectionCls = functools.partial(kind, clock=self._clock)
+        secure = issubclass(pool.ConnectionCls, HTTPSConnection)
+        connect: Any = functools.partial(_TimedSecureConnection if secure else _TimedConnection, clock=self._clock)
+        pool.ConnectionCls = connect
 
     def ask(
         self, path: str, body: bytes | None, headers: Mapping[str, str], seconds: float, most: int, cut: bool = False
@@ -111,13 +112,15 @@ class Transport:
             return Answer(response.status, known, data[:most])
         finally:
             response.close()
-            self._clock.connection.close()
+            if self._clock.connection:
+                self._clock.connection.close()
 
 
 class _Clock:
     """Until when a request may last, and on which connection."""
 
-    end, connection = 0.0, None
+    end = 0.0
+    connection: HTTPConnection | None = None
 
     def left(self) -> float:
         left = self.end - time.monotonic()
@@ -159,7 +162,7 @@ class _TimedReader(io.RawIOBase):
         super().close()
 
 
-class _Timed:
+class _TimedConnection(HTTPConnection):
     def __init__(self, *values: Any, clock: _Clock, **options: Any):
         super().__init__(*values, **options)
         self._clock = clock
@@ -170,11 +173,7 @@ class _Timed:
         self.sock = _TimedSocket(self.sock, self._clock)
 
 
-class _PlainConnection(_Timed, HTTPConnection):
-    pass
-
-
-class _SecureConnection(_Timed, HTTPSConnection):
+class _TimedSecureConnection(_TimedConnection, HTTPSConnection):
     pass
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from typing import Any
 
 COLUMNS = ("labels", "path_column", "label_column", "split_column")
 OPTIONS = ("layout", "layout_option", *COLUMNS)
@@ -22,7 +23,7 @@ def parse_layout(text: str) -> dict[str, str]:
     return {"layout": names[0] if names else "auto", **{name: value for name, sign, value in pairs if sign}}
 
 
-def layout_of(options: Mapping) -> dict[str, str]:
+def layout_of(options: Mapping) -> dict[str, Any]:
     """Layout and options as `..sources.layouts.read_dataset` takes them, from those of `OPTIONS` that are there."""
     columns = {name: str(options[name]) for name in COLUMNS if options.get(name)}
     return {"layout": options.get("layout") or "auto", **dict(options.get("layout_option") or ()), **columns}

@@ -7,7 +7,7 @@ import os
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -75,7 +75,7 @@ class LabelledSet:
         return held_out.add(self.root, [path.relative_to(self.root).as_posix() for path in self.to_list])
 
 
-def read_labelled(root: str | os.PathLike, validation_share: float = 0.2, seed: int = 0, **layout) -> LabelledSet:
+def read_labelled(root: str | os.PathLike, validation_share: float = 0.2, seed: int = 0, **layout: Any) -> LabelledSet:
     """Read `root/<class>/...`, or `root/train` with `root/val` (or as `..files.paths.split_of` knows
     them), or the training images of a layout that `..sources.layouts.read_dataset` knows; `test` is never read.
     `layout`: its name and options, as that function takes them.
