@@ -106,7 +106,7 @@ def _from_folder(name, classifier, settings):
 def _from_batch(images, names, classifier, size):
     images = as_rgb(images)
     if len(names) not in (1, len(images)):
-        raise ValueError(f"{len(names)} class_names for {len(images)} images: give one, or one per line and image")
+        raise ValueError(f"{len(names)} class_names for {len(images)} images. Give one, or one per line and image.")
     labels = sample.class_indices(names, classifier)
     batches = sample.square(images, size).split(sample.batch_size(size))
     return batches, labels * len(images) if len(labels) == 1 else labels

@@ -109,7 +109,7 @@ class ClassifyImages(io.ComfyNode):
 def target_indices(names: list[str], classifier, count: int) -> list[int] | None:
     """The class of each of `count` images; None when no class is named."""
     if len(names) not in (0, 1, count):
-        raise ValueError(f"{len(names)} class names for {count} images: give one, or one per line and image")
+        raise ValueError(f"{len(names)} class names for {count} images. Give one, or one per line and image.")
     indices = [classifier.index(name) for name in names]
     return indices * count if len(indices) == 1 else indices or None
 

@@ -106,7 +106,7 @@ class TrainClassifier(io.ComfyNode):
 def _folder(dataset: str) -> Path:
     name = dataset.strip()
     if not name:
-        raise ValueError("No dataset given. Type the name of a folder in ComfyUI's input folder")
+        raise ValueError("No dataset given. Type the name of a folder in ComfyUI's input folder.")
     paths.refuse_held_out(*PurePosixPath(name.replace("\\", "/")).parts)
     return dataset_folder(name)
 
@@ -115,9 +115,9 @@ def _file(name: str) -> Path:
     name = name.strip()
     stem = name.removesuffix(SUFFIX)
     if flaw := paths.name_flaw(stem):
-        raise ValueError(f"The file_name {name!r} {flaw}: choose a plain name, without folders")
+        raise ValueError(f"The file_name {name!r} {flaw}. Choose a plain name, without folders.")
     if os.path.splitext(stem)[1].lower() in folder_paths.supported_pt_extensions:
-        raise ValueError(f"Classifiers are saved as {SUFFIX}, got {name!r}: leave the ending out")
+        raise ValueError(f"Classifiers are saved as {SUFFIX}, got {name!r}. Leave the ending out.")
     return Path(folder_paths.models_dir, FOLDER, stem + SUFFIX)
 
 

@@ -78,7 +78,7 @@ class Collector:
             if not lines or self._offset > LONGEST:
                 raise self._hostile(f"it has a line of over {BLOCK} bytes, or no end")
             if time.monotonic() > end:
-                raise ServerError(f"{self.client.url} sends its manifest too slowly: is the network overloaded?")
+                raise ServerError(f"{self.client.url} sends its manifest too slowly. Is the network overloaded?")
         if data is None:
             self._offset, self._lines = 0, {}
 

@@ -52,7 +52,7 @@ class Delivery:
         try:
             files = upload_files(path.parents[job.contour_source.count("/")], self.plan.source(job.contour_source))
         except (OSError, ValueError) as error:
-            raise Unreadable(f"{path} cannot be sent ({error}): replace it, or plan without it") from error
+            raise Unreadable(f"{path} cannot be sent ({error}). Replace it, or plan without it.") from error
         for name, content in files:
             try:
                 names.append(self.client.upload(name, content, UPLOADS))

@@ -24,6 +24,6 @@ def read_headers(texts: Iterable[str], environment: str = "") -> dict[str, str]:
         if not value or not value.isprintable() or not value.isascii():
             raise ValueError(f"{where}: the value of {name} must be printable ASCII, and not empty")
         if name.lower() in OWN:
-            raise ValueError(f"{where}: {name} is set by each request itself: leave it out")
+            raise ValueError(f"{where}: {name} is set by each request itself. Leave it out.")
         found[name.lower()] = name, value
     return dict(found.values())

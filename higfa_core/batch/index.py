@@ -178,7 +178,7 @@ class Index(Database):
             return
         plan = PlanFile(self.folder)
         if _identity(plan) != _identity(self.plan):
-            raise ValueError(f"{self.folder} holds another plan by now: start higfa run again")
+            raise ValueError(f"{self.folder} holds another plan by now. Start higfa run again.")
         self._seen, self.plan.header["rules"], self.rules = stamp, plan.header["rules"], plan.rules
         self._judges = True  # also without rules: what is under way may yet be rejected by the old ones
 

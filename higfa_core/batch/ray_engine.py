@@ -58,7 +58,7 @@ class ComfyActor:
         """Start ComfyUI; returns in words that it does, and how the last one ended."""
         main = Path(self.comfyui, "main.py")
         if not main.is_file():
-            raise ValueError(f"No main.py in {self.comfyui} on {_gpu()}: give --comfyui the folder of ComfyUI there")
+            raise ValueError(f"No main.py in {self.comfyui} on {_gpu()}. Give --comfyui the folder of ComfyUI there.")
         own = main.with_name("user") / f"higfa {_gpu()}".replace(":", " ")
         own.mkdir(parents=True, exist_ok=True)
         words = f"ComfyUI on {_gpu()} is being started (its log: {own / 'log.txt'})"
@@ -149,7 +149,7 @@ def _start_actors(servers: Sequence[str], comfyui: str, headers: Mapping[str, st
 
     gpus = int(ray.cluster_resources().get("GPU", 0)) if comfyui else 0
     if comfyui and not gpus:
-        raise ValueError("The Ray cluster has no GPU to start ComfyUI on: name servers that run, with --server URL")
+        raise ValueError("The Ray cluster has no GPU to start ComfyUI on. Name servers that run, with --server URL")
     if not servers and not comfyui:
         raise ValueError("--engine ray needs servers: --server URL, or --comfyui FOLDER to start one on each GPU")
     for module in (transport_module, sys.modules[__name__]):
@@ -169,7 +169,7 @@ def _placed(actors: list, timeout: float) -> list[RayClient]:
     if late:
         print(f"{len(late)} of {len(places)} actors found no free GPU, see ray status", file=sys.stderr)
     if not ready:
-        raise ValueError("No GPU of the Ray cluster is free: wait for the other jobs there")
+        raise ValueError("No GPU of the Ray cluster is free. Wait for the other jobs there.")
     for place in late:
         ray.kill(places[place])
     try:

@@ -19,7 +19,7 @@ class Run:
 
     def __init__(self, states: States, clients: Sequence[Client], options: Options = Options()):
         if not clients:
-            raise ValueError("A run needs at least one server: add --server http://127.0.0.1:8188")
+            raise ValueError("A run needs at least one server. Add --server http://127.0.0.1:8188")
         if twice := {c.url for c in clients if [d.url for d in clients].count(c.url) > 1}:
             raise ValueError(f"The server {min(twice)} is given twice")
         self.states, self.options = states, options

@@ -124,7 +124,7 @@ class FineGrainedClassifier:
         with SmoothReLU(beta) as smooth:
             self.logits(torch.zeros(1, 3, *self.preprocessing.input_size, device=parameter.device))
         if not smooth.count:
-            raise ValueError(f"0 ReLU replaced: {self.source} ({self.arch}) has none. Set smooth_relu to 0")
+            raise ValueError(f"0 ReLU replaced: {self.source} ({self.arch}) has none. Set smooth_relu to 0.")
         log.info("HiGFA: Softplus(%g) for %d ReLU of %s", beta, smooth.count, self.source)
         smoothed = copy.copy(self)
         smoothed.smooth_relu, smoothed.patcher = float(beta), None
@@ -146,7 +146,7 @@ class FineGrainedClassifier:
         if dtype not in (torch.float32, torch.float16):
             raise ValueError(f"Classifiers are saved as float32 or float16, got {dtype}")
         if not self.arch:
-            raise ValueError(f"{path.name} could not be loaded without its arch. Make the classifier with arch='...'")
+            raise ValueError(f"{path.name} could not be loaded without its arch. Make the classifier with arch='...'.")
         state = architectures.file_state(self.arch, self.module)
         state = {k: _as(v, dtype).cpu().contiguous().clone() for k, v in state.items()}
         weights.refuse_non_finite(state, f"Save {path.name} as float32")
@@ -189,7 +189,7 @@ class FineGrainedClassifier:
         if stated != len(class_names):
             raise ValueError(
                 f"num_classes is {stated:g}, but there are {len(class_names)} class names "
-                f"(from {facts.origins['num_classes']} and {facts.origins['class_names']}). Correct one"
+                f"(from {facts.origins['num_classes']} and {facts.origins['class_names']}). Correct one."
             )
         arch, args = facts.arch, facts.args or {}
         kwargs = architectures.arguments(facts, state)

@@ -15,13 +15,13 @@ def checked(names) -> tuple[str, ...]:
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"class_names must be a list of strings, got {str(names)[:80]}")
     if len(names) < 2:
-        raise ValueError(f"a classifier needs at least 2 classes, got {len(names)}. Add the missing names")
+        raise ValueError(f"a classifier needs at least 2 classes, got {len(names)}. Add the missing names.")
     bad = [i + 1 for i, name in enumerate(names) if not name.strip() or name.splitlines() != [name]]
     if bad:
-        raise ValueError(f"class name {bad[0]} of {len(names)} is empty or has a line break. Give it a name")
+        raise ValueError(f"class name {bad[0]} of {len(names)} is empty or has a line break. Give it a name.")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise ValueError(f"class names must be unique, repeated: {', '.join(twice[:5])}. Rename them")
+        raise ValueError(f"class names must be unique, repeated: {', '.join(twice[:5])}. Rename them.")
     return tuple(names)
 
 

@@ -164,8 +164,8 @@ class Corrector:
         logits = self.classifier.logits(images, self.params)
         if logits.shape[1] != self.targets.shape[1]:
             raise ValueError(
-                f"The classifier has {logits.shape[1]} outputs for {self.targets.shape[1]} class names: "
-                "give it one name per output, in order."
+                f"The classifier has {logits.shape[1]} outputs for {self.targets.shape[1]} class names. "
+                "Give it one name per output, in order."
             )
         return logits
 

@@ -141,13 +141,13 @@ def choose_decoder(choice: str, vae: VAE | None, latent_format: LatentFormat, im
 
 def _checked(vae: VAE | None, latent_format: LatentFormat) -> VAE:
     if vae is None:
-        raise ValueError("The classifier reads pixels, and there is nothing to decode latents with: connect the VAE.")
+        raise ValueError("The classifier reads pixels, and there is nothing to decode latents with. Connect the VAE.")
     if vae.output_channels not in (3, 4):
-        raise ValueError(f"The VAE decodes to {vae.output_channels} channels, not to an image: connect an image VAE.")
+        raise ValueError(f"The VAE decodes to {vae.output_channels} channels, not to an image. Connect an image VAE.")
     if vae.latent_channels != latent_format.latent_channels:
         raise ValueError(
-            f"The VAE has latents of {vae.latent_channels} channels, the model of {latent_format.latent_channels}: "
-            "connect the VAE that belongs to the model."
+            f"The VAE has latents of {vae.latent_channels} channels, the model of {latent_format.latent_channels}. "
+            "Connect the VAE that belongs to the model."
         )
     return vae
 

@@ -50,7 +50,7 @@ class HiGFAGuider(comfy.samplers.CFGGuider):
     ):
         if is_guided(model):
             raise ValueError(
-                "This model is already guided by Guide Model with Classifier: connect the model from before that node."
+                "This model is already guided by Guide Model with Classifier. Connect the model from before that node."
             )
         model = model.clone()
         self.settings, self.slot = settings, TraceSlot()
@@ -83,7 +83,7 @@ class HiGFAGuider(comfy.samplers.CFGGuider):
 
     def sample(self, *args, **kwargs) -> Tensor:
         if "negative" not in self.original_conds and self.cfg != 1.0:
-            raise ValueError(f"cfg is {self.cfg:g} and no negative is connected: connect one, or set cfg to 1.")
+            raise ValueError(f"cfg is {self.cfg:g} and no negative is connected. Connect one, or set cfg to 1.")
         self.slot.trace = None
         try:
             return super().sample(*args, **kwargs)

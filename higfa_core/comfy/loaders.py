@@ -23,10 +23,10 @@ def _load(checkpoint, vae_file):
     if checkpoint:
         model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(checkpoint))
         if clip is None:
-            raise ValueError(f"{checkpoint} holds no text encoder: give a full checkpoint, or --vae alone")
+            raise ValueError(f"{checkpoint} holds no text encoder. Give a full checkpoint, or --vae alone.")
     if vae_file:
         vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(vae_file), safe_load=True))
     if vae is None:
-        raise ValueError(f"{checkpoint} holds no VAE: name one with --vae")
+        raise ValueError(f"{checkpoint} holds no VAE. Name one with --vae.")
     vae.throw_exception_if_invalid()
     return model, clip, vae

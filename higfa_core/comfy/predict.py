@@ -30,8 +30,8 @@ def as_rgb(images: torch.Tensor) -> torch.Tensor:
     """Images [B, H, W, 1, 3 or 4] -> [B, H, W, 3]."""
     if images.ndim != 4 or images.shape[-1] not in (1, 3, 4) or not images.numel():
         raise ValueError(
-            f"Expected one or more images of shape [B, H, W, 3] (or 1 channel, or 4), got {list(images.shape)}: "
-            "connect an IMAGE"
+            f"Expected one or more images of shape [B, H, W, 3] (or 1 channel, or 4), got {list(images.shape)}. "
+            "Connect an IMAGE."
         )
     if images.shape[-1] == 1:
         return images.expand(-1, -1, -1, 3)

@@ -39,8 +39,8 @@ class Noise:
     def __post_init__(self):
         if any("control" in options for _, options in [*self.positive, *(self.negative or [])]):
             raise ValueError(
-                "The conditioning has a ControlNet, whose contour fits one image only: connect the prompt itself, from "
-                "before Apply ControlNet"
+                "The conditioning has a ControlNet, whose contour fits one image only. Connect the prompt itself, from "
+                "before Apply ControlNet."
             )
 
 
@@ -82,8 +82,8 @@ def measure(
     _refuse_other_vae(vae, model)
     if model and is_guided(model):
         raise ValueError(
-            "The model is guided by a classifier, which would make it agree with itself: connect the model from before "
-            "Guide Model with Classifier"
+            "The model is guided by a classifier, which would make it agree with itself. Connect the model from before "
+            "Guide Model with Classifier."
         )
     levels = noise_levels(model, noise.levels) if model and noise else []
     run = _Run(classifier, count, _decoders(vae, model), len(levels))
@@ -104,7 +104,7 @@ def noise_levels(model: ModelPatcher, levels: NoiseLevels) -> list[tuple[float, 
     if top <= end:
         raise ValueError(
             f"No noise level to check: start_percent {levels.start_percent} is sigma {top:.3g}, and end_sigma is "
-            f"{end:.3g}. Lower one of them"
+            f"{end:.3g}. Lower one of them."
         )
     count = levels.noise_levels
     sigmas = [top * (end / top) ** (i / max(1, count - 1)) for i in range(count)]
@@ -122,12 +122,12 @@ def _percent(percent_to_sigma: Callable[[float], float], sigma: float) -> float:
 
 def _refuse_other_vae(vae: VAE, model: ModelPatcher | None) -> None:
     if vae.output_channels not in (3, 4):
-        raise ValueError(f"The VAE decodes to {vae.output_channels} channels, not to an image: connect an image VAE")
+        raise ValueError(f"The VAE decodes to {vae.output_channels} channels, not to an image. Connect an image VAE.")
     wanted = model.model.latent_format.latent_channels if model else vae.latent_channels
     if vae.latent_channels != wanted:
         raise ValueError(
-            f"The VAE has latents of {vae.latent_channels} channels, the model of {wanted}: connect the VAE that "
-            "belongs to the model"
+            f"The VAE has latents of {vae.latent_channels} channels, the model of {wanted}. Connect the VAE that "
+            "belongs to the model."
         )
 
 

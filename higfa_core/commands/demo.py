@@ -49,7 +49,7 @@ class Demo:
         workflow: Path = WORKFLOW,
     ):
         if not workflow.is_file():
-            raise ValueError(f"No file {workflow}. The demo needs the whole repository: run it from a clone.")
+            raise ValueError(f"No file {workflow}. The demo needs the whole repository. Run it from a clone.")
         base = Path(os.path.abspath(base))
         self.input, self.output = base / "input", base / "output"
         self.folder, self.sources = self.output / NAME, self.input / NAME

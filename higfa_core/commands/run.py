@@ -175,7 +175,7 @@ def _clients(args: argparse.Namespace):
             ) from error
         return ray_clients(args.ray_address, args.server or [], args.comfyui, headers=_headers(args))
     if args.ray_address or args.comfyui:
-        raise ValueError("--ray-address and --comfyui say how --engine ray works: add it")
+        raise ValueError("--ray-address and --comfyui apply to --engine ray only. Add it.")
     return nullcontext(http_clients(args))
 
 

@@ -107,7 +107,7 @@ def _device(name: str) -> torch.device:
         torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError) as error:  # torch: AssertionError for a GPU it was not built for
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"Cannot train on device {name!r} ({reason}). Choose another, such as cpu") from error
+        raise ValueError(f"Cannot train on device {name!r} ({reason}). Choose another, such as cpu.") from error
     return torch.device(name)
 
 

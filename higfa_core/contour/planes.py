@@ -20,11 +20,11 @@ def check_image(image: torch.Tensor) -> None:
     if image.ndim != 4 or shape[3] not in (1, 3, 4):
         raise ValueError(f"Expected an image [batch, height, width, 1, 3 or 4 channels], but got shape {shape}.")
     if 0 in shape:
-        raise ValueError(f"The image batch is empty (shape {shape}): connect at least one image.")
+        raise ValueError(f"The image batch is empty (shape {shape}). Connect at least one image.")
     if not image.is_floating_point():
-        raise ValueError(f"Expected a floating point image in 0..1, but got {image.dtype}: divide by 255.")
+        raise ValueError(f"Expected a floating point image in 0..1, but got {image.dtype}. Divide by 255.")
     if not torch.isfinite(image).all():
-        raise ValueError("The image holds NaN or infinite values: check the node that made it.")
+        raise ValueError("The image holds NaN or infinite values. Check the node that made it.")
 
 
 def read_mask(mask: torch.Tensor | None, batch: int, height: int, width: int) -> torch.Tensor | None:
@@ -44,11 +44,11 @@ def read_mask(mask: torch.Tensor | None, batch: int, height: int, width: int) ->
     planes = _planes(mask)
     if planes is None or planes.shape[0] not in (1, batch):
         raise ValueError(
-            f"The mask has shape {tuple(mask.shape)}, but the images need ({batch}, {height}, {width}): "
-            f"connect one mask, or one for each of {batch} images."
+            f"The mask has shape {tuple(mask.shape)}, but the images need ({batch}, {height}, {width}). "
+            f"Connect one mask, or one for each of {batch} images."
         )
     if not torch.isfinite(planes).all():
-        raise ValueError("The mask holds NaN or infinite values: check the node that made it.")
+        raise ValueError("The mask holds NaN or infinite values. Check the node that made it.")
     if tuple(planes.shape[1:]) != (height, width):
         if bool((planes == planes.flatten()[0]).all()):
             return None

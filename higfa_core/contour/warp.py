@@ -92,7 +92,7 @@ def apply(
     Masks are resampled by nearest neighbour. Whatever comes from outside the source is 0.
     """
     if interpolation not in INTERPOLATIONS:
-        raise ValueError(f"Unknown interpolation '{interpolation}': use one of {', '.join(INTERPOLATIONS)}.")
+        raise ValueError(f"Unknown interpolation '{interpolation}'. Use one of {', '.join(INTERPOLATIONS)}.")
     lines = contour.detach().to("cpu", torch.float32)
     warp = _warper(params)
     if interpolation == "auto" and bool(((lines <= 0.02) | (lines >= 0.98)).all()):
@@ -146,7 +146,7 @@ def _warp_all(planes: torch.Tensor, params: TransformParams, warp, flag=cv2.INTE
     if planes.ndim not in (3, 4) or tuple(planes.shape[-3:-1]) != (height, width):
         raise ValueError(
             f"The transform was drawn for {width}x{height} pixels, but got shape "
-            f"{tuple(planes.shape)}: sample it with this image's height and width."
+            f"{tuple(planes.shape)}. Sample it with this image's height and width."
         )
     stack = planes.reshape(-1, *planes.shape[-3:]).numpy()
     warped = np.stack([warp(np.ascontiguousarray(plane), flag) for plane in stack])

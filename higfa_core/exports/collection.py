@@ -200,7 +200,7 @@ def _read_plan(path: Path, classes: tuple[str, ...]) -> dict:
     try:
         plan = PlanFile(path.parent)
     except ValueError as error:
-        raise ValueError(f"{error}. Or remove it, to export without a plan.") from error
+        raise ValueError(f"{error} Or remove it, to export without a plan.") from error
     if tuple(map(class_name, plan.classes)) != classes:
         raise ValueError(f"{path} has other classes than the dataset beside it. Remove it to export without a plan.")
     return plan.header

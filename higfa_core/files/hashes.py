@@ -28,7 +28,7 @@ def file_sha256(path: str | Path) -> str:
     try:
         info = Path(path).stat()
     except OSError as error:
-        raise ValueError(f"Cannot read source file {path} ({error}): was it moved?") from error
+        raise ValueError(f"Cannot read source file {path} ({error}). Was it moved?") from error
     return _file_sha256(str(path), info.st_size, info.st_mtime_ns)
 
 

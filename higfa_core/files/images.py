@@ -41,7 +41,7 @@ def _pixels(path: str | Path, mode: str) -> np.ndarray:
             return np.asarray(image.convert(mode), dtype=np.float32) / 255
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         # PIL: SyntaxError for a broken PNG
-        raise ValueError(f"Cannot read image {path} ({error}): replace or remove the file") from error
+        raise ValueError(f"Cannot read image {path} ({error}). Replace or remove the file.") from error
 
 
 def _as_bytes(pixels: np.ndarray) -> np.ndarray:

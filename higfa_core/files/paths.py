@@ -29,7 +29,7 @@ def inside(root: str | Path, relative: str) -> Path:
     # A path on another Windows drive has no common path at all, hence the drive comparison first.
     same_drive = os.path.splitdrive(base)[0] == os.path.splitdrive(target)[0]
     if not same_drive or os.path.commonpath((base, target)) != base:
-        raise ValueError(f"Path {relative!r} leads outside {root} (a link?): copy the files into that folder")
+        raise ValueError(f"Path {relative!r} leads outside {root} (a link?). Copy the files into that folder.")
     return Path(root, relative)
 
 
@@ -75,7 +75,7 @@ def refuse_held_out(*parts: str) -> None:
     for part in parts:
         if is_held_out(part):
             raise ValueError(
-                f"Folder {part!r} is a validation or test split and can never be a source: choose the training images"
+                f"Folder {part!r} is a validation or test split and can never be a source. Choose the training images."
             )
 
 
@@ -106,7 +106,7 @@ def folder_name(class_name: str) -> str:
     if name.split(".")[0].rstrip().lower() in WINDOWS_NAMES or split_of(name) or name.lower() == "masks":
         name = _encoded(name[0]) + name[1:]
     if flaw := name_flaw(name):
-        raise ValueError(f"Class {class_name!r} {flaw} and cannot be a folder name: rename the class")
+        raise ValueError(f"Class {class_name!r} {flaw} and cannot be a folder name. Rename the class.")
     return name
 
 
@@ -124,12 +124,12 @@ def check_class_names(names: Sequence[str]) -> None:
     seen: dict[str, str] = {}
     for name in names:
         if not name:
-            raise ValueError("No class given: connect a job or type a class_name")
+            raise ValueError("No class given. Connect a job or type a class_name.")
         twin = seen.setdefault(matching_key(folder_name(name)), name)
         if twin != name:
             raise ValueError(
-                f"Classes {twin!r} and {name!r} are one folder on Windows and macOS: rename one, or give both the same "
-                "name if they are one class"
+                f"Classes {twin!r} and {name!r} are one folder on Windows and macOS. Rename one, or give both the same "
+                "name if they are one class."
             )
 
 

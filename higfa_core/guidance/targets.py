@@ -45,7 +45,7 @@ def read_targets(lines: list[str], classifier) -> Targets:
         ValueError: no line, a class that the classifier does not know, or a weight that is none.
     """
     if not lines:
-        raise ValueError("class_name is empty: name the class the image must show, as the classifier names it.")
+        raise ValueError("class_name is empty. Name the class the image must show, as the classifier names it.")
     return Targets(tuple(lines), tuple(_weights(line, classifier) for line in lines))
 
 

@@ -153,14 +153,14 @@ class TraceSlot:
             return self.given
         if latents is None or not self.runs:
             raise ValueError(
-                "Only the sampler's latent tells which run to plot, and that it has happened: connect the sampler's "
+                "Only the sampler's latent tells which run to plot, and that it has happened. Connect the sampler's "
                 "latent to Plot Guidance, and set denoise above 0."
             )
         trace = self.find(latents)
         if trace is not None:
             return trace
         raise ValueError(
-            f"None of the {len(self.runs)} runs of this guider or model gave this latent: connect the sampler's latent "
+            f"None of the {len(self.runs)} runs of this guider or model gave this latent. Connect the sampler's latent "
             "to Plot Guidance as it leaves the sampler (of SamplerCustomAdvanced: output), and set denoise above 0."
         )
 

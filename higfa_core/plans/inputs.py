@@ -53,7 +53,7 @@ def pick_planned(input_folder: str | Path, plan_folder: str | Path, index: int) 
     root = plan.header["dataset"]["root"]
     if not Path(input_folder, plan.header["dataset"]["name"]).is_dir():
         outside = f"The plan's images are in {root}, outside ComfyUI's input folder"
-        raise ValueError(f"{outside}: move them there, or use higfa run")
+        raise ValueError(f"{outside}. Move them there, or use higfa run.")
     return plan.job(index), len(plan), layout_of(plan.header["options"])
 
 
@@ -71,7 +71,7 @@ def load_job(input_folder: str | Path, job: Job, **layout: str) -> tuple[Job, Te
         source = _read(root, fingerprint(root), **layout).by_path.get(job.contour_source)
         if source is None:
             where = f"No training image {job.contour_source!r} in {root}"
-            raise ValueError(f"{where}: was it moved, or held out (held_out.txt) since it was planned?")
+            raise ValueError(f"{where}. Was it moved, or held out (held_out.txt) since it was planned?")
         inside(root, source.path)
         image, mask = load_source(root, source)
         job = replace(job, mask_file=f"{job.dataset}/{source.mask}" if source.mask else "")

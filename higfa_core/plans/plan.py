@@ -233,7 +233,7 @@ def _group(dataset: SourceDataset, counts: Mapping[str, int], contour_from: str)
         groups[source.class_name].append(source)
     for name, count in counts.items():
         if count and not groups[name]:
-            raise ValueError(f"Class {name!r} has no training image: ask for no jobs of it, or add images")
+            raise ValueError(f"Class {name!r} has no training image. Ask for no jobs of it, or add images.")
         if count and contour_from == "other" and len(groups[name]) < 2:
             raise ValueError(f"Class {name!r} has one image: contour_from 'other' needs two, use contour_from 'same'")
     return groups

@@ -81,9 +81,9 @@ class PlanFile:
         try:
             self.header = checked(PlanHeader, path.read_bytes())
         except FileNotFoundError:
-            raise ValueError(f"No {HEADER} in {self.folder}: make a plan with higfa plan") from None
+            raise ValueError(f"No {HEADER} in {self.folder}. Make a plan with higfa plan.") from None
         except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}): make the plan again") from error
+            raise ValueError(f"{path} is damaged ({error}). Make the plan again.") from error
         if self.header["version"] != VERSION:
             raise ValueError(f"{path} has version {self.header['version']!r}, this reads {VERSION}")
         self.classes = tuple(info["name"] for info in self.header["classes"])
@@ -105,7 +105,7 @@ class PlanFile:
                 digest.update(line)
                 yield line
         if digest.hexdigest() != self.header["jobs_sha256"]:
-            raise ValueError(f"{self.folder / JOBS} was changed after planning: make the plan again")
+            raise ValueError(f"{self.folder / JOBS} was changed after planning. Make the plan again.")
 
     def image_keys(self) -> set[str]:
         """The keys of the images that this plan makes."""
@@ -132,11 +132,11 @@ class PlanFile:
         try:
             found = read_as(PlanLine, line.encode() if isinstance(line, str) else line)
         except ValueError as error:
-            raise ValueError(f"{self.folder / JOBS} is damaged ({error}): make the plan again") from error
+            raise ValueError(f"{self.folder / JOBS} is damaged ({error}). Make the plan again.") from error
         sources = {found.source, found.contour_source}
         if found.class_name not in self._labels or not sources <= self.header["sources"].keys():
             where = f"{self.folder / JOBS}, job {found.index}"
-            raise ValueError(f"{where}: its class or its source is not in {HEADER}: make the plan again")
+            raise ValueError(f"{where}: its class or its source is not in {HEADER}. Make the plan again.")
         return found
 
     def source(self, path: str) -> SourceImage:
@@ -209,6 +209,6 @@ def _refuse_another(folder: Path, header: dict, replace: bool) -> None:
     changed = [name for name in header.keys() - NOTES if old.get(name) != json.loads(json.dumps(header[name]))]
     if changed:
         raise ValueError(
-            f"{folder} holds another plan (other {', '.join(changed)}): choose another folder, or add --replace; "
-            "images of jobs that are in both plans stay, exports leave the others out"
+            f"{folder} holds another plan (other {', '.join(changed)}). Choose another folder, or add --replace; "
+            "images of jobs that are in both plans stay, exports leave the others out."
         )

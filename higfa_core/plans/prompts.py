@@ -32,10 +32,10 @@ class Prompts:
             used = check_template(template)
             for name, values in (("background", self.backgrounds), ("style", self.styles)):
                 if name in used and not values:
-                    raise ValueError(f"Prompt {template!r} has {{{name}}}, but no {name}s are given: add a list")
+                    raise ValueError(f"Prompt {template!r} has {{{name}}}, but no {name}s are given. Add a list.")
         for name, values in (("background", self.backgrounds), ("style", self.styles)):
             if values and not any(f"{{{name}}}" in template for template in self.templates):
-                raise ValueError(f"{name}s are given, but no prompt has {{{name}}}: put it where one belongs")
+                raise ValueError(f"{name}s are given, but no prompt has {{{name}}}. Put it where one belongs.")
 
     @property
     def variants(self) -> int:
@@ -46,7 +46,7 @@ class Prompts:
         """ValueError when a template wants `{super}` of a class that has none."""
         lacking = [info.name for info in classes if not (self.super_class or info.super_class)]
         if lacking and any("{super}" in template for template in self.templates):
-            raise ValueError(f"Class {lacking[0]!r} has no super-class for {{super}}: give one for all classes")
+            raise ValueError(f"Class {lacking[0]!r} has no super-class for {{super}}. Give one for all classes.")
 
     def render(self, info: ClassInfo, index: int, draw: int) -> str:
         """The prompt of job `index`; `draw`, a large random number, picks the variants."""
@@ -71,7 +71,7 @@ def check_template(template: str) -> set[str]:
         if name not in FIELDS or spec or conversion:
             raise ValueError(f"prompt_template has an unknown placeholder {{{name}}}: valid are {valid}")
     if not any(name == "class" for name, _, _ in used):
-        raise ValueError(f"prompt_template {template!r} names no class: put {{class}} where the name belongs")
+        raise ValueError(f"prompt_template {template!r} names no class. Put {{class}} where the name belongs.")
     return {name for name, _, _ in used}
 
 
@@ -80,7 +80,7 @@ def read_lines(path: str | Path) -> tuple[str, ...]:
     try:
         lines = Path(path).read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"Cannot read the list {path} ({error}): give a UTF-8 text file") from error
+        raise ValueError(f"Cannot read the list {path} ({error}). Give a UTF-8 text file.") from error
     if not (kept := tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))):
-        raise ValueError(f"The list {path} has no entries: write one on each line")
+        raise ValueError(f"The list {path} has no entries. Write one on each line.")
     return kept

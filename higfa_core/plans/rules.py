@@ -53,7 +53,7 @@ class Rules(Settings):
     def recorded(cls, values: Mapping[str, object]) -> Rules:
         """The rules that a file holds. ValueError for one that this version does not know."""
         if unknown := sorted(values.keys() - {field.name for field in fields(cls)}):
-            raise ValueError(f"unknown rule: {unknown[0]}. A newer version wrote it: update this one.")
+            raise ValueError(f"unknown rule, written by a newer version: {unknown[0]}. Update HiGFA.")
         return cls(**values)  # type: ignore[arg-type]
 
     def given(self) -> dict[str, float | bool]:
@@ -121,11 +121,11 @@ _SCORES = {
     "min_sharpness": "sharpness",
     "max_duplicate_bits": "phash",
 }
-_CLASSIFIER = "come from a classifier: connect one to Export Dataset, or ask nothing of it"
+_CLASSIFIER = "come from a classifier. Connect one to Export Dataset, or remove those rules."
 _REMEDY = {
     **dict.fromkeys(("confidence", "rank", "margin"), _CLASSIFIER),
-    "judge": "come from a judge: connect a second classifier to Export Dataset, or ask nothing of it",
-    "contour": "comes from a contour: connect Transform Contour's to Export Dataset, or ask nothing of it",
-    "sharpness": "this dataset does not have: its images were made by an older version",
-    "phash": "this dataset does not have: its images were made by an older version",
+    "judge": "come from a judge. Connect a second classifier to Export Dataset, or remove those rules.",
+    "contour": "comes from a contour. Connect that of Transform Contour to Export Dataset, or remove that rule.",
+    "sharpness": "this dataset lacks: its images were made by an older version. Remove that rule.",
+    "phash": "this dataset lacks: its images were made by an older version. Remove that rule.",
 }

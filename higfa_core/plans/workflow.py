@@ -25,9 +25,9 @@ def find_node(graph: Graph, class_type: str) -> str:
 def check_workflow(graph: object) -> None:
     """ValueError unless this is an API-format workflow that makes a dataset: Dataset Job and Export Dataset, joined."""
     if isinstance(graph, Mapping) and {"nodes", "links"} <= graph.keys():
-        raise ValueError("This is a workflow as the canvas saves it: export it with File > Export (API)")
+        raise ValueError("This is a workflow as the canvas saves it. Export it with File > Export (API).")
     if not isinstance(graph, Mapping) or not all(map(_is_node, graph.values())):
-        raise ValueError("This is no workflow in API format: export it with File > Export (API)")
+        raise ValueError("This is no workflow in API format. Export it with File > Export (API).")
     job, export = find_node(graph, JOB), find_node(graph, EXPORT)
     link = graph[export]["inputs"].get("job")
     if not is_link(link) or str(link[0]) != job:

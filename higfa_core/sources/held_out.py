@@ -31,7 +31,7 @@ def listed(dataset: SourceDataset, home: Path | None = None) -> frozenset[str]:
             if place in known:
                 found.add(known[place])
             elif not os.path.exists(folder / path):  # Path.exists raises for a name that is too long
-                raise ValueError(f"{folder / NAME} names {path!r}, which is not there: correct or remove the line")
+                raise ValueError(f"{folder / NAME} names {path!r}, which is not there. Correct or remove the line.")
     return frozenset(found)
 
 
@@ -41,7 +41,7 @@ def without(dataset: SourceDataset, paths: frozenset[str]) -> SourceDataset:
         return dataset
     images = tuple(image for image in dataset.images if image.path not in paths)
     if not images:
-        raise ValueError(f"{NAME} in {dataset.root} holds out all images: remove some of its lines")
+        raise ValueError(f"{NAME} in {dataset.root} holds out all images. Remove some of its lines.")
     others = tuple(sorted({*dataset.held_out_images, *paths}))
     return replace(dataset, images=images, held_out=dataset.held_out + len(paths), held_out_images=others)
 
@@ -58,8 +58,8 @@ def refuse_read_only(root: Path) -> None:
     """ValueError when `add` could not write."""
     if not os.access(root, os.W_OK):
         raise ValueError(
-            f"{root} is read-only, so {NAME} there cannot keep the images held out from becoming sources: make it "
-            "writable, or switch keep_split off"
+            f"{root} is read-only, so {NAME} there cannot keep the images held out from becoming sources. Make it "
+            "writable, or switch keep_split off."
         )
 
 
@@ -73,12 +73,12 @@ def _lines(file: Path) -> list[str]:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text ({error}): save it as such") from error
+        raise ValueError(f"{file} is not UTF-8 text ({error}). Save it as such.") from error
     paths = []
     for number, line in enumerate(lines, 1):
         if path := line.strip().replace("\\", "/"):
             if leads_out(path):
-                raise ValueError(f"{file}, line {number}: {path!r} must be relative and without '..': correct it")
+                raise ValueError(f"{file}, line {number}: {path!r} must be relative and without '..'. Correct it.")
             paths.append(PurePosixPath(path).as_posix())
     return paths
 

@@ -68,7 +68,7 @@ class ImageHashes:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise ValueError(f"Cannot read source file {path} ({error}): was it moved?") from error
+            raise ValueError(f"Cannot read source file {path} ({error}). Was it moved?") from error
         sha256 = hashlib.sha256(content).hexdigest()
         bits = self._known.get(sha256)
         return ImageHash(sha256, _bits(content) if bits is None else bits)

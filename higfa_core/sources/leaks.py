@@ -80,7 +80,7 @@ def _refuse_emptied(dataset: SourceDataset, images: Sequence, leaks: dict[str, L
             why = str(leaks.get(image.path) or f"{image.path} cannot be read")
             raise ValueError(
                 f"No image of class {image.class_name!r} in {dataset.root} is left: {why}. Correct that, or keep such "
-                "images with --leaks report"
+                "images with --leaks report."
             )
 
 

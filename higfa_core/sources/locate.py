@@ -23,7 +23,7 @@ def normal(path: str) -> str:
     """
     clean = PurePosixPath(ANCHOR.sub("", path.replace("\\", "/")))
     if ".." in clean.parts:
-        raise ValueError(f"Path {path!r} in a list must be relative and without '..': correct the list")
+        raise ValueError(f"Path {path!r} in a list must be relative and without '..'. Correct the list.")
     return clean.as_posix()
 
 
@@ -46,7 +46,7 @@ def locate(
                 if len(fitting) > 1 and training:
                     raise ValueError(
                         f"{path} is listed and not in {tree.root}, where {fitting[0]} and {fitting[1]} could both be "
-                        "it: move the images to where the list has them"
+                        "it. Move the images to where the list has them."
                     )
                 if len(fitting) == 1:
                     found[path] = fitting[0]
@@ -130,4 +130,4 @@ def _refuse_shared(found: dict[str, str], claimed: set[str]) -> None:
     for path, place in found.items():
         other = owners.setdefault(place, path)
         if other != path and place not in claimed:
-            raise ValueError(f"{other} and {path} are both listed and only {place} is there: correct the list")
+            raise ValueError(f"{other} and {path} are both listed and only {place} is there. Correct the list.")

@@ -15,11 +15,11 @@ def parse_layout(text: str) -> dict[str, str]:
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise ValueError(f"Layout {text!r} has a quote that does not end: correct it") from error
+        raise ValueError(f"Layout {text!r} has a quote that does not end. Correct it.") from error
     pairs = [word.partition("=") for word in words]
     names = [word for word, sign, _ in pairs if not sign]
     if len(names) > 1:
-        raise ValueError(f"Layout {text!r} names {' and '.join(names)}: write one, and its options as NAME=VALUE")
+        raise ValueError(f"Layout {text!r} names {' and '.join(names)}. Write one, and its options as NAME=VALUE.")
     return {"layout": names[0] if names else "auto", **{name: value for name, sign, value in pairs if sign}}
 
 

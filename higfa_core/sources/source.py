@@ -71,7 +71,7 @@ class SourceDataset:
         refuse_held_out(Path(self.root).name)
         paths = Counter(image.path for image in self.images)
         if twice := [path for path, count in paths.items() if count > 1]:
-            raise ValueError(f"{self.layout}: {twice[0]} is listed twice: remove one of the entries")
+            raise ValueError(f"{self.layout}: {twice[0]} is listed twice. Remove one of the entries.")
         for image in self.images:
             if not 0 <= image.label < len(self.classes) or self.classes[image.label].name != image.class_name:
                 raise ValueError(f"{self.layout}: {image.path} has label {image.label}, not {image.class_name!r}")

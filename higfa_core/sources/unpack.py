@@ -29,7 +29,7 @@ def unpack(root: Path, out: Path, label_column: str = "") -> dict[str, int]:
     if not files:
         raise ValueError(f"No Parquet file below {root} holds images: there is nothing to unpack")
     if out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"{out} is not empty: name a new folder")
+        raise ValueError(f"{out} is not empty. Name a new folder.")
     counts: dict[str, int] = {}
     rows: list[str] = []
     for file in files:
@@ -50,7 +50,7 @@ def _split(file: str) -> str:
         if kind := split_of(part):
             return kind
     if "test" in name or "val" in name:
-        raise ValueError(f"{file} is of a split that its name does not tell: call it train-, validation- or test-...")
+        raise ValueError(f"{file} is of a split that its name does not tell. Rename it to train-... or test-....")
     return "train"
 
 
@@ -66,7 +66,7 @@ def _images(file: Path, label_column: str) -> Iterator[tuple[str, bytes, object]
         for row in batch.to_pylist():
             content = row[column]["bytes"] if isinstance(row[column], dict) else row[column]
             if not content:
-                raise ValueError(f"{file} names an image, but does not hold it: download the data set whole")
+                raise ValueError(f"{file} names an image, but does not hold it. Download the data set whole.")
             yield _suffix(content, file), content, _named(row[label], names)
 
 
@@ -74,7 +74,7 @@ def _label_column(file: Path, columns: list[str], image: str, given: str) -> str
     others = [name for name in columns if name != image]
     found = [name for name in ((given,) if given else LABELS) if name in others] or (others if len(others) == 1 else [])
     if not found:
-        raise ValueError(f"{file} has the columns {', '.join(columns)}: say which is the label with --label-column")
+        raise ValueError(f"{file} has the columns {', '.join(columns)}. Say which is the label with --label-column.")
     return found[0]
 
 
@@ -96,4 +96,4 @@ def _suffix(content: bytes, file: Path) -> str:
         with Image.open(io.BytesIO(content)) as image:
             return {"JPEG": ".jpg", "TIFF": ".tif"}.get(image.format or "", f".{(image.format or 'png').lower()}")
     except OSError as error:
-        raise ValueError(f"{file} holds an image that cannot be read ({error}): download it again") from error
+        raise ValueError(f"{file} holds an image that cannot be read ({error}). Download it again.") from error

@@ -153,7 +153,7 @@ class Manifest:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}): restore it from a copy") from error
+            raise ValueError(f"{path} is damaged ({error}). Restore it from a copy.") from error
 
     def start(self, classes: tuple[str, ...] | None) -> dict:
         """Write `dataset.json` once; later calls check that the classes are the same (None: not given)."""

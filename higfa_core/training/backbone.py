@@ -17,7 +17,7 @@ def build(arch: str, classes: int, pretrained: bool, image_size: int = 0) -> tup
     module, kwargs, preprocess = check(arch, classes, pretrained, image_size)
     if pretrained:
         config = timm_models.import_timm().get_pretrained_cfg(arch)
-        # timm would ask the network even for a file that is there
+        # timm would ask the network even for a cached file
         file = timm_models.cached_file(config) if config and config.hf_hub_id else None
         overlay = {"file": file, "custom_load": False} if file else {}
         module = timm_models.import_timm().create_model(
@@ -27,7 +27,7 @@ def build(arch: str, classes: int, pretrained: bool, image_size: int = 0) -> tup
 
 
 def check(arch: str, classes: int, pretrained: bool, image_size: int = 0) -> tuple[nn.Module, dict, Preprocess]:
-    """As `build`, but without the pretrained weights: only that they can be had."""
+    """As `build`, but without loading the pretrained weights: it only checks that they are available."""
     kwargs = timm_models.size_kwargs(arch, (image_size, image_size)) if image_size else {}
     module = timm_models.build(arch, classes, kwargs)
     preprocess = _preprocess(module, image_size)
@@ -52,8 +52,8 @@ def _refuse_unreachable(arch: str) -> None:
     timm = timm_models.import_timm()
     if not timm.is_model_pretrained(arch):
         tags = timm.list_models(f"{arch.split('.')[0]}.*", pretrained=True)
-        hint = f" (there are: {', '.join(tags[:5])})" if tags else ""
-        raise ValueError(f"timm has no pretrained weights for {arch}{hint}. Turn pretrained off to train from scratch")
+        hint = f" (available: {', '.join(tags[:5])})" if tags else ""
+        raise ValueError(f"timm has no pretrained weights for {arch}{hint}. Turn pretrained off to train from scratch.")
     config = timm.get_pretrained_cfg(arch)
     if config and config.hf_hub_id and not timm_models.cached_file(config):
         timm_models.check_reachable(config, f"The pretrained weights of {arch}", _remedy)
@@ -61,6 +61,6 @@ def _refuse_unreachable(arch: str) -> None:
 
 def _remedy(repository: str) -> str:
     return (
-        f"They are at huggingface.co/{repository}: connect this computer once (they are then kept), "
-        "or turn pretrained off to train from scratch"
+        f"They are at huggingface.co/{repository}: go online once (they are kept after that), "
+        "or turn pretrained off to train from scratch."
     )

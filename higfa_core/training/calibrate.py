@@ -58,7 +58,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, prior: float = PRIOR) -> flo
     hundred images on the prior no longer shows. `prior` = inf is plain maximum likelihood.
     """
     if not len(labels):
-        raise ValueError("A temperature needs held-out images, got none. Hold some out")
+        raise ValueError("A temperature needs held-out images, got none. Hold some out.")
     f = logits.double()
     low, high = (math.log(bound) for bound in BOUNDS)
 

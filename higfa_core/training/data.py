@@ -53,12 +53,12 @@ class LabelledSet:
         if len(self.class_names) < 2:
             found = ", ".join(repr(name) for name in self.class_names) or "none"
             raise ValueError(
-                f"A classifier needs at least 2 classes, found {found}. Add a folder of images for another"
+                f"A classifier needs at least 2 classes, found {found}. Add a folder of images for another."
             )
         counts = Counter(item.label for item in self.train)
         empty = [name for label, name in enumerate(self.class_names) if not counts[label]]
         if empty:
-            raise ValueError(f"No training image of {', '.join(empty[:5])}. Add images, or remove the class")
+            raise ValueError(f"No training image of {', '.join(empty[:5])}. Add images, or remove the class.")
 
     def counts(self) -> list[int]:
         """Training images of each class."""
@@ -111,8 +111,8 @@ def _refuse_synthetic(root: Path) -> None:
     lines, _ = Tail(root / MANIFEST).lines()
     if any(map(parse_row, lines)):
         raise ValueError(
-            f"{root} holds synthetic images ({MANIFEST}), and none may be held out to validate on: add val/<class>/ "
-            "with real ones that are no sources, or set the validation share to 0"
+            f"{root} holds synthetic images ({MANIFEST}), which must not be held out for validation. Add val/<class>/ "
+            "with real images that are not sources, or set the validation share to 0."
         )
 
 
@@ -126,11 +126,11 @@ def _validation_images(sources: SourceDataset, folders: list[str]) -> list[Label
             inner = next((part for part in parts[parts.index(split) :] if not paths.is_held_out(part)), "")
             if (name := class_name(inner)) not in names:
                 folder = Path(sources.root, *parts[: parts.index(split) + 1])
-                raise ValueError(f"Class {name!r} is in {folder}, but not in the training images. Correct its name")
+                raise ValueError(f"Class {name!r} is in {folder}, but not in the training images. Correct its name.")
             found.append(Labelled(Path(sources.root, path), names.index(name)))
     if folders and not found:
         place = sources.root / folders[0]
-        raise ValueError(f"No images in {place}: expected {place.name}/<class>/<image>. Fill or remove the folder")
+        raise ValueError(f"No images in {place}: expected {place.name}/<class>/<image>. Fill or remove the folder.")
     return found
 
 
@@ -149,7 +149,7 @@ def _groups_of_copies(items: list[Labelled], names: tuple[str, ...]) -> list[lis
         more = f", and {len(clashes) - 1} more" if len(clashes) > 1 else ""
         raise ValueError(
             f"The same image is in two classes: {first.path} ({names[first.label]}) and {second.path} "
-            f"({names[second.label]}){more}. Keep it in the right one"
+            f"({names[second.label]}){more}. Keep it in the right one."
         )
     return list(groups.values())
 

@@ -176,8 +176,8 @@ class Loop:
         train_loss = float(torch.stack(self.losses).mean())
         if not math.isfinite(train_loss):
             raise ValueError(
-                f"The loss is not finite after step {self.step}: lower the learning rate "
-                f"({self.settings.learning_rate:g}), or use precision float32"
+                f"The loss is not finite after step {self.step}. Lower the learning rate "
+                f"({self.settings.learning_rate:g}), or use precision float32."
             )
         row = Evaluation(self.step, self.settings.learning_rate * self.rate(), train_loss, math.nan, math.nan)
         if len(held_out.labels):

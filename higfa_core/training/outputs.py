@@ -114,11 +114,11 @@ def _lines(one: Trained) -> list[str]:
 
 def _refuse_names(out: Path, paths: list[Path], overwrite: bool, resume: bool) -> None:
     if out.suffix != SUFFIX:
-        raise ValueError(f"Classifiers are saved as {SUFFIX}, got '{out.name}'. Choose such a name")
+        raise ValueError(f"Classifiers are saved as {SUFFIX}, got '{out.name}'. Choose such a name.")
     for path in paths:
         finished = resume and checkpoint_of(path).is_file()  # the guide is done, its judge is not
         if path.exists() and not (overwrite or finished):
-            raise FileExistsError(f"{path} exists. Choose another name, or allow overwriting")
+            raise FileExistsError(f"{path} exists. Choose another name, or allow overwriting.")
 
 
 def _sibling(path: Path, word: str) -> Path:

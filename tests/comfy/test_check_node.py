@@ -319,7 +319,7 @@ def test_vae_of_another_model(world, birds, monkeypatch):
     import comfy.latent_formats
 
     monkeypatch.setattr(world.model.model, "latent_format", comfy.latent_formats.SD3())
-    with pytest.raises(ValueError, match="latents of 4 channels, the model of 16: connect the VAE that belongs"):
+    with pytest.raises(ValueError, match="latents of 4 channels, the model of 16. Connect the VAE that belongs"):
         run(world, model=world.model)
 
 

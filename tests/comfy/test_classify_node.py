@@ -89,7 +89,7 @@ def test_many_images_are_classified_as_few_are(pack, classifier):
         (
             (3, 64, 64, 3),
             {"class_name": "Marsh Finch\nDune Kite"},
-            "2 class names for 3 images: give one, or one per line",
+            "2 class names for 3 images. Give one, or one per line",
         ),
         ((2, 64, 64, 3), {"min_confidence": 1.5}, "min_confidence must be from 0 to 1, got 1.5"),
         ((2, 64, 64, 3), {"min_confidence": float("nan")}, "min_confidence must be from 0 to 1, got nan"),

@@ -282,8 +282,8 @@ def flawed(tmp_path, flaw):
         ("no images", "Connect images to Export Dataset"),
         ("other images", "do not depend on Dataset Job"),
         ("no JSON", "Cannot read the workflow"),
-        ("a list", "no workflow in API format: export it with File > Export"),
-        ("half", "no workflow in API format: export it with File > Export"),
+        ("a list", "no workflow in API format. Export it with File > Export"),
+        ("half", "no workflow in API format. Export it with File > Export"),
     ],
 )
 def test_workflows_that_cannot_be_planned(higfa, birds, tmp_path, flaw, message):
@@ -318,7 +318,7 @@ def check_refused(answer, message):
         (["--styles", "oil,ink"], "no prompt has {style}"),
         (["--prompts", "absent.txt"], "Cannot read the list absent.txt"),
         (["--prompts", os.devnull], "has no entries"),
-        (["--layout", "tiles"], "No layout 'tiles': choose auto"),
+        (["--layout", "tiles"], "No layout 'tiles'. Choose auto"),
         (["--layout", "cub"], "No CUB-200-2011 set in"),
         (["--layout-option", "level=family"], "has no option 'level'"),
         (["--min-confidence", 2], "Invalid min_confidence: 2.0"),

@@ -101,7 +101,7 @@ def test_hostile_names_do_not_meet_in_one_folder():
 
 @pytest.mark.parametrize("name", ["", "x" * 201, "鴉" * 67, "/" * 67])
 def test_names_without_a_folder(name):
-    with pytest.raises(ValueError, match="rename the class|No class given"):
+    with pytest.raises(ValueError, match="Rename the class|No class given"):
         check_class_names(["fine", name])
 
 

@@ -76,12 +76,12 @@ class TestSlot:
 
     def test_another_latent_or_none_is_refused(self):
         slot = self.slot(torch.zeros(1, 4, 8, 8))
-        with pytest.raises(ValueError, match="connect the sampler's latent"):
+        with pytest.raises(ValueError, match="Connect the sampler's latent"):
             slot.run_of(None)
         for other in (torch.zeros(4, 8, 8), torch.ones(1, 4, 8, 8)):
             with pytest.raises(ValueError, match="None of the 1 runs.*as it leaves the sampler"):
                 slot.run_of(other)
-        with pytest.raises(ValueError, match="connect the sampler's latent"):
+        with pytest.raises(ValueError, match="Connect the sampler's latent"):
             TraceSlot().run_of(torch.zeros(1, 4, 8, 8))
 
     def test_a_samplers_own_needs_none(self):

@@ -92,11 +92,11 @@ BAD = {  # name -> what to make, what the message says (file, evidence, remedy)
     ),
     "a folder of lists": (
         lambda root: (tree(root, "a/1.jpg"), write(root / "splits/one.txt", "train")),
-        r"splits holds no image that can be read, but 1 other files such as splits/one.txt.*move it elsewhere",
+        r"splits holds no readable image, but 1 other files such as splits/one.txt.*move it elsewhere",
     ),
     "a list of names": (
         lambda root: (tree(root, "a/cat1.jpg", "b/dog1.jpg"), write(root / "heldout.txt", "cat1.jpg")),
-        r"heldout.txt names 1 of the images by column 1, so that the folders alone may not tell.*--labels heldout.txt",
+        r"heldout.txt names 1 of the images by column 1, so the folders alone may not tell.*--labels heldout.txt",
     ),
     "an XML file of names": (
         lambda root: (tree(root, "a/cat1.jpg", "b/dog1.jpg"), write(root / "a.xml", "<f>cat1.jpg</f>")),
@@ -121,52 +121,52 @@ BAD = {  # name -> what to make, what the message says (file, evidence, remedy)
     ),
     "labels in eight bits": (
         lambda root: table(root, "path,label", *rows("Café", "b", "Café", "b"), encoding="cp1252"),
-        r"list.csv is not UTF-8, and read as .* it has the label .*: save it as UTF-8",
+        r"list.csv is not UTF-8, and read as .* it has the label .*. Save it as UTF-8",
     ),
     "a row too short": (
         lambda root: table(root, "path,label", *rows("a", "b", "a"), "im/3.jpg"),
-        r"list.csv, row 5: it has more or fewer fields than the header: correct it",
+        r"list.csv, row 5: it has more or fewer fields than the header. Correct it",
     ),
     "an empty label": (
         lambda root: table(root, "path,label", *rows("a", "", "a", "b")),
-        r"list.csv, row 3: '' is no label: give a name or a whole number",
+        r"list.csv, row 3: '' is no label. Give a name or a whole number",
     ),
     "only a table of test images": (
         lambda root: table(root, "file,class", *rows(*"abab"), name="test.csv"),
-        r"no table of training images, only test.csv: add one",
+        r"no table of training images, only test.csv. Add one",
     ),
     "two tables": (
         lambda root: [table(root, "file,class", *rows(*"abab"), name=f"{n}.csv") for n in "xy"],
-        r"found x.csv, y.csv: choose one with --labels",
+        r"found x.csv, y.csv. Choose one with --labels",
     ),
     "a table against the folders": (
         lambda root: (
             tree(root, "gull/a.jpg", "tern/b.jpg", "tern/c.jpg"),
             write(root / "t.csv", "file,class", "gull/a.jpg,x", "tern/b.jpg,x", "tern/c.jpg,y"),
         ),
-        r"t.csv labels the images of .* in another way than their folders do: use --labels t.csv",
+        r"t.csv and the folders of .* give the images different labels. .*add --labels t.csv",
     ),
     "an image listed and not there": (
         lambda root: table(root, "path,label", *rows(*"abab"), "im/9.jpg,a"),
-        r"im/9.jpg is listed and not in .*: copy it there or remove it from the list",
+        r"im/9.jpg is listed and not in .*. Copy it there or remove it from the list",
     ),
     "which of two files": (
         lambda root: (tree(root, "x/1.jpg", "y/1.jpg"), write(root / "t.csv", "path,label", "img/1.jpg,a")),
-        r"img/1.jpg is listed and not in .*, where x/1.jpg and y/1.jpg could both be it: move",
+        r"img/1.jpg is listed and not in .*, where x/1.jpg and y/1.jpg could both be it. Move",
     ),
-    "an archive": (zipped, r"holds no images, but images.zip with 1 images: unpack it first"),
+    "an archive": (zipped, r"holds no images, but images.zip with 1 images. Unpack it first"),
     "shards": (
         lambda root: write(root / "birds.tfrecord-00000-of-00002", "x"),
-        r"birds.tfrecord-00000-of-00002: write its images out with tensorflow_datasets first",
+        r"birds.tfrecord-00000-of-00002. Write its images out with tensorflow_datasets first",
     ),
-    "an annotation missing": (voc_without_annotation, r"2008_1.xml is missing: copy all annotations"),
+    "an annotation missing": (voc_without_annotation, r"2008_1.xml is missing. Copy all annotations"),
     "a damaged COCO file": (
         lambda root: coco(root, images=[{"id": 1}]),
-        r"instances_train2017.json is no COCO file .*file_name.*copy the original",
+        r"instances_train2017.json is no COCO file .*file_name.*Copy the original",
     ),
     "a category without a name": (
         lambda root: coco(root, categories=[{"id": 17}]),
-        r"a category in .* has no id or no name .*copy the list",
+        r"a category in .* lacks id or name .*Copy the list",
     ),
     "a header that is not the set's": (
         lambda root: write(MORE["products"](root) / "Ebay_train.txt", "id path", "1 a.jpg"),
@@ -174,13 +174,13 @@ BAD = {  # name -> what to make, what the message says (file, evidence, remedy)
     ),
     "a car model that has no name": (
         lambda root: write(MORE["compcars"](root) / "train_test_split/classification/train.txt", "1/9/2014/a1.jpg"),
-        r"'1/9/2014/a1.jpg' is listed, but '9' is none of 3 numbers",
+        r"'9' of '1/9/2014/a1.jpg' is no number in 1 to 3",
     ),
     "two spellings of a class": (
         lambda root: table(root, "path,label", *rows("Gull", "ＧＵＬＬ", "Tern", "Tern")),
-        r"'Gull' and .* are one folder on Windows and macOS: rename one, or give both the same name",
+        r"'Gull' and .* are one folder on Windows and macOS. Rename one, or give both the same name",
     ),
-    "a link that leads outside": (outside, r"Path 'b' leads outside .*: copy the files into that folder"),
+    "a link that leads outside": (outside, r"Path 'b' leads outside .*. Copy the files into that folder"),
 }
 
 

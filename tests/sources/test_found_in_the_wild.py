@@ -109,7 +109,7 @@ def test_names_that_are_no_utf8_are_named(where, dry_run, tmp_path):
     old = root / "a" if where == "folder" else root / "a" / "0.jpg"
     os.rename(old, os.fsencode(str(old.parent)) + b"/\xc4\xe3" + (b".jpg" if where == "file" else b""))
     code, said = dry_run(root)
-    assert code == 1 and "\\udcc4\\udce3" in said and "has a name that is no UTF-8: rename it" in said
+    assert code == 1 and "\\udcc4\\udce3" in said and "has a name that is no UTF-8. Rename it" in said
 
 
 @pytest.mark.parametrize("kind", ["txt", "json", "both"])
@@ -155,7 +155,7 @@ def test_a_clone_whose_images_are_packed(dry_run, tmp_path):
     assert code == 1 and f"higfa unpack {tmp_path / 'hub'} FOLDER" in said and "train-00000-of-00001.parquet" in said
     write(tmp_path / "hub" / "data" / "train-00000-of-00001.parquet", "version https://git-lfs.github.com/spec/v1")
     code, said = dry_run(tmp_path / "hub")
-    assert code == 1 and "is a pointer of Git LFS, not the file itself: run git lfs pull" in said
+    assert code == 1 and "is a pointer of Git LFS, not the file itself. Run git lfs pull" in said
 
 
 def test_a_clone_unpacked_is_the_set(dry_run, tmp_path, capsys):
@@ -178,7 +178,7 @@ def test_a_clone_unpacked_is_the_set(dry_run, tmp_path, capsys):
     content = {(tmp_path / "out" / image.path).read_bytes(): image.class_name for image in dataset.images}
     assert content == {Path(file).read_bytes(): name for file, name in zip(files, ("Gull", "Café") * 2)}
     assert cli.main(["unpack", str(tmp_path / "hub"), str(tmp_path / "out")]) == 1
-    assert "is not empty: name a new folder" in capsys.readouterr().err
+    assert "is not empty. Name a new folder" in capsys.readouterr().err
 
 
 TABLES = {  # case -> header, separator, encoding
@@ -303,7 +303,7 @@ def test_links_into_a_test_split_and_in_circles(dry_run, tmp_path):
     (tmp_path / "few" / "b").symlink_to("../store/train/b")
     (tmp_path / "few" / "a").symlink_to("../store/test/a")
     code, said = dry_run(tmp_path / "few")
-    assert code == 1 and "few/a leads into 'test', a validation or test split: remove the link" in said
+    assert code == 1 and "few/a leads into 'test', a validation or test split. Remove the link" in said
     (tmp_path / "few" / "a").unlink()
     (tmp_path / "few" / "a").symlink_to("../store/train/a")
     (tmp_path / "few" / "again").symlink_to(".")

@@ -148,7 +148,7 @@ def test_two_unicode_forms_of_a_name_are_one_class(tmp_path):
 
 @pytest.mark.parametrize("twins", [("Heron", "heron"), ("Straße", "STRASSE"), ("Gull", "Ｇｕｌｌ")])
 def test_names_that_are_one_folder_elsewhere(tmp_path, twins):
-    with pytest.raises(ValueError, match="one folder on Windows and macOS: rename one"):
+    with pytest.raises(ValueError, match="one folder on Windows and macOS. Rename one"):
         read_labelled(tree(tmp_path, dict.fromkeys(twins, 2)))
 
 
@@ -175,7 +175,7 @@ def test_an_empty_class_folder(tmp_path):
     tree(tmp_path, {"a": 2, "b": 2})
     (tmp_path / "void").mkdir()
     (tmp_path / "void" / "notes.txt").write_text("no image")
-    with pytest.raises(ValueError, match="void holds no image that can be read, but 1 other files such as .*notes.txt"):
+    with pytest.raises(ValueError, match="void holds no readable image, but 1 other files such as .*notes.txt"):
         read_labelled(tmp_path)
 
 
@@ -334,7 +334,7 @@ def test_the_split_of_a_benchmark_is_kept_too(tmp_path, kept_at, read_at):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"a/9.png\n", "names 'a/9.png', which is not there: correct"),
+        (b"a/9.png\n", "names 'a/9.png', which is not there. Correct"),
         (b"../x.png\n", r"'../x.png' must be relative and without '\.\.'"),
         (b"/x.png\n", "'/x.png' must be relative"),
         (b"\xff\xfe\n", "not UTF-8"),
@@ -353,7 +353,7 @@ def test_nothing_is_drawn_from_synthetic_images(tmp_path):
     row = {"key": "0" * 64, "index": 0, "batch": 1, "file": "train/a/0.png", "class_name": "a", "label": 0}
     row |= {"batch": 1, "scores": {}}
     (tmp_path / "manifest.jsonl").write_text(json.dumps(dict.fromkeys(ROW_FIELDS) | row | {"accepted": True}) + "\n")
-    with pytest.raises(ValueError, match="holds synthetic images .*add val/<class>/ with real ones"):
+    with pytest.raises(ValueError, match="holds synthetic images .*Add val/<class>/ with real images"):
         read_labelled(tmp_path)
     assert len(read_labelled(tmp_path, 0).train) == 6
     tree(tmp_path / "val", {"a": 1, "b": 1}, first=50)

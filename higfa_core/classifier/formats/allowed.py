@@ -59,5 +59,5 @@ def require_plain(kwargs: Mapping) -> None:
         if not is_plain(value):
             raise ValueError(
                 f"model_kwargs may not hold {key} = {str(value)[:60]!r}: only numbers up to {LARGEST:,}, short words "
-                "and lists of them. Remove it"
+                "and lists of them. Remove it."
             )

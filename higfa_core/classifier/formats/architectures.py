@@ -56,7 +56,7 @@ def preprocessing(arch: str, module: nn.Module, kwargs: dict, given: dict, args:
     config = {**config, **given}
     missing = [key for key in ("input_size", "mean", "std", "interpolation") if key not in config]
     if missing:
-        raise ValueError(f"preprocess lacks {', '.join(missing)}. Add them, or preprocessor_config.json beside it")
+        raise ValueError(f"preprocess lacks {', '.join(missing)}. Add them, or preprocessor_config.json beside it.")
     settings = Preprocess(**{**config, "input_size": tuple(config["input_size"])[-2:]})
     channels = kwargs.get("in_chans", 3)
     if len(settings.mean) != channels:
@@ -77,7 +77,7 @@ def require_outputs(module: nn.Module, preprocess: Preprocess, num_classes: int)
     logits = _dry_run(module, (1, len(preprocess.mean), *preprocess.input_size))
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         got = f"shape {list(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise ValueError(f"the model must return logits [B, {num_classes}], got {got}. Use an image classifier")
+        raise ValueError(f"the model must return logits [B, {num_classes}], got {got}. Use an image classifier.")
     if logits.shape[1] != num_classes:
         raise ValueError(
             f"the model has {logits.shape[1]} outputs, but there are {num_classes} class names. "
@@ -100,7 +100,7 @@ def _dry_run(module: nn.Module, shape: tuple[int, ...]):
         return module(torch.zeros(shape, device=parameter.device))
     except (AssertionError, TypeError, ValueError, RuntimeError) as error:
         size = " x ".join(map(str, shape[1:]))
-        raise ValueError(f"the model does not take images of {size}: {error}. Correct input_size") from error
+        raise ValueError(f"the model does not take images of {size}: {error}. Correct input_size.") from error
 
 
 def _split(arch: str):

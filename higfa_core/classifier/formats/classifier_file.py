@@ -50,11 +50,11 @@ def _require(content: Content, facts: Facts) -> None:
     if "arch" in missing and any(by_transformers):
         raise ValueError(
             f"{name} looks like a transformers model. Put its config.json and preprocessor_config.json beside "
-            f"it: save_pretrained writes all three into one folder (or say its arch in {sidecar})"
+            f"it: save_pretrained writes all three into one folder (or say its arch in {sidecar})."
         )
     if missing:
         raise ValueError(
             f"{name} does not say its {' and '.join(missing)}. Put a file '{sidecar}' beside it, "
             f"for example: {SIDECAR_EXAMPLE} (arch is the timm model name, or torchvision/<name>; class names may "
-            "also stand in classes.txt, one per line, in the order of the outputs)"
+            "also stand in classes.txt, one per line, in the order of the outputs)."
         )

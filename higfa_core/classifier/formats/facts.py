@@ -44,7 +44,7 @@ class Facts:
         try:
             return default if value is None else float(value)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{key} must be a number, got {value!r} ({self.origins[key]}). Correct it") from error
+            raise ValueError(f"{key} must be a number, got {value!r} ({self.origins[key]}). Correct it.") from error
 
 
 KEYS = tuple(name for name in Facts.__dataclass_fields__ if name != "origins")

@@ -54,5 +54,5 @@ def _refuse_several_labels(given: Mapping) -> None:
     if stated:
         raise ValueError(
             f"hyper_parameters say {stated[0]} = {given[stated[0]]!r}: it was trained for several labels per "
-            "image, and guidance needs classes of which an image has one. Choose a classifier of such classes"
+            "image, and guidance needs classes of which an image has one. Choose a classifier of such classes."
         )

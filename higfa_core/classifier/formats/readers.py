@@ -48,7 +48,7 @@ def metadata(content: Content, known: Facts) -> dict:
     """What `FineGrainedClassifier.save` writes, or whoever else puts the same keys into a safetensors header."""
     version = content.metadata.get("format", "")
     if version.startswith("higfa-classifier-") and version != FORMAT:
-        raise ValueError(f"{content.path.name} has the format {version}, this version reads {FORMAT}. Update HiGFA")
+        raise ValueError(f"{content.path.name} has the format {version}, this version reads {FORMAT}. Update HiGFA.")
     return _decoded(content.path, content.metadata)
 
 
@@ -73,7 +73,8 @@ def checkpoint(content: Content, known: Facts) -> dict:
         return {**facts, "class_names": checkpoints.class_names(content.checkpoint)}
     except ValueError as error:
         raise ValueError(
-            f"{content.path.name}: class_to_idx: {error}. Put the class_names into '{content.sidecar.name}'"
+            f"{content.path.name}: class_to_idx: {str(error).rstrip('.')}. "
+            f"Put the class_names into '{content.sidecar.name}'."
         ) from error
 
 
@@ -85,8 +86,8 @@ def hyper_parameters(content: Content, known: Facts) -> dict:
             facts["class_names"] = checkpoints.class_names(facts)
     except ValueError as error:
         raise ValueError(
-            f"{content.path.name}: {error}. If the file says it wrongly, save its weights alone, with the facts in "
-            f"'{content.sidecar.name}'"
+            f"{content.path.name}: {str(error).rstrip('.')}. If the file is wrong, save its weights alone, with the "
+            f"facts in '{content.sidecar.name}'."
         ) from error
     return facts
 
@@ -109,7 +110,7 @@ def classes_txt(content: Content, known: Facts) -> dict:
     if fault:
         raise ValueError(
             f"{path.name}: {fault}. Put the lines of classes.txt into the order of the training; if they are in it, "
-            f"say so by putting them into '{content.sidecar.name}' as class_names"
+            f"say so by putting them into '{content.sidecar.name}' as class_names."
         )
     return {"class_names": listed}
 
@@ -191,7 +192,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name} is not UTF-8 text ({error.reason}). Save it as UTF-8") from error
+        raise ValueError(f"{path.name} is not UTF-8 text ({error.reason}). Save it as UTF-8.") from error
 
 
 def _json(text: str, name: str):

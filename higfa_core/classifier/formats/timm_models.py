@@ -40,7 +40,7 @@ def require_name(arch: str) -> None:
         hint = f": closest '{closest[0]}'" if closest else ""
         raise ValueError(
             f"timm {timm.__version__} has no arch '{arch}'{hint}. Correct it or update timm "
-            "(a model of torchvision is 'torchvision/resnet50')"
+            "(a model of torchvision is 'torchvision/resnet50')."
         )
 
 
@@ -48,7 +48,7 @@ def build(arch: str, num_classes: int, kwargs: dict) -> nn.Module:
     """The timm model, not pretrained; ValueError for anything but its name and arguments of its network."""
     require_name(arch)
     if kwargs.get("in_chans", 3) not in (1, 3):
-        raise ValueError(f"in_chans must be 3 (RGB) or 1 (grey), got {kwargs['in_chans']}. Use such a model")
+        raise ValueError(f"in_chans must be 3 (RGB) or 1 (grey), got {kwargs['in_chans']}. Use such a model.")
     if kwargs:
         allowed.require(arch, kwargs, allowed.declared(_plain(arch)) | NORMS)
     return _create(arch, num_classes, kwargs)
@@ -62,7 +62,7 @@ def _create(arch: str, num_classes: int, kwargs: dict) -> nn.Module:
     try:
         return import_timm().create_model(arch, pretrained=False, num_classes=num_classes, **kwargs)
     except Exception as error:  # a wrong value may raise anything, deep in a network
-        raise ValueError(f"timm cannot build {arch} with {kwargs}: {error}. Correct model_kwargs") from error
+        raise ValueError(f"timm cannot build {arch} with {kwargs}: {error}. Correct model_kwargs.") from error
 
 
 def holds(arch: str, state: Mapping[str, Tensor]) -> bool:

@@ -76,7 +76,7 @@ def _record_sizes(path: Path) -> Counter | None:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
     except (zipfile.BadZipFile, OSError, NotImplementedError, UnicodeError, ValueError) as error:
-        raise ValueError(f"{path.name} is damaged ({error}). Download or save it again") from error
+        raise ValueError(f"{path.name} is damaged ({error}). Download or save it again.") from error
     if any(record.compress_type != zipfile.ZIP_STORED for record in records):
         raise ValueError(f"{path.name} is compressed, which torch.save never does. {kinds.SAVE_HINT}")
     return Counter(record.file_size for record in records if "/data/" in record.filename)
@@ -92,14 +92,14 @@ def _refuse_false_sizes(path: Path, state: Mapping[str, Tensor], sizes: Counter 
         if tensor.numel() * tensor.element_size() > held.nbytes():
             raise ValueError(
                 f"{path.name} is refused: {key} claims {tensor.numel():,} elements, its storage holds "
-                f"{held.nbytes() // tensor.element_size():,}. Download or save it again"
+                f"{held.nbytes() // tensor.element_size():,}. Download or save it again."
             )
         storages[held.data_ptr()] = held.nbytes()
     claimed = Counter(size for size in storages.values() if size)
     if sizes is not None and claimed - sizes:
         raise ValueError(
             f"{path.name} is refused: a storage claims {max(claimed - sizes):,} bytes, and no record of the file has "
-            "as many. Download or save it again"
+            "as many. Download or save it again."
         )
 
 

@@ -28,7 +28,7 @@ def build(name: str, num_classes: int, kwargs: dict) -> nn.Module:
     if name not in known():
         closest = difflib.get_close_matches(name, known(), n=1, cutoff=0.4)
         hint = f": closest 'torchvision/{closest[0]}'" if closest else ""
-        raise ValueError(f"torchvision has no arch '{name}'{hint}. Correct it")
+        raise ValueError(f"torchvision has no arch '{name}'{hint}. Correct it.")
     if kwargs:
         allowed.require(name, kwargs, allowed.declared(_plain(name)))
     if name in ("googlenet", "inception_v3"):  # their default draws from scipy, for a minute
@@ -36,7 +36,7 @@ def build(name: str, num_classes: int, kwargs: dict) -> nn.Module:
     try:
         return models.get_model(name, weights=None, num_classes=num_classes, **kwargs)
     except Exception as error:  # a wrong value may raise anything, deep in a network
-        raise ValueError(f"torchvision cannot build {name} with {kwargs}: {error}. Correct model_kwargs") from error
+        raise ValueError(f"torchvision cannot build {name} with {kwargs}: {error}. Correct model_kwargs.") from error
 
 
 def sized(name: str, kwargs: dict, state: Mapping[str, Tensor], stated) -> dict:

@@ -57,7 +57,7 @@ def facts(config: dict, processor: dict, with_preprocess: bool) -> dict:
     if problem not in (None, "single_label_classification"):
         raise ValueError(
             f"config.json says problem_type {problem!r}: the outputs are not the probabilities of classes of which an "
-            "image has one, and guidance needs those. Choose a model of single_label_classification"
+            "image has one, and guidance needs those. Choose a model of single_label_classification."
         )
     model_class = _model_class(config)
     given = {"arch": f"transformers/{config['model_type']}", "model_kwargs": _network(model_class.config_class, config)}
@@ -89,7 +89,7 @@ def load(model_type: str, state: dict[str, Tensor], num_classes: int, config: di
             ignore_mismatched_sizes=True,
         )
     except (TypeError, ValueError, KeyError, RuntimeError, AttributeError) as error:
-        raise ValueError(f"transformers cannot build {model_type}: {error}. Correct config.json") from error
+        raise ValueError(f"transformers cannot build {model_type}: {error}. Correct config.json.") from error
     missing = sorted(key for key in report["missing_keys"] if not key.endswith("num_batches_tracked"))
     unexpected = sorted(report["unexpected_keys"])
     mismatched = sorted(report["mismatched_keys"])
@@ -123,7 +123,7 @@ def _model_class(config: dict):
             "Correct config.json or update transformers"
         )
     if model_type == "timm_wrapper":
-        raise ValueError("transformers/timm_wrapper is a model of timm: say its timm name as arch. Example: resnet50")
+        raise ValueError("transformers/timm_wrapper is a model of timm. Say its timm name as arch. Example: resnet50.")
     found = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(CONFIG_MAPPING[model_type], ())
     found = {each.__name__: each for each in (found if isinstance(found, (tuple, list)) else [found])}
     stated = config.get("architectures")

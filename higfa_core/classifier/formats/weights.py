@@ -22,11 +22,11 @@ LARGER = 4  # a network of so many times the file's elements is another one
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str], dict]:
     """(weights, safetensors metadata, what else a torch checkpoint holds). ValueError names fault and remedy."""
     if not path.is_file():
-        raise FileNotFoundError(f"No classifier file '{path}'. Check the name, or put the file there")
+        raise FileNotFoundError(f"No classifier file '{path}'. Check the name, or put the file there.")
     if re.search(r"-\d{5}-of-\d{5}$", path.stem):
         raise ValueError(
             f"{path.name} is one of several parts. Save the model in one file: "
-            "model.save_pretrained(folder, max_shard_size='50GB')"
+            "model.save_pretrained(folder, max_shard_size='50GB')."
         )
     if path.suffix.lower() in (".safetensors", ".sft"):
         (state, metadata), checkpoint = _read_safetensors(path), {}
@@ -101,7 +101,7 @@ def refuse_quantised(state: Mapping[str, Tensor]) -> None:
     whole = [key for key, tensor in state.items() if key.endswith(".weight") and not tensor.is_floating_point()]
     if whole:
         kind = str(state[whole[0]].dtype).removeprefix("torch.")
-        raise ValueError(f"weights are quantised: {whole[0]} is {kind}. Choose the file before it was quantised")
+        raise ValueError(f"weights are quantised: {whole[0]} is {kind}. Choose the file before it was quantised.")
 
 
 def _usable(path: Path, key: str, tensor: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except safetensors.SafetensorError as error:
         raise ValueError(
-            f"{path.name} is not a complete safetensors file ({error}). Download or save it again"
+            f"{path.name} is not a complete safetensors file ({error}). Download or save it again."
         ) from error
     return state, metadata
 

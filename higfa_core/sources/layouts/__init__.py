@@ -88,7 +88,7 @@ def read_split(
     root = Path(os.path.abspath(root))
     check_folder(root)
     if layout not in ("auto", *LAYOUTS):
-        raise ValueError(f"No layout {layout!r}: choose auto, {', '.join(LAYOUTS)}")
+        raise ValueError(f"No layout {layout!r}. Choose auto, {', '.join(LAYOUTS)}.")
     if layout == "auto" and any(options.get(name) for name in TABLE_OPTIONS):
         layout = "table"
     _refuse_split(root)
@@ -157,7 +157,7 @@ def _find(tree: Tree, modules: dict[str, ModuleType]) -> tuple[str, str | None]:
     outer = [home for home in found if not any(_is_inside(home, other, found) for other in found)]
     if len(outer) > 1:
         several = ", ".join(f"{modules[found[home]].TITLE} in {tree.root / tree.place(home)}" for home in outer)
-        raise ValueError(f"{tree.root} holds several labelled sets: choose one of {several}")
+        raise ValueError(f"{tree.root} holds several labelled sets. Choose one of {several}.")
     return (found[outer[0]], outer[0]) if outer else ("", None)
 
 
@@ -168,7 +168,9 @@ def _is_inside(home: str, other: str, found: dict[str, str]) -> bool:
 
 def _refuse_split(root: Path) -> None:
     if root.name.lower() in EVALUATION:
-        raise ValueError(f"Folder {root.name!r} is a validation or test split and can never be a source")
+        raise ValueError(
+            f"Folder {root.name!r} is a validation or test split and can never be a source. Choose the training images."
+        )
     refuse_inside_held_out(root)
 
 
@@ -209,8 +211,8 @@ def _refuse_part_of_a_set(tree: Tree) -> None:
         found = (name, tree.root / tree.place(home)) if home is not None else None
     if found:
         raise ValueError(
-            f"The images in {tree.root} are those of the {NATIVE[found[0]].TITLE} set in {found[1]}: give that folder "
-            f"and layout {found[0]!r}, for only there it shows which images are for training"
+            f"The images in {tree.root} are those of the {NATIVE[found[0]].TITLE} set in {found[1]}. Give that folder "
+            f"and layout {found[0]!r}, for only there it shows which images are for training."
         )
 
 
@@ -218,7 +220,7 @@ def _checked(tree: Tree, dataset: SourceDataset) -> SourceDataset:
     """The data set with what was left out. ValueError for names that cannot be written, and links to other splits."""
     for image in dataset.images:
         if undecodable(image.path):
-            raise ValueError(f"{printable(str(tree.root / image.path))} has a name that is no UTF-8: rename it")
+            raise ValueError(f"{printable(str(tree.root / image.path))} has a name that is no UTF-8. Rename it.")
     _refuse_links(tree, dataset)
     if unlisted := _unlisted(tree, dataset):
         tree.ledger.add_all("in no list or class", unlisted)
@@ -228,7 +230,7 @@ def _checked(tree: Tree, dataset: SourceDataset) -> SourceDataset:
 def _refuse_links(tree: Tree, dataset: SourceDataset) -> None:
     for link, split in tree.to_held_out.items():
         if any(image.path == link or image.path.startswith(f"{link}/") for image in dataset.images):
-            raise ValueError(f"{tree.root / link} leads into {split!r}, a validation or test split: remove the link")
+            raise ValueError(f"{tree.root / link} leads into {split!r}, a validation or test split. Remove the link.")
     paths = {path for image in dataset.images for path in (image.path, image.mask) if path}
     if not tree.follow_links and (outside := paths.intersection(tree.outside)):
         refuse_outside(tree.root, min(outside))
@@ -248,4 +250,4 @@ def _lies_beside(path: str) -> bool:
 def _check_options(name: str, module: ModuleType, options: dict) -> None:
     known = [p.name for p in inspect.signature(module.read).parameters.values() if p.kind is p.KEYWORD_ONLY]
     if unknown := sorted(options.keys() - set(known)):
-        raise ValueError(f"Layout {name} has no option {unknown[0]!r}: it has {', '.join(known) or 'none'}")
+        raise ValueError(f"Layout {name} has no option {unknown[0]!r}. It has {', '.join(known) or 'none'}.")

@@ -94,8 +94,8 @@ def _splits(tree: Tree, files: list[str]) -> dict[str, str]:
         return {files[0]: "train"}
     if unknown:
         raise ValueError(
-            f"{TITLE}: {tree.root / unknown[0]} lists images of a split that its name does not tell: call it train, "
-            "val or test, or move it away"
+            f"{TITLE}: {tree.root / unknown[0]} lists images of a split that its name does not tell. Rename it to "
+            "train, val or test, or move it away."
         )
     if "train" not in found.values():
         raise ValueError(f"{TITLE}: no file in {tree.root} lists training images, only {', '.join(files)}")
@@ -111,7 +111,7 @@ def _load(file: Path) -> dict:
             annotation["image_id"], annotation["category_id"]
         return content
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is no COCO file ({type(error).__name__}: {error}): copy the original") from error
+        raise ValueError(f"{file} is no COCO file ({type(error).__name__}: {error}). Copy the original.") from error
 
 
 def _categories(tree: Tree, home: str, contents: dict[str, dict]) -> dict[int, dict]:
@@ -121,11 +121,11 @@ def _categories(tree: Tree, home: str, contents: dict[str, dict]) -> dict[int, d
         try:
             listed += json.loads(tree.path(file).read_bytes())
         except ValueError as error:
-            raise ValueError(f"{tree.path(file)} is no JSON ({error}): copy the original") from error
+            raise ValueError(f"{tree.path(file)} is no JSON ({error}). Copy the original.") from error
     try:
         found = {int(about["id"]): {**about, "name": class_name(str(about["name"]))} for about in listed}
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{TITLE}: a category in {tree.root} has no id or no name ({error}): copy the list") from error
+        raise ValueError(f"{TITLE}: a category in {tree.root} lacks id or name ({error}). Copy the list.") from error
     counts = Counter(about["name"] for about in found.values())
     for number, about in found.items():
         if counts[about["name"]] > 1:

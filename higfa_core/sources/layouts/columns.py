@@ -108,15 +108,15 @@ def split_in(row: dict, column: str) -> str:
 def question(table: Table, path: str, why: str) -> ValueError:
     """An error that says what is known of a table and how to say the rest."""
     return ValueError(
-        f"{table.path} lists {len(table.rows):,} images by column {path!r}, {why}: use --labels {table.path.name} "
-        f"--path-column {path} --label-column NAME, where NAME is one of {', '.join(table.columns)}"
+        f"{table.path} lists {len(table.rows):,} images by column {path!r}, {why}. Use --labels {table.path.name} "
+        f"--path-column {path} --label-column NAME, where NAME is one of {', '.join(table.columns)}."
     )
 
 
 def _refuse_unknown(table: Table, given: Given) -> None:
     for name in filter(None, (given.path, given.label, given.split)):
         if name not in table.columns and name != NONE:
-            raise ValueError(f"{table.path} has no column {name!r}: it has {', '.join(table.columns) or 'none'}")
+            raise ValueError(f"{table.path} has no column {name!r}. Its columns: {', '.join(table.columns) or 'none'}.")
 
 
 def _path(tree: Tree, table: Table) -> str:
@@ -124,8 +124,8 @@ def _path(tree: Tree, table: Table) -> str:
     if found := path_column(tree, table) or min(known, key=lambda name: _rank(name, PATHS), default=""):
         return found
     raise ValueError(
-        f"No column of {table.path} names images below {tree.root} (it has {', '.join(table.columns) or 'none'}): say "
-        "which with --path-column, or correct the table"
+        f"No column of {table.path} names images below {tree.root} (it has {', '.join(table.columns) or 'none'}). Say "
+        "which with --path-column, or correct the table."
     )
 
 
@@ -139,7 +139,7 @@ def _labels(table: Table, path: str, others: list[str]) -> tuple[str, ...]:
         return tuple(others)
     if len(others) == 1 and not _all_differ(table, others[0]):
         return (others[0],)
-    raise question(table, path, "and which column holds the labels cannot be told")
+    raise question(table, path, "but it is unclear which column holds the labels")
 
 
 def _the_same(table: Table, path: str, known: list[str]) -> str:
@@ -148,7 +148,7 @@ def _the_same(table: Table, path: str, known: list[str]) -> str:
     for other in known[1:]:
         pairs = {(str(row.get(first)), str(row.get(other))) for row in table.rows}
         if not len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}):
-            raise question(table, path, f"and {first!r} and {other!r} could both hold the labels")
+            raise question(table, path, f"but {first!r} and {other!r} could both hold the labels")
     return next((name for name in known if not all(str(row.get(name)).isdecimal() for row in table.rows)), first)
 
 
@@ -173,12 +173,12 @@ def _split(table: Table, path: str, given: Given) -> str:
     found = [name for name in others if _tells_split(table, name)]
     if len(found) > 1:
         raise ValueError(
-            f"{table.path}: {' and '.join(map(repr, found))} could both be the split: say which with --split-column"
+            f"{table.path}: {' and '.join(map(repr, found))} could both be the split. Say which with --split-column."
         )
     if not found and (folds := [name for name in others if plain(name) in FOLDS]):
         raise ValueError(
-            f"{table.path} has a column {folds[0]!r}, which may say what is held out: list the training images alone, "
-            f"or add --split-column {NONE} if none is"
+            f"{table.path} has a column {folds[0]!r}, which may say what is held out. List the training images alone, "
+            f"or add --split-column {NONE} if none is."
         )
     return found[0] if found else ""
 

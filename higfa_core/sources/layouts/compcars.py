@@ -99,7 +99,7 @@ def _number(entry: str, part: int, count: int) -> int:
     parts = entry.split("/")
     number = int(parts[part]) if len(parts) > part + 1 and parts[part].isdecimal() else 0
     if not 1 <= number <= count:
-        raise ValueError(f"{TITLE}: {entry!r} is listed, but {parts[part]!r} is none of {count} numbers: copy the list")
+        raise ValueError(f"{TITLE}: {parts[part]!r} of {entry!r} is no number in 1 to {count}. Copy the list.")
     return number
 
 
@@ -118,4 +118,4 @@ def _box(tree: Tree, file: str) -> Box | None:
     try:
         return corners(*map(float, rows[2][0].split()))
     except (IndexError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: its third line must be 4 numbers ({error}): copy the original") from error
+        raise ValueError(f"{path}: its third line must be 4 numbers ({error}). Copy the original.") from error

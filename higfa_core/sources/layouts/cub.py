@@ -39,7 +39,7 @@ def class_names(tree: Tree, home: str) -> dict[int, str]:
     file = tree.path(under(home, "classes.txt"))
     names = read_pairs(file)
     if wrong := [number for number in names if not number.isdecimal()]:
-        raise ValueError(f"{file}: {wrong[0]!r} is no class number: copy the original list")
+        raise ValueError(f"{file}: {wrong[0]!r} is no class number. Copy the original list.")
     return {int(number): name for number, name in names.items()}
 
 
@@ -48,7 +48,7 @@ def class_numbers(tree: Tree, home: str) -> dict[str, int]:
     file = tree.path(under(home, "image_class_labels.txt"))
     pairs = read_pairs(file)
     if wrong := [number for number in pairs.values() if not number.isdecimal()]:
-        raise ValueError(f"{file}: {wrong[0]!r} is no class number: copy the original list")
+        raise ValueError(f"{file}: {wrong[0]!r} is no class number. Copy the original list.")
     return {image: int(number) for image, number in pairs.items()}
 
 
@@ -61,7 +61,7 @@ def read_images(tree: Tree, home: str, names: Mapping[int, str], title: str) -> 
     for number, file in read_columns(tree.path(under(home, "images.txt")), 2):
         path = normal(under(home, "images", file))
         if is_train.get(number) not in ("0", "1") or class_of.get(number) not in names:
-            raise ValueError(f"{title}: image {number} ({file}) has no class or no split: copy the original lists")
+            raise ValueError(f"{title}: image {number} ({file}) has no class or no split. Copy the original lists.")
         if is_train[number] == "0":
             held_out.append(path)
         else:

@@ -51,7 +51,7 @@ def read_table(path: Path, limit: int | None = None) -> Table:
             return _of_rows(path, list(islice(_json_lines(path, text), limit)), 1, encoding)
         return _read_delimited(path, text, encoding, limit)
     except (csv.Error, UnicodeDecodeError, LookupError) as error:
-        raise ValueError(f"Cannot read {path} ({error}): write it as UTF-8 with commas") from error
+        raise ValueError(f"Cannot read {path} ({error}). Write it as UTF-8 with commas.") from error
 
 
 def refuse_guess(table: Table, labels: Sequence[str]) -> None:
@@ -61,7 +61,7 @@ def refuse_guess(table: Table, labels: Sequence[str]) -> None:
     cells = labels if len(labels) > 1 else [str(row.get(labels[0])) for row in table.rows]
     if label := next((cell for cell in cells if not cell.isascii()), ""):
         raise ValueError(
-            f"{table.path} is not UTF-8, and read as {table.encoding} it has the label {label!r}: save it as UTF-8"
+            f"{table.path} is not UTF-8, and read as {table.encoding} it has the label {label!r}. Save it as UTF-8."
         )
 
 
@@ -79,7 +79,7 @@ def _read_delimited(path: Path, text: str, encoding: str, limit: int | None) -> 
         header, body, first = [str(number) for number in range(1, len(header) + 1)], found, 1
     for number, row in enumerate(body, first):
         if len(row) != len(header):
-            raise ValueError(f"{path}, row {number}: it has more or fewer fields than the header: correct it")
+            raise ValueError(f"{path}, row {number}: it has more or fewer fields than the header. Correct it.")
     return Table(path, tuple(header), [dict(zip(header, row)) for row in body], first, encoding)
 
 
@@ -129,7 +129,7 @@ def _json_rows(path: Path, text: str) -> Iterable[dict]:
             return ({"path": key, "label": value} for key, value in content.items())
         if all(isinstance(value, list) and all(isinstance(x, str) for x in value) for value in content.values()):
             return ({"path": path, "label": key} for key, paths in content.items() for path in paths)
-    raise ValueError(f"{path}: expected a list of objects, or an object of path and label: write it as CSV")
+    raise ValueError(f"{path}: expected a list of objects, or an object of path and label. Write it as CSV.")
 
 
 def _read_parquet(path: Path, limit: int | None) -> list[dict]:
@@ -141,4 +141,4 @@ def _read_parquet(path: Path, limit: int | None) -> list[dict]:
         table = parquet.read_table(path)
         return (table if limit is None else table.slice(0, limit)).to_pylist()
     except (ArrowException, OSError) as error:
-        raise ValueError(f"Cannot read {path} ({error}): write it again") from error
+        raise ValueError(f"Cannot read {path} ({error}). Write it again.") from error

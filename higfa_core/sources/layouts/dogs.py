@@ -41,12 +41,12 @@ def _box(path: Path) -> Box | None:
     try:
         boxes = [box for _, box in read_objects(path)]
     except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing: copy all annotations, or remove Annotation/ to do without") from error
+        raise ValueError(f"{path} is missing. Copy all annotations, or remove Annotation/ to do without.") from error
     return max(filter(None, boxes), key=lambda box: box[2] * box[3], default=None)
 
 
 def _read_list(path: Path) -> list[tuple[str, str, int]]:
     files, annotations, labels = read_mat(path, "file_list", "annotation_list", "labels")
     if not len(files) == len(annotations) == len(labels):
-        raise ValueError(f"{path}: its lists differ in length: replace it with the original")
+        raise ValueError(f"{path}: its lists differ in length. Replace it with the original.")
     return [(str(file), str(xml), int(label)) for file, xml, label in zip(files, annotations, labels)]

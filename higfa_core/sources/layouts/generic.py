@@ -15,7 +15,7 @@ def recognise(tree: Tree, options: dict) -> tuple[str, SourceDataset]:
     homes = [home for home in hugging_face.homes(tree) if hugging_face.has_file_names(tree, home)]
     if len(homes) > 1:
         places = " and ".join(str(tree.root / tree.place(home)) for home in homes)
-        raise ValueError(f"{tree.root} holds several Hugging Face sets: choose one of {places}")
+        raise ValueError(f"{tree.root} holds several Hugging Face sets. Choose one of {places}.")
     if homes:
         return "hugging_face", hugging_face.read(tree, homes[0], **options)
     if plain := tables.plain_tables(tree):
@@ -31,26 +31,26 @@ def _table_or_folders(tree: Tree, options: dict) -> tuple[str, SourceDataset]:
     try:
         files = tables.labelled_tables(tree)
     except ValueError as question:
-        raise ValueError(f"{question}; {SAY_SO}") from question
+        raise ValueError(f"{question} {SAY_SO}") from question
     if files:
         table = tables.read(tree, files, **options)
         if folders and not _agree(folders, table):
             raise ValueError(
-                f"{table.evidence} labels the images of {tree.root} in another way than their folders do: use --labels "
-                f"{table.evidence.split(', ')[0]} for the table's; {SAY_SO}"
+                f"{table.evidence} and the folders of {tree.root} give the images different labels. For the table's, "
+                f"add --labels {table.evidence.split(', ')[0]}. {SAY_SO}"
             )
         return ("image_folder", folders) if folders else ("table", table)
     if mention := find_mention(tree, [] if folders is None else _class_folders(folders)):
         raise ValueError(
-            f"{tree.root / mention.file}: {mention}, so that the folders alone may not tell classes and splits: use "
-            f"--labels {mention.file} if it is a table of labels; {SAY_SO}"
+            f"{tree.root / mention.file}: {mention}, so the folders alone may not tell classes and splits. If it is a "
+            f"table of labels, add --labels {mention.file}. {SAY_SO}"
         )
     if folders is None:
         raise doubt
     if file := mention_above(tree):
         raise ValueError(
-            f"{file} names images of {tree.root}, so that the folders alone may not tell what is what: give the folder "
-            f"of that list; {SAY_SO}"
+            f"{file} names images of {tree.root}, so the folders alone may not tell classes and splits. Give the "
+            f"folder of that list. {SAY_SO}"
         )
     return "image_folder", folders
 

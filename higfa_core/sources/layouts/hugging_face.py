@@ -109,8 +109,8 @@ def _label_column(root: Path, columns: set[str], asked: str) -> str:
     if found := [name for name in wanted if name in columns]:
         return found[0]
     raise ValueError(
-        f"The metadata in {root} has no column {' or '.join(wanted)}, only {', '.join(sorted(columns)) or 'none'}: "
-        "choose with --label-column (or label_column=)"
+        f"The metadata in {root} has no column {' or '.join(wanted)}, only {', '.join(sorted(columns)) or 'none'}. "
+        "Choose with --label-column (or label_column=)."
     )
 
 
@@ -134,7 +134,7 @@ def _read_card(path: Path) -> Mapping:
     try:
         card = yaml.safe_load(parts[1])
     except yaml.YAMLError as error:
-        raise ValueError(f"{path}: its first part is no YAML ({error}): correct or remove it") from error
+        raise ValueError(f"{path}: its first part is no YAML ({error}). Correct or remove it.") from error
     return card if isinstance(card, Mapping) else {}
 
 

@@ -84,8 +84,8 @@ def _images(folder: Folder, path: str) -> Iterable[Shown]:
 def _refuse_older_inaturalist(names: list[str]) -> None:
     if older := next(filter(OLDER_INATURALIST.fullmatch, names), ""):
         raise ValueError(
-            f"{older} is of an older iNaturalist and holds training and validation images: put the lists that tell "
-            "them apart, such as train2018.json, beside it"
+            f"{older} is of an older iNaturalist and holds training and validation images. Put the lists that tell "
+            "them apart, such as train2018.json, beside it."
         )
 
 
@@ -95,7 +95,7 @@ def _base(tree: Tree) -> tuple[str, Folder]:
     training = sorted(name for name in folder.folders if split_of(name) == "train")
     training = [name for name in training if _holds_folders(folder.folders[name])] or _lone(folder, training)
     if len(training) > 1:
-        raise ValueError(f"{tree.root / tree.place(path)} has {' and '.join(training)}: give the right one")
+        raise ValueError(f"{tree.root / tree.place(path)} has {' and '.join(training)}. Give the right one.")
     return (under(path, training[0]), folder.folders[training[0]]) if training else (path, folder)
 
 
@@ -126,7 +126,7 @@ def _classes(tree: Tree, base: str, folder: Folder, said: set[str]) -> tuple[lis
     names = [name for name in folder.folders if name in said or not (is_held_out(name) or name.lower() == MASKS)]
     if not names:
         place = tree.root / tree.place(base)
-        raise ValueError(f"No class folders in {place}: expected {tree.root.name}/<class>/<image>")
+        raise ValueError(f"No class folders in {place}: expected {tree.root.name}/<class>/<image>.")
     for name, inner in folder.folders.items():
         if is_held_out(name) and name not in said and inner.images and not _holds_folders(inner):
             _ask(tree.root / tree.place(under(base, name)), name, len(inner.images), names)
@@ -138,7 +138,7 @@ def _classes(tree: Tree, base: str, folder: Folder, said: set[str]) -> tuple[lis
 def _ask(folder: Path, name: str, count: int, others: list[str]) -> None:
     raise ValueError(
         f"{folder} holds {count} images and no class folders. If {name!r} is a class beside {', '.join(others[:3])}: "
-        f"--layout image_folder --layout-option classes={name}. If it is a test split: move it out of {folder.parent}"
+        f"--layout image_folder --layout-option classes={name}. If it is a test split: move it out of {folder.parent}."
     )
 
 
@@ -148,8 +148,8 @@ def _spelled(tree: Tree, base: str, found: dict[str, list[Shown]]) -> dict[str, 
     for folder in found:
         if undecodable(folder):
             raise ValueError(
-                f"Folder {printable(str(tree.root / base / folder))} has a name that is no UTF-8: rename it, for "
-                "instance with convmv"
+                f"Folder {printable(str(tree.root / base / folder))} has a name that is no UTF-8. Rename it, for "
+                "instance with convmv."
             )
         names.setdefault(class_name(folder), []).append(folder)
     return {name: names[name] for name in sorted(names)}
@@ -176,7 +176,7 @@ def _check_classes(tree: Tree, base: str, found: dict[str, list[Shown]]) -> None
             if split := next(filter(split_of, parts[1:]), ""):
                 outer = Path(place, *parts[: parts.index(split, 1)])
                 raise ValueError(
-                    f"{outer / split} is a split, no part of a class: give {outer} as the dataset, or rename the folder"
+                    f"{outer / split} is a split, not part of a class. Give {outer} as the dataset, or rename it."
                 )
         if name in folders:
             continue
@@ -184,14 +184,14 @@ def _check_classes(tree: Tree, base: str, found: dict[str, list[Shown]]) -> None
         if len(found) == 1 and len(folders) > 1:
             where = place / _common(folders)
             raise ValueError(
-                f"{place / name} holds no image, but folders: if they are the classes, give {where} as the dataset. "
-                "If they are parts of one class, move their images up"
+                f"{place / name} holds folders, but no image. If they are the classes, give {where} as the dataset. "
+                "If they are parts of one class, move their images up."
             )
         if len(shared := sorted(inner & owners.keys())) > 1:
             raise ValueError(
-                f"{place / owners[shared[0]]} and {place / name} hold no images, but folders of the same names "
-                f"({', '.join(shared[:3])}): if they are the classes, give the one with the training images as the "
-                "dataset. If they are parts of the classes, move their images up"
+                f"{place / owners[shared[0]]} and {place / name} hold folders of the same names, but no images "
+                f"({', '.join(shared[:3])}). If they are the classes, give the one with the training images as the "
+                "dataset. If they are parts of the classes, move their images up."
             )
         owners |= dict.fromkeys(inner, name)
 
@@ -202,10 +202,10 @@ def _refuse_empty(tree: Tree, base: str, name: str) -> None:
     files = [path for _, inner in (tree.folder(under(base, name)) or tree.top).walk() for _, path in inner.files]
     if files:
         raise ValueError(
-            f"{folder} holds no image that can be read, but {len(files)} other files such as {files[0]}: if they tell "
-            "the classes or splits, give the folder above with --labels FILE; if it is no class, move it elsewhere"
+            f"{folder} holds no readable image, but {len(files)} other files such as {files[0]}. If they tell the "
+            "classes or splits, give the folder above with --labels FILE. If it is no class, move it elsewhere."
         )
-    raise ValueError(f"Class folder {folder} holds no image: add images or remove the folder")
+    raise ValueError(f"Class folder {folder} holds no image. Add images or remove the folder.")
 
 
 def _common(folders: list[str]) -> str:

@@ -28,7 +28,7 @@ def read(tree: Tree, home: str, *, split: str = "") -> SourceDataset:
     folder = under(home, name)
     species = tree.folders(folder)
     if (found := tree.folder(folder)) and (strays := found.images):
-        raise ValueError(f"{TITLE}: {strays[0]} lies in no species folder: move it into its own ({len(strays)} images)")
+        raise ValueError(f"{TITLE}: {strays[0]} is in no species folder. Move it into its own ({len(strays)} images).")
     if wrong := [name for name in species if not SPECIES.fullmatch(name)]:
         raise ValueError(f"{TITLE}: {wrong[0]!r} in {tree.root / folder} is no species folder ({EXPECTED})")
     labels = number_classes(((int(name[:5]), name) for name in species), TITLE)
@@ -57,7 +57,7 @@ def _choose(tree: Tree, home: str, split: str) -> str:
     if split and split not in found:
         raise ValueError(f"{TITLE}: there is no {split} folder in {place}, only {', '.join(found)}")
     if not split and len(found) > 1:
-        raise ValueError(f"{TITLE}: {place} has {' and '.join(found)}: choose with split=train_mini or split=train")
+        raise ValueError(f"{TITLE}: {place} has {' and '.join(found)}. Choose with split=train_mini or split=train.")
     return found[split] if split else next(iter(found.values()))
 
 

@@ -18,7 +18,7 @@ def read_array(file: Path, key: str) -> list:
             text = content[found.end() :].decode() if found else ""
         return list(json.JSONDecoder().raw_decode(text)[0])
     except (ValueError, TypeError) as error:  # mmap: ValueError for an empty file
-        raise ValueError(f"{file} has no list of {key} ({error}): replace or remove the file") from error
+        raise ValueError(f"{file} has no list of {key} ({error}). Replace or remove the file.") from error
 
 
 def has_lists(file: Path, *keys: str) -> bool:

@@ -28,9 +28,9 @@ def list_text(path: Path) -> str:
             return text
         path.read_bytes().decode()  # raises, with the place
     except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing: copy all annotations of the set") from error
+        raise ValueError(f"{path} is missing. Copy all annotations of the set.") from error
     except (UnicodeDecodeError, LookupError) as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error}): replace it with the original") from error
+        raise ValueError(f"{path} is not UTF-8 text ({error}). Replace it with the original.") from error
     return text
 
 
@@ -50,7 +50,7 @@ def read_pairs(path: Path) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for key, value in read_columns(path, 2):
         if pairs.setdefault(key, value) != value:
-            raise ValueError(f"{path}: {key} is listed twice, as {pairs[key]!r} and {value!r}: remove one of the lines")
+            raise ValueError(f"{path}: {key} is listed as {pairs[key]!r} and as {value!r}. Remove one of the lines.")
     return pairs
 
 
@@ -87,9 +87,9 @@ def read_mat(path: Path, *names: str) -> list[Any]:
         content = loadmat(path, squeeze_me=True)
         return [np.atleast_1d(content[name]) for name in names]
     except KeyError as error:
-        raise ValueError(f"{path} has no variable {error}: replace it with the original") from error
+        raise ValueError(f"{path} has no variable {error}. Replace it with the original.") from error
     except (OSError, ValueError, TypeError, NotImplementedError, zlib.error, MatReadError) as error:
-        raise ValueError(f"Cannot read {path} ({error}): replace it with the original") from error
+        raise ValueError(f"Cannot read {path} ({error}). Replace it with the original.") from error
 
 
 def number_classes(named: Iterable[tuple[int, str]], layout: str) -> dict[str, int]:
@@ -97,11 +97,11 @@ def number_classes(named: Iterable[tuple[int, str]], layout: str) -> dict[str, i
     names: dict[int, str] = {}
     for number, name in named:
         if names.setdefault(number, name) != name:
-            raise ValueError(f"{layout}: class number {number} is {names[number]!r} and {name!r}: correct the list")
+            raise ValueError(f"{layout}: class number {number} is {names[number]!r} and {name!r}. Correct the list.")
     labels = {names[number]: label for label, number in enumerate(sorted(names))}
     if len(labels) < len(names):
         twice = next(name for number, name in names.items() if list(names.values()).count(name) > 1)
-        raise ValueError(f"{layout}: class {twice!r} has two numbers: correct the list")
+        raise ValueError(f"{layout}: class {twice!r} has two numbers. Correct the list.")
     return labels
 
 
@@ -113,7 +113,7 @@ def check_folder(root: Path) -> None:
 
 def refuse_outside(root: Path, link: str) -> None:
     """ValueError: a link leads out of the data set, which is not followed here."""
-    raise ValueError(f"Path {link!r} leads outside {root} (a link?): copy the files into that folder")
+    raise ValueError(f"Path {link!r} leads outside {root} (a link?). Copy the files into that folder.")
 
 
 def under(home: str, *parts: str) -> str:
@@ -168,15 +168,15 @@ def training_set(
 def _refuse_listed_twice(layout: str, images: Sequence[SourceImage]) -> None:
     counts = Counter(image.path for image in images)
     if twice := [path for path, count in counts.items() if count > 1]:
-        raise ValueError(f"{layout}: {twice[0]} is listed twice: remove one of the entries")
+        raise ValueError(f"{layout}: {twice[0]} is listed twice. Remove one of the entries.")
 
 
 def _refuse_both(layout: str, images: Sequence[SourceImage], found: Mapping[str, str], others: set[str]) -> None:
     both = [i.path for i in images if i.path in others or found.get(i.path) in others]
     if both:
         raise ValueError(
-            f"{layout}: {min(both)} is listed for training and for validation or test as well: "
-            f"remove one of the entries ({len(both)} such images)"
+            f"{layout}: {min(both)} is listed for training and for validation or test as well. "
+            f"Remove one of the entries ({len(both)} such images)."
         )
 
 
@@ -189,8 +189,8 @@ def _refuse_missing(tree: Tree, layout: str, images: Sequence[SourceImage], foun
         if outside := next((link for link in tree.outside if path.startswith(f"{link}/")), ""):
             refuse_outside(tree.root, outside)
     raise ValueError(
-        f"{layout}: {printable(missing[0])} is listed and not in {tree.root}: copy it there or remove it from the list "
-        f"({len(missing)} missing{_why_missing(tree, missing[0])})"
+        f"{layout}: {printable(missing[0])} is listed and not in {tree.root}. Copy it there or remove it from the list "
+        f"({len(missing)} missing{_why_missing(tree, missing[0])})."
     )
 
 

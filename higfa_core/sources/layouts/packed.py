@@ -19,23 +19,23 @@ def refuse_packed(tree: Tree) -> None:
     parquet = [path for path in tree.others if path.lower().endswith(".parquet")]
     if parquet and (count := rows_with_images(tree.root / parquet[0])):
         raise ValueError(
-            f"{tree.root / parquet[0]} holds {count} images itself, as a clone of a Hub data set does: write them out "
-            f"with higfa unpack {tree.root} FOLDER, then use FOLDER"
+            f"{tree.root / parquet[0]} holds {count} images itself, as a clone of a Hub data set does. Write them out "
+            f"with higfa unpack {tree.root} FOLDER, then use FOLDER."
         )
     if tree.images():
         return
     for path in tree.others:
         if path.lower().endswith(ARCHIVES):
-            raise ValueError(f"{tree.root} holds no images, but {path}{_content(tree.root / path)}: unpack it first")
+            raise ValueError(f"{tree.root} holds no images, but {path}{_content(tree.root / path)}. Unpack it first.")
         if writer := next((w for end, w in OTHERS.items() if end in Path(path).name.lower()), ""):
-            raise ValueError(f"{tree.root} holds no images, but {path}: write its images out with {writer} first")
+            raise ValueError(f"{tree.root} holds no images, but {path}. Write its images out with {writer} first.")
 
 
 def rows_with_images(file: Path) -> int:
     """How many rows of a Parquet file hold the bytes of an image; 0 when it has no such column."""
     with file.open("rb") as opened:
         if opened.read(len(POINTER)) == POINTER:
-            raise ValueError(f"{file} is a pointer of Git LFS, not the file itself: run git lfs pull")
+            raise ValueError(f"{file} is a pointer of Git LFS, not the file itself. Run git lfs pull")
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
@@ -43,7 +43,7 @@ def rows_with_images(file: Path) -> int:
     try:
         about = parquet.ParquetFile(file)
     except (ArrowException, OSError) as error:
-        raise ValueError(f"Cannot read {file} ({error}): download it again") from error
+        raise ValueError(f"Cannot read {file} ({error}). Download it again.") from error
     return about.metadata.num_rows if image_column(about.schema_arrow) else 0
 
 

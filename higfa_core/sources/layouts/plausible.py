@@ -12,17 +12,17 @@ from ..tree import Folder, Tree, stem_of
 ABOUT = re.compile(
     r"(?i)(readme|overview|trimap|mask|sample|example|preview|logo|banner|screenshot|fig|teaser|cover|icon)"
 )
-SAY_SO = "if the folders are the classes all the same: --layout image_folder"
+SAY_SO = "If the folders are the classes after all, add --layout image_folder."
 
 
 def refuse_implausible(tree: Tree, base: str, folder: Folder, classes: list[str]) -> None:
     """ValueError, with the evidence and the question, unless the class folders `classes` of `base` look like it."""
     place = tree.root / tree.place(base)
     if is_beside_images(place.name):
-        raise ValueError(f"{place} usually holds masks or lists, no classes; {SAY_SO}")
+        raise ValueError(f"{place} usually holds masks or lists, not classes. {SAY_SO}")
     for check in (_names, _splits, _depth, _strays):
         if why := check(folder, classes):
-            raise ValueError(f"The folders in {place} may not be the classes: {why}; {SAY_SO}")
+            raise ValueError(f"The folders in {place} may not be the classes: {why}. {SAY_SO}")
 
 
 def _names(folder: Folder, classes: list[str]) -> str:

@@ -51,9 +51,9 @@ def _read_list(file: Path, level: str) -> list[tuple[int, str, str]]:
     """Number and name of the class, and the path, of every image."""
     rows = [[*row[:3], row[3].replace("\\", "/")] for row in read_columns(file, len(HEADER))]
     if not rows or rows[0] != HEADER:
-        raise ValueError(f"{file}: expected the header {' '.join(HEADER)}: copy the original list")
+        raise ValueError(f"{file}: expected the header {' '.join(HEADER)}. Copy the original list.")
     if wrong := next((row for row in rows[1:] if not (row[1].isdecimal() and row[2].isdecimal())), None):
-        raise ValueError(f"{file}: {' '.join(wrong)!r} has no class numbers: copy the original list")
+        raise ValueError(f"{file}: {' '.join(wrong)!r} has no class numbers. Copy the original list.")
     if level == "product":
         return [(int(number), number, path) for _, number, _, path in rows[1:]]
     return [(int(number), _kind(path), path) for _, _, number, path in rows[1:]]

@@ -45,7 +45,7 @@ def to_dataset(
     rows = [replace(row, label=class_name(row.label)) if isinstance(row.label, str) else row for row in rows]
     splits = {bool(row.split): row for row in rows}
     if len(splits) == 2:
-        raise ValueError(f"{splits[False].where}: the split is empty and in other rows not: write train, val or test")
+        raise ValueError(f"{splits[False].where}: the split is empty and in other rows not. Write train, val or test.")
     train, held_out = [], []
     for row in rows:
         (train if is_training(row) else held_out).append(row)
@@ -54,7 +54,7 @@ def to_dataset(
         raise ValueError(f"{layout} in {tree.root}: none of {len(rows)} rows is a training image (split: {splits})")
     for row in train:
         if not _is_label(row.label):
-            raise ValueError(f"{row.where}: {row.label!r} is no label: give a name or a whole number")
+            raise ValueError(f"{row.where}: {row.label!r} is no label. Give a name or a whole number.")
     found = {row.label: row for row in train}
     spoken = {label: _named(row, names) if names else str(label) for label, row in found.items()}
     if not names:
@@ -78,7 +78,7 @@ def is_training(row: Row) -> bool:
     named = next(filter(split_of, folders), "")
     listed = str(row.split).strip()
     if split_of(listed) == "train" and is_held_out(named):
-        raise ValueError(f"{row.where}: {row.path!r} is in a {named} folder and listed as {row.split}: correct one")
+        raise ValueError(f"{row.where}: {row.path!r} is in a {named} folder and listed as {row.split}. Correct one.")
     if listed or named:
         return split_of(listed or named) == "train"
     return not any(map(held_out_hint, folders))
@@ -96,7 +96,7 @@ def _classes(names: set[str], held_out: Sequence[Row]) -> tuple[list[str], list[
     if not all(map(str.isdecimal, names)):
         return sorted(names | others.keys()), []
     if odd := next((name for name in others if not name.isdecimal()), ""):
-        raise ValueError(f"{others[odd]}: {odd!r} is no whole number as the other labels are: correct or empty it")
+        raise ValueError(f"{others[odd]}: {odd!r} is no whole number as the other labels are. Correct or empty it.")
     ordered = sorted(names | others.keys(), key=lambda name: (int(name), name))
     return ordered, [int(name) for name in ordered]
 

@@ -87,10 +87,10 @@ def _choose(tree: Tree, files: Sequence[Path], given: Given) -> list[Path]:
     files = files or plain_tables(tree) or labelled_tables(tree, given)
     training = [file for file in files if not _is_held_out(file)]
     if files and not training:
-        raise ValueError(f"{tree.root} has no table of training images, only {_names(files)}: add one")
+        raise ValueError(f"{tree.root} has no table of training images, only {_names(files)}. Add one.")
     if len(training) != 1:
         found = _names(training) or "none"
-        raise ValueError(f"{tree.root} must hold {EXPECTED}, found {found}: choose one with --labels")
+        raise ValueError(f"{tree.root} must hold {EXPECTED}, found {found}. Choose one with --labels.")
     return [*training, *(file for file in files if file not in training)]
 
 
@@ -117,9 +117,9 @@ def _named(tree: Tree, name: str) -> Path:
     file = tree.path(inner) if inner else Path(name).absolute()
     if not file.is_file():
         names = ", ".join([path for path in tree.others if path.lower().endswith(SUFFIXES)][:5]) or "none"
-        raise ValueError(f"No table {name!r} in {tree.root}, and none at {file}. There: {names}")
+        raise ValueError(f"No table {name!r} in {tree.root}, and none at {file}. Choose one of: {names}.")
     if file.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{file} is no table that can be read ({', '.join(SUFFIXES)}): save it as CSV")
+        raise ValueError(f"{file} is no table that can be read ({', '.join(SUFFIXES)}). Save it as CSV.")
     return file
 
 
@@ -153,7 +153,7 @@ def _others(tree: Tree, table: Table, columns: Columns | None) -> list[Row]:
 def _label(row: dict, columns: Columns, where: str) -> object:
     if len(columns.labels) == 1:
         if columns.labels[0] not in row:
-            raise ValueError(f"{where}: there is no {columns.labels[0]}: {EXPECTED}")
+            raise ValueError(f"{where}: there is no {columns.labels[0]}. Expected: {EXPECTED}.")
         return row[columns.labels[0]]
     return next(name for name in columns.labels if str(row[name]).strip().lower() in TRUE)
 

@@ -55,14 +55,14 @@ def read_objects(file: Path) -> list[tuple[str, Box | None]]:
         things = list(ElementTree.parse(file).iterfind("object"))
         return [(thing.findtext("name", "").strip(), _box(thing)) for thing in things]
     except (ElementTree.ParseError, ValueError) as error:
-        raise ValueError(f"{file} is no VOC annotation ({error}): replace it with the original") from error
+        raise ValueError(f"{file} is no VOC annotation ({error}). Replace it with the original.") from error
 
 
 def _objects(file: Path) -> list[tuple[str, Box | None]]:
     try:
         return read_objects(file)
     except FileNotFoundError as error:
-        raise ValueError(f"{file} is missing: copy all annotations") from error
+        raise ValueError(f"{file} is missing. Copy all annotations.") from error
 
 
 def _box(thing: ElementTree.Element) -> Box | None:

@@ -45,7 +45,7 @@ def test_listed_twice(miniature_layout, tmp_path):
         read_dataset(root)
     root = miniature_layout("cub", tmp_path)
     append(root / "train_test_split.txt", "1 0")
-    with pytest.raises(ValueError, match="1 is listed twice, as '1' and '0'"):
+    with pytest.raises(ValueError, match="1 is listed as '1' and as '0'"):
         read_dataset(root)
 
 
@@ -79,7 +79,7 @@ def test_train_and_test_at_once(name, file, line, miniature_layout, tmp_path):
         ("cub", "images.txt", "1 001.Black_footed_Albatross/", "1 ../../", "'..'"),
         ("cub", "bounding_boxes.txt", "3 3.0", "3 x", "bounding_boxes.txt: every line needs"),
         ("cub", "bounding_boxes.txt", "3 3.0", "3 nan", "not finite"),
-        ("cub", "classes.txt", "2 002.Laysan", "1 002.Laysan", "classes.txt: 1 is listed twice"),
+        ("cub", "classes.txt", "2 002.Laysan", "1 002.Laysan", "classes.txt: 1 is listed as"),
         ("cub", "classes.txt", "2 002.Laysan", "b 002.Laysan", "'b' is no class number"),
         (
             "cub",
@@ -120,7 +120,7 @@ def test_unreadable_annotations_are_named(name, file, damage, miniature_layout, 
     root = miniature_layout(name, tmp_path)
     whole = (root / file).read_bytes()
     (root / file).write_bytes(whole[: len(whole) // 2] if damage is None else damage)
-    with pytest.raises(ValueError, match=f"{file}.* (replace|correct)"):
+    with pytest.raises(ValueError, match=f"{file}.* (Replace|Correct)"):
         read_dataset(root)
 
 
@@ -163,14 +163,14 @@ def test_links(miniature_layout, tmp_path):
 
 def test_options_and_layouts_by_name(miniature_layout, tmp_path):
     root = miniature_layout("aircraft", tmp_path)
-    with pytest.raises(ValueError, match="aircraft has no option 'levle': it has level, split"):
+    with pytest.raises(ValueError, match="aircraft has no option 'levle'. It has level, split"):
         read_dataset(root, levle="family")
     with pytest.raises(ValueError, match="level must be one of variant, family, manufacturer, got 'model'"):
         read_dataset(root, level="model")
     for split in ("val", "test"):
         with pytest.raises(ValueError, match=f"split must be train or trainval, got '{split}'"):
             read_dataset(root, split=split)
-    with pytest.raises(ValueError, match="No layout 'cups': choose auto, .*cub, "):
+    with pytest.raises(ValueError, match="No layout 'cups'. Choose auto, .*cub, "):
         read_dataset(root, "cups")
     with pytest.raises(ValueError, match="No CUB-200-2011 set in .*: expected images.txt"):
         read_dataset(root, "cub")
@@ -180,14 +180,14 @@ def test_options_and_layouts_by_name(miniature_layout, tmp_path):
     for partition in (0, 11, "", "01", 1.0, True):
         with pytest.raises(ValueError, match="partition must be a number from 1 to 10"):
             read_dataset(root, partition=partition)
-    with pytest.raises(ValueError, match="image_folder has no option 'split': it has classes"):
+    with pytest.raises(ValueError, match="image_folder has no option 'split'. It has classes"):
         read_dataset(miniature_layout("image_folder", tmp_path), split="train")
 
 
 def test_several_sets_in_one_folder(miniature_layout, tmp_path):
     miniature_layout("cub", tmp_path / "cub")
     miniature_layout("dtd", tmp_path)
-    with pytest.raises(ValueError, match="several labelled sets: choose one of CUB-200-2011 in .*cub/CUB.*, DTD in"):
+    with pytest.raises(ValueError, match="several labelled sets. Choose one of CUB-200-2011 in .*cub/CUB.*, DTD in"):
         read_dataset(tmp_path)
     assert read_dataset(tmp_path, "dtd").layout == "DTD"
 

@@ -249,7 +249,7 @@ def test_a_part_of_a_set_never_brings_in_its_test_images(name, part, layout, min
 
 def test_a_set_is_no_image_folder_unless_its_training_images_have_a_folder(miniature_layout, tmp_path):
     for root in (miniature_layout("cub", tmp_path / "birds"), tmp_path / "birds"):
-        with pytest.raises(ValueError, match="CUB_200_2011: give that folder and layout 'cub'"):
+        with pytest.raises(ValueError, match="CUB_200_2011. Give that folder and layout 'cub'"):
             read_dataset(root, "image_folder")
     dataset = read_dataset(miniature_layout("cars_folders", tmp_path / "cars"), "image_folder")
     assert (len(dataset.images), dataset.held_out, dataset.layout) == (3, 3, "image folder")
@@ -413,7 +413,7 @@ def test_inaturalist_without_names_and_with_two_training_folders(miniature_layou
         ("Larus argentatus", ""),
     ]
     os.renames(root / "train_mini" / GULL, root / "train" / GULL)
-    with pytest.raises(ValueError, match="choose with split=train_mini or split=train"):
+    with pytest.raises(ValueError, match="Choose with split=train_mini or split=train"):
         read_dataset(root)
     assert read_dataset(root, split="train").class_names == (GULL,)
     (root / "train" / "extra").mkdir()

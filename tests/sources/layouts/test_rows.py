@@ -221,13 +221,13 @@ def test_which_table(tmp_path):
     write(tmp_path / "notes.csv", "what,why", "1,2")
     assert read_dataset(tmp_path).evidence == "a.csv"
     metadata(tmp_path / "b.csv", [{"path": "2.png", "label": "y"}])
-    with pytest.raises(ValueError, match="found a.csv, b.csv: choose one with --labels"):
+    with pytest.raises(ValueError, match="found a.csv, b.csv. Choose one with --labels"):
         read_dataset(tmp_path)
     assert read_dataset(tmp_path, table="b.csv").class_names == ("y",)
     write(tmp_path / "notes.csv", "what,why", "this,that")
     with pytest.raises(ValueError, match=r"No column of .*notes.csv names images .* \(it has what, why\)"):
         read_dataset(tmp_path, table="notes.csv")
-    with pytest.raises(ValueError, match="No table 'none.csv' in .*There: a.csv, b.csv, notes.csv"):
+    with pytest.raises(ValueError, match="No table 'none.csv' in .*Choose one of: a.csv, b.csv, notes.csv"):
         read_dataset(tmp_path, labels="none.csv")
 
 
