@@ -139,4 +139,4 @@ def test_pip_install_gives_the_command_with_its_files(pack, python, birds, tmp_p
     assert data <= {path.relative_to(target).as_posix() for path in target.rglob("*")}
     assert python("-c", "import higfa_core; print(higfa_core.__version__)", cwd=target)[1].strip() == __version__
     code, _, err = python(*HIGFA, "demo", "--base", tmp_path, cwd=target)
-    assert code == 1 and "run it from a clone" in err and "Traceback" not in err
+    assert code == 1 and "Run it from a clone" in err and "Traceback" not in err

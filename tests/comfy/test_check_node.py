@@ -107,7 +107,7 @@ def require_same(reading, expected):
 def test_a_guided_model_is_refused(world, birds, pack):
     class_name = world.classifier.class_names[0]
     guided = pack.nodes["HiGFA_GuideModel"].execute(world.model, world.vae, world.classifier, class_name)
-    with pytest.raises(ValueError, match="connect the model from before Guide Model"):
+    with pytest.raises(ValueError, match="Connect the model from before Guide Model"):
         run(world, model=guided.args[0], positive=world.prompt)
 
 

@@ -290,7 +290,7 @@ class TestBadInput:
         guider = HiGFAGuider(world.model, world.classifier, [world.name], None, Guidance())
         guider.set_conds(world.positive, world.negative)
         guider.set_cfg(CFG)
-        with pytest.raises(ValueError, match="connect the VAE"):
+        with pytest.raises(ValueError, match="Connect the VAE"):
             run(guider, noise_for(1))
 
     def test_tiny_decoder_missing(self, world):

@@ -196,7 +196,7 @@ def test_impossible_sizes_are_refused(tmp_path, sizes):
 
 
 def test_without_the_workflows_it_says_what_it_needs(tmp_path):
-    with pytest.raises(ValueError, match="run it from a clone"):
+    with pytest.raises(ValueError, match="Run it from a clone"):
         demo.Demo(tmp_path, workflow=tmp_path / "workflows" / "miniature_augment.json")
 
 

@@ -118,7 +118,7 @@ def test_plot_that_does_not_wait_says_what_to_connect(server, pack):
         "guided": node("HiGFA_GuideModel", model=["world", 0], **fresh),
         "plot": node("HiGFA_PlotGuidance", trace=["guided", 1]),
     }
-    with pytest.raises(PromptFailed, match="connect the sampler's latent"):
+    with pytest.raises(PromptFailed, match="Connect the sampler's latent"):
         client.wait(client.submit(graph))
 
 
@@ -127,7 +127,7 @@ def test_a_second_prompt_without_the_latent_draws_no_earlier_run(server):
     client.wait(client.submit(graph))
     graph["sampler"]["inputs"]["seed"] += 1
     del graph["plot"]["inputs"]["latent"]
-    with pytest.raises(PromptFailed, match="connect the sampler's latent"):
+    with pytest.raises(PromptFailed, match="Connect the sampler's latent"):
         client.wait(client.submit(graph))
 
 

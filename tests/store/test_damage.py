@@ -94,7 +94,7 @@ def test_a_field_of_a_plan_is_named(folder, capsys, change, words):
 def test_a_line_of_a_plan_that_is_something_else(folder, line):
     lines = (folder / "plan.jsonl").read_bytes().splitlines()
     (folder / "plan.jsonl").write_bytes(b"\n".join([line.encode(), *lines[1:], b""]))
-    with pytest.raises(ValueError, match=r"plan.jsonl is damaged \(.*make the plan again"):
+    with pytest.raises(ValueError, match=r"plan.jsonl is damaged \(.*Make the plan again"):
         PlanFile(folder).job(0)
 
 

@@ -59,7 +59,7 @@ def test_every_kind_of_image_is_read_as_the_dataset_reads_it(tmp_path, mode):
 def test_a_damaged_image_is_named(paths, damage):
     content = paths[3].read_bytes()
     paths[3].write_bytes(content[: len(content) // 2] if damage is None else damage)
-    with pytest.raises(ValueError, match=r"Cannot read image .*3\.png .*replace or remove the file"):
+    with pytest.raises(ValueError, match=r"Cannot read image .*3\.png .*Replace or remove the file"):
         Pictures(items(paths), 48, nothing)
 
 

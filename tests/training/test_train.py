@@ -146,7 +146,7 @@ def test_options_train_too(labelled, change):
 
 
 def test_too_high_a_learning_rate_is_named_and_nothing_to_resume_is_left(labelled, tmp_path):
-    with pytest.raises(ValueError, match="loss is not finite after step .*lower the learning rate"):
+    with pytest.raises(ValueError, match="loss is not finite after step .*Lower the learning rate"):
         train(
             labelled,
             replace(FAST, steps=100, learning_rate=1.0, weight_decay=10.0),
