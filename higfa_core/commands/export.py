@@ -12,6 +12,9 @@ from ..exports.base import Options
 from ..exports.export import Exported, export
 from ..exports.formats import FORMATS
 from ..exports.pictures import IMAGE_FORMATS
+from ..plans.plan_file import PlanFile
+from ..sources.options import layout_of
+from ..sources.source import SourceImage
 from .progress import CountView
 from .shell import Parser, Speech, add_json_option, command
 
@@ -20,16 +23,19 @@ from .shell import Parser, Speech, add_json_option, command
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     speech = Speech(args.json)
+    source, validation = _validation(args) if args.with_val else (args.source, ())
     options = Options(
         name=args.name,
         image_format=args.image_format,
         real=args.real == "copy",
-        source=args.source,
+        source=source,
         per_class=args.per_class,
         all_images=args.all_images,
         probability=args.probability,
         shard_size=args.shard_size,
         contact_sheets=args.contact_sheets,
+        validation=validation,
+        check_against=args.check_against,
         licence=args.license,
         checkpoint_licence=args.checkpoint_license,
     )
@@ -41,10 +47,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         format=args.format,
         classes={name: {"synthetic": made, "real": real} for name, (made, real) in done.counts.items()},
         bytes=done.bytes,
+        validation=done.validation,
+        known=done.known,
         others=done.others,
         contact_sheets=done.sheets,
     )
     return 0
+
+
+def _validation(args: argparse.Namespace) -> tuple[Path, tuple[SourceImage, ...]]:
+    """The folder of the real images, and those that its `val` folder or its `held_out.txt` holds out."""
+    from ..training.data import read_labelled  # here: it waits for torch
+
+    header = PlanFile(args.folders[0]).header
+    root = Path(args.source or header["dataset"]["root"])
+    names = [info["name"] for info in header["classes"]]
+    found = read_labelled(root, 0, follow_links=True, **layout_of(header["options"]))
+    if unknown := set(found.class_names) - set(names):
+        raise ValueError(f"{root} has other classes than the plan, such as {min(unknown)!r}. Plan again.")
+    if not found.validation:
+        raise ValueError(
+            f"No image in {root} is held out for validation: there is no val folder and no held_out.txt. "
+            "higfa train-classifier holds some out; a test split is never taken."
+        )
+    labels = [names.index(found.class_names[item.label]) for item in found.validation]
+    paths = [item.path.relative_to(found.root).as_posix() for item in found.validation]
+    crops = [item.crop_bottom for item in found.validation]
+    images = (SourceImage(p, names[n], n, crop_bottom=crop) for p, n, crop in zip(paths, labels, crops))
+    return root, tuple(images)
 
 
 def summary(done: Exported, format: str) -> str:
@@ -56,6 +86,10 @@ def summary(done: Exported, format: str) -> str:
     lines = [f"{name:<{width}}  {made:>9}  {real:>6}" for name, made, real in rows]
     if empty := [name for name, (made, _) in done.counts.items() if not made]:
         lines.append(f"no accepted image: {', '.join(empty)}")
+    if done.validation:
+        lines.append(f"validation split: {done.validation} real images")
+    if done.known:
+        lines.append(f"real images that the trainer's copy has: {done.known[0]} of {done.known[1]}")
     if done.others:
         lines.append(f"{done.others} accepted images are not of this plan and left out: --all-images takes them")
     sheets = f", {done.sheets} contact sheets" if done.sheets else ""
@@ -83,10 +117,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--all-images", action="store_true", help=about)
     about = "copy: the real training images too, marked synthetic: false"
     add("--real", choices=("none", "copy"), default="none", help=about)
+    about = "a validation split: the real images that the source's val folder or held_out.txt holds out"
+    add("--with-val", action="store_true", help=about)
     about = "the real images, where the plan does not name their folder or they were moved"
     add("--source", type=Path, metavar="FOLDER", help=about)
     about = "webdataset: samples in a shard (default: %(default)s)"
     add("--shard-size", type=int, default=Options.shard_size, metavar="N", help=about)
+    about = "lists: a trainer's own copy of the real images; counts how many it has"
+    add("--check-against", type=Path, metavar="FOLDER", help=about)
     about = "lists: of a synthetic image in place of a real one (default: %(default)s)"
     add("--probability", type=float, default=Options.probability, metavar="P", help=about)
     add = parser.add_argument_group("documentation").add_argument

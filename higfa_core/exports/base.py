@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..sources.source import SourceImage
 from .collection import Collection, Item
 from .pictures import IMAGE_FORMATS
 
@@ -18,7 +19,8 @@ class Options:
     `image_format`: see `.pictures`. `real`: also copy the real training images. `source`: their folder, where no plan
     names it or they were moved. `per_class`: only the first accepted images of each class. `all_images`: include those
     of plans that the present one replaced. `probability`: of a synthetic image in the mixing lists. `shard_size`:
-    samples per WebDataset shard.
+    samples per WebDataset shard. `validation`: real images below the real ones' folder that no image was made from.
+    `check_against`: a trainer's own copy of the real images, whose file names the lists must know.
     """
 
     name: str = ""
@@ -30,6 +32,8 @@ class Options:
     probability: float = 0.5
     shard_size: int = 1000
     contact_sheets: bool = False
+    validation: tuple[SourceImage, ...] = ()
+    check_against: Path | None = None
     licence: str = ""
     checkpoint_licence: str = ""
 
@@ -45,7 +49,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Export:
-    """One export: the images chosen from a collection, where they go (`out`) and as what (`format`)."""
+    """One export: the images chosen from a collection, where they go (`out`) and as what (`format`).
+
+    `validation`: real images beside them, in a split of their own.
+    """
 
     collection: Collection
     options: Options
@@ -53,6 +60,7 @@ class Export:
     out: Path
     items: tuple[Item, ...]
     root: Path | None
+    validation: tuple[Item, ...] = ()
 
     @property
     def name(self) -> str:
@@ -64,8 +72,13 @@ class Export:
         """Exact names in label order."""
         return self.collection.classes
 
+    @property
+    def splits(self) -> dict[str, tuple[Item, ...]]:
+        """Name -> images, of the splits that there are."""
+        return {"train": self.items} | ({"validation": self.validation} if self.validation else {})
+
     def counts(self, synthetic: bool) -> Counter:
-        """Class name -> exported images."""
+        """Class name -> exported images of the training split."""
         return Counter(item.row["class_name"] for item in self.items if item.row["synthetic"] == synthetic)
 
     def licences(self) -> tuple[str, str]:

@@ -10,6 +10,8 @@ from types import ModuleType
 
 import yaml
 
+from ..files.hashes import file_sha256
+from ..sources.ledger import LeftOut
 from .base import Export
 from .reasons import reasons
 
@@ -32,14 +34,15 @@ LIMITS = (
 
 def write_card(stage: Path, export: Export, writer: ModuleType) -> None:
     """Write `README.md`; `writer`, the format's module, explains how to read it."""
-    front = yaml.dump(front_matter(export, writer), Dumper=_Plain, allow_unicode=True, sort_keys=False, width=1000)
+    about = front_matter(stage, export, writer)
+    front = yaml.dump(about, Dumper=_Plain, allow_unicode=True, sort_keys=False, width=1000)
     parts = [f"# {export.name}", METHOD, "## Read it", writer.USE, "## Images", *_images(export)]
     parts += ["## How they were made", *_making(export), "## What was rejected", *_rejected(export)]
     parts += ["## Known failure modes", _bullets(LIMITS), "## Licences", *_licences(export)]
     (stage / "README.md").write_text(f"---\n{front}---\n\n" + "\n\n".join(parts) + "\n", "utf-8", newline="\n")
 
 
-def front_matter(export: Export, writer: ModuleType) -> dict:
+def front_matter(stage: Path, export: Export, writer: ModuleType) -> dict:
     """What the Hub and `datasets` read."""
     total = len(export.items)
     size = next((name for top, name in SIZES if total < top), "n>1M")
@@ -48,7 +51,11 @@ def front_matter(export: Export, writer: ModuleType) -> dict:
     front |= {"size_categories": [size], "tags": ["synthetic", "higfa", "data-augmentation"]}
     if name := (export.collection.plan.get("dataset") or {}).get("name"):
         front["source_datasets"] = [f"extended|other-{name}"]
-    return front | writer.front_matter(export)
+    front |= writer.front_matter(export)
+    for config in front.get("configs", ()):
+        # `datasets` keeps what it has read by name and version, and would not see that another export took its place.
+        config["version"] = f"1.0.{int(file_sha256(stage / 'manifest.jsonl')[:8], 16)}"
+    return front
 
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -80,6 +87,8 @@ def _images(export: Export) -> list[str]:
     ]
     head = ("label", "class", "synthetic", "real, in here", "real, in the source", "rejected")
     text = [f"{sum(made.values())} synthetic and {sum(real.values())} real images of {len(export.classes)} classes."]
+    if held_out := len(export.validation):
+        text.append(f"The validation split has {held_out} more real images, of which no synthetic one was made.")
     if empty := [name for name in export.classes if not made[name]]:
         text.append(f"**Without any synthetic image**: {', '.join(empty)}.")
     if export.options.per_class:
@@ -93,6 +102,8 @@ def _making(export: Export) -> list[str]:
     if dataset := plan.get("dataset"):
         facts = f"{dataset.get('layout', 'unknown layout')}; {dataset.get('evidence', '')}"
         text.append(f"Real training images: {dataset.get('name')} ({facts}). Images of other splits were never used.")
+    if left_out := plan.get("left_out"):
+        text += ["Files of the real images that were left out:", _bullets(str(LeftOut(**entry)) for entry in left_out)]
     files = weights(collection.workflow)
     unnamed = "The workflow names no model file." if collection.workflow else "No workflow is known."
     text.append("Model files in the workflow:" if files else f"{unnamed} So no checkpoint is named.")

@@ -120,7 +120,7 @@ def _distribution(stage: Path) -> list[dict]:
     return found + [
         {"@type": "cr:FileSet", "@id": f"{folder}-{suffix[1:]}", "name": f"images in {folder}"}
         | {"encodingFormat": kind, "includes": f"{folder}/**/*{suffix}"}
-        for folder in ("train", "data", "real", "images")
+        for folder in ("train", "val", "data", "real", "images")
         for suffix, kind in IMAGE_TYPES.items()
         if next((stage / folder).rglob(f"*{suffix}"), None)
     ]

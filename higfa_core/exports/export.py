@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from ..sources.source import SourceImage
 from .base import Export, Options
 from .card import write_card
 from .collection import Collection, Item, read_collection
 from .contact_sheet import write_sheets
 from .croissant import write_croissant
 from .formats import FORMATS
+from .formats.lists import known_images
 from .pictures import pictures, real_items
 from .staging import Identity, clear_left, identity, stage_beside
 
@@ -25,7 +27,9 @@ MARKS = ("README.md", "croissant.json", "manifest.jsonl")
 class Exported:
     """What was written: images by class (name -> (synthetic, real)), their bytes, and where.
 
-    `others`: accepted images that were left out because they belong to other plans.
+    `others`: accepted images that were left out because they belong to other plans. `validation`: real images in the
+    validation split. `known`: of the real images that the lists name, how many a trainer's own copy has, and of how
+    many (see `Options.check_against`).
     """
 
     out: Path
@@ -33,6 +37,8 @@ class Exported:
     bytes: int
     sheets: int = 0
     others: int = 0
+    validation: int = 0
+    known: tuple[int, int] | None = None
 
 
 def export(
@@ -60,6 +66,7 @@ def export(
     writer = FORMATS[format]
     if hasattr(writer, "check"):
         writer.check(job)
+    known = known_images(job, options.check_against) if options.check_against else None
     with stage_beside(out) as stage:
         size = _write_images(stage.path, job, writer, progress)
         sheets = write_sheets(stage.path / "contact-sheets", job) if options.contact_sheets else 0
@@ -70,14 +77,26 @@ def export(
         _sync_folder(out.parent)
     made, real = job.counts(True), job.counts(False)
     counts = {name: (made[name], real[name]) for name in job.classes}
-    return Exported(out, counts, size, sheets, collection.others)
+    return Exported(out, counts, size, sheets, collection.others, len(job.validation), known)
 
 
 def _choose(collection: Collection, out: Path, format: str, options: Options) -> Export:
     root, items = options.source or collection.root, collection.first(options.per_class)
+    validation = _validation(collection, root, items[0].row, options.validation) if options.validation else []
     if options.real:
         items = _between(items, _real(collection, root, items[0]))
-    return Export(collection, options, format, out, tuple(items), root)
+    return Export(collection, options, format, out, tuple(items), root, tuple(validation))
+
+
+def _validation(collection: Collection, root: Path | None, like: Mapping, images: Sequence[SourceImage]) -> list[Item]:
+    """The items of a validation split. ValueError when an image of it is a source as well."""
+    if both := {image.path for image in images} & {source.path for source in collection.sources}:
+        raise ValueError(
+            f"{len(both)} images held out for validation are sources of the plan as well, such as {min(both)}: they "
+            "were held out after planning. Plan again, or export without a validation split."
+        )
+    assert root is not None
+    return real_items(root, images, like, {}, split="validation")
 
 
 def _real(collection: Collection, root: Path | None, like: Item) -> list[Item]:
@@ -112,10 +131,11 @@ def _check_place(out: Path, replace: bool, sources: list[Path]) -> Identity | No
 def _write_images(stage: Path, job: Export, writer: ModuleType, progress: Callable[[int, int], None]) -> int:
     size = 0
     with open(stage / "manifest.jsonl", "w", encoding="utf-8", newline="\n") as manifest:
-        for done, row in enumerate(writer.write(stage, pictures(job.items, job.options.image_format), job), 1):
+        items = [item for split in job.splits.values() for item in split]
+        for done, row in enumerate(writer.write(stage, pictures(items, job.options.image_format), job), 1):
             manifest.write(json.dumps(row, ensure_ascii=False) + "\n")
             size += row["bytes"]
-            progress(done, len(job.items))
+            progress(done, len(items))
     return size
 
 

@@ -50,6 +50,11 @@ class Picture:
         """`stem` + `suffix`: unique in its class, with one dot."""
         return self.stem + self.suffix
 
+    @property
+    def split(self) -> str:
+        """`train` or `validation`."""
+        return self.row.get("split", "train")
+
 
 def pictures(items: Iterable[Item], image_format: str) -> Iterator[Picture]:
     """The items in order. ValueError for a file that differs from what its row, or the plan, records."""
@@ -64,8 +69,13 @@ def pictures(items: Iterable[Item], image_format: str) -> Iterator[Picture]:
             yield waiting.popleft().result()
 
 
-def real_items(root: Path, sources: Iterable[SourceImage], like: Mapping, hashes: Mapping[str, str]) -> list[Item]:
-    """Items of the real images below `root`; their rows have the keys of `like`. ValueError if one is missing."""
+def real_items(
+    root: Path, sources: Iterable[SourceImage], like: Mapping, hashes: Mapping[str, str], **more: object
+) -> list[Item]:
+    """Items of the real images below `root`; their rows have the keys of `like`, and `more`.
+
+    ValueError if one is missing.
+    """
     found = []
     for source in sources:
         path = inside(root, source.path)
@@ -75,7 +85,7 @@ def real_items(root: Path, sources: Iterable[SourceImage], like: Mapping, hashes
         row = {**dict.fromkeys(like), "key": key, "index": 0, "batch": 1, "sha256": hashes.get(source.path)}
         row |= {"class_name": source.class_name, "label": source.label, "source": source.path, "synthetic": False}
         row |= {"accepted": True, "reason": "real image", "scores": {}, "versions": {}}
-        row |= {"box": list(source.box) if source.box else None}
+        row |= {"box": list(source.box) if source.box else None, **more}
         found.append(Item(row, path, inside(root, source.mask) if source.mask else None, source, root))
     return sorted(found, key=lambda item: item.row["key"])  # mixes the classes, always in the same way
 

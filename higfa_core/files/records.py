@@ -123,6 +123,15 @@ class PlanDataset(Struct):
     held_out: int = 0
 
 
+class PlanLeftOut(Struct):
+    """Files that were left out for one reason, in `plan.json`."""
+
+    reason: str
+    count: Natural
+    example: str
+    remedy: str = ""
+
+
 class PlanHeader(Struct):
     """`plan.json`: what was decided for all jobs."""
 
@@ -140,6 +149,7 @@ class PlanHeader(Struct):
     quota: dict[str, Natural] | None = None
     options: dict[str, Any] = {}
     licences: dict[str, str] = {}
+    left_out: list[PlanLeftOut] = []
 
     def __post_init__(self):
         for path, source in self.sources.items():

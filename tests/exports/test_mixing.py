@@ -82,7 +82,8 @@ def test_lists(dataset, root, rows, tmp_path, real):
     assert [int(row["Number"]) for row in table] == list(range(10))
     for row in table:
         about = by_hash[f"data/{row['Path']}"]
-        assert row["First Directory"] == row["Second Directory"] == about["class_name"].replace("/", " ")
+        name = {"F-16A/B": "F-16A B", "001.Gull": "Gull"}.get(about["class_name"], about["class_name"])
+        assert row["First Directory"] == row["Second Directory"] == name
         assert (out / "data" / row["Path"]).is_file() and float(row["Strength"]) == 1
 
 

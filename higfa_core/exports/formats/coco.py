@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,17 @@ from ...files.paths import folder_name
 from ..base import Export, put
 from ..pictures import Picture
 
+FILES = {"train": "annotations.json", "validation": "annotations_val.json"}
 IMAGE_FIELDS = ("synthetic", "seed", "prompt", "source", "sha256")
 
 
 def write(stage: Path, pictures: Iterable[Picture], export: Export) -> Iterator[dict]:
     """Write the images; yields each row as it was exported."""
+    for split, group in groupby(pictures, lambda picture: picture.split):
+        yield from _write_split(stage, FILES[split], group, export)
+
+
+def _write_split(stage: Path, name: str, pictures: Iterable[Picture], export: Export) -> Iterator[dict]:
     parts = {name: stage / f".{name}.part" for name in ("images", "annotations")}  # both lists grow together
     with open(parts["images"], "w", encoding="utf-8") as images, open(parts["annotations"], "w") as annotations:
         for number, picture in enumerate(pictures, 1):
@@ -34,7 +41,7 @@ def write(stage: Path, pictures: Iterable[Picture], export: Export) -> Iterator[
             images.write((",\n" if number > 1 else "") + json.dumps(about, ensure_ascii=False))
             annotations.write((",\n" if number > 1 else "") + json.dumps(_annotation(picture, number)))
             yield {**picture.row, "file": f"images/{file}", "mask": None}
-    _join(stage / "annotations.json", parts, export)
+    _join(stage / name, parts, export)
 
 
 def annotated(row: Mapping, mask: np.ndarray | None) -> dict:
@@ -100,8 +107,13 @@ def _join(path: Path, parts: Mapping[str, Path], export: Export) -> None:
         file.write("}\n")
 
 
-USE = """```python
+USE = """Category ids are labels; images without `bbox` carry their class only. `higfa export --with-val` adds
+`annotations_val.json`.
+
+**pycocotools**
+
+```python
 from pycocotools.coco import COCO
 
-coco = COCO("annotations.json")  # category ids are labels; images without "bbox" carry their class only
+train = COCO("annotations.json")
 ```"""

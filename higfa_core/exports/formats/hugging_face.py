@@ -1,13 +1,16 @@
 """`data/train/<class>/<image>` with `data/train/metadata.jsonl`: the imagefolder of Hugging Face `datasets`.
 
 With a metadata file, labels do not come from the folders, so there is a column for them; the README's front matter
-makes it a ClassLabel in label order. No column may end in `_file_name`: it would be taken for another image.
+makes it a ClassLabel in label order. No column may end in `_file_name`: it would be taken for another image. A column
+must have one type in all splits, and one that is null throughout has none: real images of a validation split have
+`ABSENT` where synthetic ones have a value.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 
 from ...files.paths import folder_name
@@ -42,19 +45,26 @@ COLUMNS = {
     "sha256": "string",
     "workflow": "string",
 }
+ABSENT = {"string": "", "int64": -1, "float64": -1.0, "list": [-1.0] * 4}
 RENAMED = {"source_path": "source", "contour_path": "contour_source"}
 
 
 def write(stage: Path, pictures: Iterable[Picture], export: Export) -> Iterator[dict]:
     """Write the images; yields each row as it was exported."""
-    base = stage / "data" / "train"
-    base.mkdir(parents=True)
-    with open(base / "metadata.jsonl", "w", encoding="utf-8", newline="\n") as metadata:
-        for picture in pictures:
-            file = f"{folder_name(picture.row['class_name'])}/{picture.name}"
-            put(base / file, picture.data)
-            metadata.write(json.dumps({"file_name": file, **flat_row(picture.row)}, ensure_ascii=False) + "\n")
-            yield {**picture.row, "file": f"data/train/{file}", "mask": None}
+    filled: set[str] = set()
+    for split, group in groupby(pictures, lambda picture: picture.split):
+        base = stage / "data" / split
+        base.mkdir(parents=True)
+        with open(base / "metadata.jsonl", "w", encoding="utf-8", newline="\n") as metadata:
+            for picture in group:
+                file = f"{folder_name(picture.row['class_name'])}/{picture.name}"
+                put(base / file, picture.data)
+                row = flat_row(picture.row)
+                if split != "train":
+                    row |= {name: ABSENT[COLUMNS[name]] for name in filled if row[name] is None}
+                filled |= {name for name in COLUMNS if row[name] is not None}
+                metadata.write(json.dumps({"file_name": file, **row}, ensure_ascii=False) + "\n")
+                yield {**picture.row, "file": f"data/{split}/{file}", "mask": None}
 
 
 def flat_row(row: Mapping) -> dict:
@@ -81,13 +91,26 @@ def class_label(export: Export) -> dict:
 def front_matter(export: Export) -> dict:
     """What `datasets` needs to know."""
     columns = [{"name": "image", "dtype": "image"}, *features(export)]
-    config = {"config_name": "default", "data_files": [{"split": "train", "path": "data/train/**"}]}
+    files = [{"split": split, "path": f"data/{split}/**"} for split in export.splits]
+    config = {"config_name": "default", "data_files": files}
     # The Hub reads dataset_info; load_dataset takes the types from the config's features, else from metadata.jsonl.
     return {"configs": [config | {"features": columns}], "dataset_info": {"features": columns}}
 
 
-USE = """```python
+USE = """`higfa export --with-val` adds the split `validation`.
+
+**datasets**
+
+```python
 from datasets import load_dataset
 
 train = load_dataset("path/to/this/folder", split="train")  # image, label (a ClassLabel), provenance
+```
+
+**timm**; for its `train.py`: `--dataset hfds/path/to/this/folder`
+
+```python
+from timm.data import create_dataset
+
+train = create_dataset("hfds/path/to/this/folder", split="train")
 ```"""

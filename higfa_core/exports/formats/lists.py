@@ -5,10 +5,11 @@
 | `mix.json` | `higfa_core.exports.mixing.MixedDataset`; paths relative to the file, real ones to `root` |
 | `saspa.json` | SaSPA's `--aug_json`: {file name of the real image: [absolute paths]} |
 | `meta.csv` | Diff-Mix' `--syndata_dir`: both directories are the class, strength is 1 |
+| `data/<class>/<stem>_augment_<n>.png` | DiffDA-Eval's folder of generated images; `<stem>` is that of the real image |
 
 SaSPA identifies a real image by its bare file name. Where two share one, the key is their whole path, which SaSPA does
-not find: no synthetic image is better than one of another class. Diff-Mix writes class names with a space in place of a
-slash, and knows only those of its own copy of the dataset.
+not find: no synthetic image is better than one of another class. What Diff-Mix and DiffDA-Eval call a class is in
+`..trainers`.
 """
 
 from __future__ import annotations
@@ -18,15 +19,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from ...files.paths import folder_name
+from ...files.names import composed
+from ...files.paths import folder_name, walk
 from ..base import Export, put, put_json
 from ..pictures import Picture
+from ..trainers import diff_mix_names, diffda_eval_folders
 
 COLUMNS = ("First Directory", "Second Directory", "Number", "Strength", "Path")
 
 
 def check(export: Export) -> None:
     """ValueError when an image does not say which real image it comes from, or nothing lists the real ones."""
+    if export.validation:
+        raise ValueError("Lists have no validation split: their trainers have the dataset's own. Leave out --with-val.")
     for item in export.items:
         if not item.row["source"]:
             raise ValueError(f"{item.path} has no source. Mixing lists need images that were made from jobs.")
@@ -39,22 +44,23 @@ def write(stage: Path, pictures: Iterable[Picture], export: Export) -> Iterator[
     pairs: dict[str, list[str]] = {}
     labels = _real_labels(export)
     copies: dict[str, str] = {}
-    number = 0
+    names, folders = diff_mix_names(export.classes), diffda_eval_folders(export.classes)
+    counts = Counter()
     with open(stage / "meta.csv", "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(COLUMNS)
         for picture in pictures:
             row, name = picture.row, picture.row["class_name"]
-            path = f"{folder_name(name)}/{picture.name}"
-            place = f"{'data' if row['synthetic'] else 'real'}/{path}"
-            put(stage / place, picture.data)
             if row["synthetic"]:
+                start = f"{folders[name]}/{PurePosixPath(row['source']).stem}_augment_"
+                path = f"{start}{counts[start]}{picture.suffix}"
+                place = f"data/{path}"
                 pairs.setdefault(row["source"], []).append(place)
-                directory = name.replace("/", " ")
-                table.writerow((directory, directory, number, 1.0, path))
-                number += 1
+                table.writerow((names[name], names[name], counts.total(), 1.0, path))
+                counts[start] += 1
             else:
-                copies[row["source"]] = place
+                place = copies[row["source"]] = f"real/{folder_name(name)}/{picture.name}"
+            put(stage / place, picture.data)
             yield {**row, "file": place, "mask": None}
     _write_lists(stage, export, pairs, labels, copies)
 
@@ -64,6 +70,26 @@ def saspa_keys(sources: Iterable[str]) -> dict[str, str]:
     sources = list(sources)
     twins = Counter(PurePosixPath(path).name for path in sources)
     return {path: name if twins[name := PurePosixPath(path).name] == 1 else path for path in sources}
+
+
+def known_images(export: Export, folder: Path) -> tuple[int, int]:
+    """How many real images of `saspa.json` are in a trainer's own `folder`, by name, and how many there are.
+
+    ValueError when none is there.
+    """
+    if export.format != "lists":
+        raise ValueError(f"Nothing in a {export.format} export names real images to a trainer: use --format lists.")
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder. Name the trainer's own copy of the real images.")
+    keys = saspa_keys(_real_labels(export))
+    wanted = {composed(keys[item.row["source"]]) for item in export.items if item.row["synthetic"]}
+    found = len(wanted & {composed(path.name) for path in walk(folder)})
+    if not found:
+        raise ValueError(
+            f"None of the {len(wanted)} real images that the lists name is in {folder}, such as {min(wanted)}: SaSPA "
+            "and DiffDA-Eval would train without any synthetic image. Name the trainer's own copy of the real images."
+        )
+    return found, len(wanted)
 
 
 def front_matter(export: Export) -> dict:
@@ -96,11 +122,13 @@ def _write_lists(stage: Path, export: Export, pairs: dict, labels: dict, copies:
     put_json(stage / "mix.json", mix)
 
 
-USE = """```python
+USE = """**Any PyTorch loop**
+
+```python
 from higfa_core.exports.mixing import MixedDataset
 
-train = MixedDataset.from_lists("mix.json", transform=...)  # set_epoch(epoch) before each epoch
+train = MixedDataset.from_lists("mix.json", transform=None)  # set_epoch(epoch) before each epoch
 ```
 
 `saspa.json` is SaSPA's `--aug_json` (absolute paths: export again after moving this folder), this folder Diff-Mix'
-`--syndata_dir` (for classes named as in its own copy of the dataset)."""
+`--syndata_dir`, and `data/` the folder of one experiment in DiffDA-Eval's `generated_images/<dataset>/`."""

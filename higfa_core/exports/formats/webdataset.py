@@ -1,7 +1,7 @@
 """`<name>-000000.tar` and so on: a sample is `<key>.png` (or .jpg, .webp), `<key>.cls` and `<key>.json`.
 
 Shards have the same bytes however often they are written: fixed time, owner and order. `shards.json` lists them
-with hash and number of samples.
+with hash and number of samples, and `_info.json` says the same in timm's words.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 
@@ -28,18 +29,21 @@ def check(export: Export) -> None:
 def write(stage: Path, pictures: Iterable[Picture], export: Export) -> Iterator[dict]:
     """Write the shards; yields each row as it was exported, `file` being the shard and the file in it."""
     shards, size, suffixes = [], export.options.shard_size, set()
-    for number, group in groupby(enumerate(pictures), lambda numbered: numbered[0] // size):
-        path, count = stage / f"{prefix(export)}-{number:06d}.tar", 0
+    lengths: dict[str, dict[str, int]] = defaultdict(dict)
+    for (split, number), group in groupby(_numbered(pictures), lambda numbered: (numbered[0], numbered[1] // size)):
+        path, count = stage / _shard(export, split, f"{number:06d}"), 0
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for _, picture in group:
+            for *_, picture in group:
                 suffixes.add(picture.suffix)
                 _refuse_several(suffixes)  # a real image that had to be turned or cropped is a PNG now
                 _add(tar, picture)
                 count += 1
                 yield {**picture.row, "file": f"{path.name}/{picture.name}", "mask": None}
         shards.append({"file": path.name, "sha256": file_sha256(path), "bytes": path.stat().st_size, "count": count})
+        lengths[split][path.name] = count
     total = sum(shard["count"] for shard in shards)
     put_json(stage / "shards.json", {"shards": shards, "count": total, "classes": export.classes})
+    put_json(stage / "_info.json", {"splits": {split: _timm_split(split, found) for split, found in lengths.items()}})
 
 
 def prefix(export: Export) -> str:
@@ -58,10 +62,26 @@ def front_matter(export: Export) -> dict:
         {"name": "__key__", "dtype": "string"},
         {"name": "__url__", "dtype": "string"},
     ]
+    files = [{"split": split, "path": _shard(export, split, "[0-9]*")} for split in export.splits]
     return {
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "*.tar"}]}],
+        "configs": [{"config_name": "default", "data_files": files}],
         "dataset_info": {"features": columns},
     }
+
+
+def _shard(export: Export, split: str, number: str) -> str:
+    return f"{prefix(export)}{'' if split == 'train' else f'-{split}'}-{number}.tar"
+
+
+def _numbered(pictures: Iterable[Picture]) -> Iterator[tuple[str, int, Picture]]:
+    """The pictures with their splits, numbered in each."""
+    for split, group in groupby(pictures, lambda picture: picture.split):
+        yield from ((split, number, picture) for number, picture in enumerate(group))
+
+
+def _timm_split(name: str, shards: Mapping[str, int]) -> dict:
+    about = {"name": name, "num_samples": sum(shards.values())}
+    return about | {"filenames": list(shards), "shard_lengths": list(shards.values())}
 
 
 def _refuse_several(suffixes: set[str]) -> None:
@@ -78,10 +98,30 @@ def _add(tar: tarfile.TarFile, picture: Picture) -> None:
         tar.addfile(info, io.BytesIO(data))
 
 
-USE = """```python
-import glob
+USE = """`higfa export --with-val` adds the split `validation`, in shards of its own.
+
+**webdataset**
+
+```python
+import json
 import webdataset
 
-shards = sorted(glob.glob("*.tar"))
+shards = json.load(open("_info.json"))["splits"]["train"]["filenames"]
 train = webdataset.WebDataset(shards, shardshuffle=False).decode("pil").to_tuple("png;jpg;webp", "cls", "json")
+```
+
+**datasets**
+
+```python
+from datasets import load_dataset
+
+train = load_dataset("path/to/this/folder", split="train")  # cls (a ClassLabel), json, and the image under its suffix
+```
+
+**timm**; for its `train.py`: `--dataset wds/ --data-dir path/to/this/folder`
+
+```python
+from timm.data import create_dataset
+
+train = create_dataset("wds/", root=".", split="train")
 ```"""
