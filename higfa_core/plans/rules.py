@@ -53,7 +53,7 @@ class Rules(Settings):
     def recorded(cls, values: Mapping[str, object]) -> Rules:
         """The rules that a file holds. ValueError for one that this version does not know."""
         if unknown := sorted(values.keys() - {field.name for field in fields(cls)}):
-            raise ValueError(f"unknown rule, written by a newer version: {unknown[0]}. Update HiGFA.")
+            raise ValueError(f"unknown rule: {unknown[0]}, written by a newer version. Update HiGFA.")
         return cls(**values)  # type: ignore[arg-type]
 
     def given(self) -> dict[str, float | bool]:
