@@ -5,8 +5,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ..numeric import in_float64
-
 STEPS, CFG = 12, 3.0
 
 
@@ -51,6 +49,8 @@ def make_world():
 def make_exact_world():
     """The same in float64, but for what ComfyUI and we compute between the networks: see numeric.py one folder up."""
     from comfy.cli_args import args
+
+    from ..numeric import in_float64
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(args, "fp64_unet", True)  # ComfyUI's --fp64-unet
