@@ -1,8 +1,8 @@
 """What a person sees in ComfyUI, one file per family."""
 
 from . import checking as check
-from . import classifier, classify, contour, dataset, export, miniature, plot, sampling
+from . import classifier, classify, contour, dataset, export, miniature, plot, sampling, sampling_advanced
 from . import training as train
 
-FAMILIES = (contour, classifier, train, check, classify, sampling, plot, dataset, export, miniature)
+FAMILIES = (contour, classifier, train, check, classify, sampling, sampling_advanced, plot, dataset, export, miniature)
 NODES = [node for family in FAMILIES for node in family.NODES]

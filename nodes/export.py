@@ -49,7 +49,12 @@ class ExportDataset(io.ComfyNode):
                     optional=True,
                     tooltip="Judges each image; its probability of the class is recorded and may reject it.",
                 ),
-                HiGFATrace.Input("trace", optional=True, tooltip="Recorded in the manifest, from HiGFA KSampler."),
+                HiGFATrace.Input(
+                    "trace",
+                    optional=True,
+                    tooltip="From HiGFA KSampler. Recorded in the manifest: how the run was guided, and each image's "
+                    "seed with its place in the batch.",
+                ),
                 HiGFATransform.Input(
                     "transform", optional=True, tooltip="Recorded in the manifest, from Transform Contour."
                 ),
@@ -128,6 +133,8 @@ class ExportDataset(io.ComfyNode):
         transform=None,
         **rules,
     ) -> io.NodeOutput:
+        run = trace.trace if trace else None
+        noise = run.noise if run else None
         graph, node = cls.hidden.prompt or {}, str(cls.hidden.unique_id)
         report = export_images(
             images,
@@ -141,7 +148,8 @@ class ExportDataset(io.ComfyNode):
             mask=mask,
             rules=Rules.pick(rules),
             transform=transform,
-            guidance=trace.trace.summary() if trace and trace.trace else None,
+            guidance=run.summary() if run else None,
+            noise=noise if noise and len(noise) == len(images) else None,
             workflow=digest(graph, node) if node in graph else "",
             versions=VERSIONS,
             image_format=image_format,

@@ -18,7 +18,7 @@ class PlotGuidance(io.ComfyNode):
             search_aliases=["trace", "plot", "guidance curve", "confidence plot"],
             is_output_node=True,
             inputs=[
-                HiGFATrace.Input("trace", tooltip="From HiGFA KSampler, HiGFA Guider or Guide Model with Classifier."),
+                HiGFATrace.Input("trace", tooltip="From a HiGFA sampler, HiGFA Guider or Guide Model with Classifier."),
                 io.Latent.Input(
                     "latent",
                     optional=True,

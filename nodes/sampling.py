@@ -5,6 +5,7 @@ import comfy.sample
 import comfy.samplers
 import comfy.utils
 import latent_preview
+import torch
 from comfy_api.latest import io, ui
 
 from ..higfa_core.comfy.guider import HiGFAGuider
@@ -36,6 +37,43 @@ class GuidanceSettings(io.ComfyNode):
         return io.NodeOutput(Guidance(**settings))
 
 
+def sampled_inputs() -> list:
+    """What a sampler node of ours takes, before its numbers."""
+    return [
+        io.Model.Input("model", tooltip="The diffusion model that denoises the latent."),
+        io.Conditioning.Input("positive", tooltip="Text, with the contour from Apply ControlNet."),
+        io.Conditioning.Input("negative", tooltip="What the image should not show."),
+        io.Latent.Input("latent_image", tooltip="The latent to denoise."),
+        io.Vae.Input("vae", tooltip="Turns the latent into the pixels that the classifier reads."),
+        *_target_inputs(),
+    ]
+
+
+def algorithm_inputs() -> list:
+    """How a sampler node of ours denoises."""
+    samplers, schedulers = comfy.samplers.KSampler.SAMPLERS, comfy.samplers.KSampler.SCHEDULERS
+    removed = "How the noise is removed over the steps."
+    return [
+        io.Combo.Input("sampler_name", options=samplers, default="dpmpp_2m", tooltip="The algorithm that denoises."),
+        io.Combo.Input("scheduler", options=schedulers, default="karras", tooltip=removed),
+    ]
+
+
+def guidance_input():
+    return HiGFAGuidance.Input("guidance", optional=True, tooltip="Settings; defaults when not connected.")
+
+
+def sampled_outputs() -> list:
+    """What a sampler node of ours gives."""
+    return [
+        io.Latent.Output(display_name="latent"),
+        HiGFATrace.Output(display_name="trace"),
+        io.String.Output(
+            display_name="summary", tooltip="Which steps were guided, how the probability went and what it cost."
+        ),
+    ]
+
+
 def _target_inputs() -> list:
     return [
         HiGFAClassifier.Input("classifier", tooltip="Knows the classes by their small marks."),
@@ -60,37 +98,14 @@ class HiGFAKSampler(io.ComfyNode):
             "classifier joins, and its confidence sets the strength of all three.",
             search_aliases=["ksampler", "classifier guidance", "higfa", "fine-grained sampler", "guided sampler"],
             inputs=[
-                io.Model.Input("model", tooltip="The diffusion model that denoises the latent."),
-                io.Conditioning.Input("positive", tooltip="Text, with the contour from Apply ControlNet."),
-                io.Conditioning.Input("negative", tooltip="What the image should not show."),
-                io.Latent.Input("latent_image", tooltip="The latent to denoise."),
-                io.Vae.Input("vae", tooltip="Turns the latent into the pixels that the classifier reads."),
-                *_target_inputs(),
+                *sampled_inputs(),
                 *widgets(Sampling, "seed", control_after_generate=True),
                 *widgets(Sampling, "steps", "cfg"),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=comfy.samplers.KSampler.SAMPLERS,
-                    default="dpmpp_2m",
-                    tooltip="The algorithm that denoises.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
-                    default="karras",
-                    tooltip="How the noise is removed over the steps.",
-                ),
+                *algorithm_inputs(),
                 *widgets(Sampling, "denoise"),
-                HiGFAGuidance.Input("guidance", optional=True, tooltip="Settings; defaults when not connected."),
+                guidance_input(),
             ],
-            outputs=[
-                io.Latent.Output(display_name="latent"),
-                HiGFATrace.Output(display_name="trace"),
-                io.String.Output(
-                    display_name="summary",
-                    tooltip="Which steps were guided, how the probability went and what it cost.",
-                ),
-            ],
+            outputs=sampled_outputs(),
         )
 
     @classmethod
@@ -109,10 +124,12 @@ class HiGFAKSampler(io.ComfyNode):
         **sampling,
     ) -> io.NodeOutput:
         run = Sampling.pick(sampling)
-        guider = HiGFAGuider(model, classifier, class_lines(class_name), vae, guidance or DEFAULT)
+        images = latent_image.get("batch_index")
+        guider = HiGFAGuider(model, classifier, class_lines(class_name), vae, guidance or DEFAULT, images)
         guider.set_conds(positive, negative)
         guider.set_cfg(run.cfg)
-        latent = sample(guider, latent_image, run, sampler_name, scheduler)
+        sigmas = noise_levels(model, run.steps, sampler_name, scheduler, run.denoise)
+        latent = sample(guider, latent_image, sigmas, sampler_name, run.steps, run.seed)
         trace = guider.trace
         summary = trace.summary() if trace else "denoise is 0: nothing was sampled"
         return io.NodeOutput(latent, TraceSlot(trace), summary, ui=ui.PreviewText(summary))
@@ -143,14 +160,18 @@ class HiGFAGuiderNode(io.ComfyNode):
                     optional=True,
                     tooltip="What the image should not show; not needed where cfg is 1.",
                 ),
-                HiGFAGuidance.Input("guidance", optional=True, tooltip="Settings; defaults when not connected."),
+                guidance_input(),
+                _latent_input(),
             ],
             outputs=[io.Guider.Output(display_name="guider"), _trace_output()],
         )
 
     @classmethod
-    def execute(cls, model, positive, vae, classifier, class_name, cfg, negative=None, guidance=None) -> io.NodeOutput:
-        guider = HiGFAGuider(model, classifier, class_lines(class_name), vae, guidance or DEFAULT)
+    def execute(
+        cls, model, positive, vae, classifier, class_name, cfg, negative=None, guidance=None, latent_image=None
+    ) -> io.NodeOutput:
+        images = (latent_image or {}).get("batch_index")
+        guider = HiGFAGuider(model, classifier, class_lines(class_name), vae, guidance or DEFAULT, images)
         guider.set_conds(positive, negative)
         guider.set_cfg(cfg)
         return io.NodeOutput(guider, guider.slot)
@@ -176,13 +197,24 @@ class GuideModel(io.ComfyNode):
                     tooltip="Settings; defaults when not connected. composition, contour_scale and the parts of "
                     "preset that concern text and contour do not apply here.",
                 ),
+                _latent_input(),
             ],
             outputs=[io.Model.Output(display_name="model"), _trace_output()],
         )
 
     @classmethod
-    def execute(cls, model, vae, classifier, class_name, guidance=None) -> io.NodeOutput:
-        return io.NodeOutput(*guide_model(model, classifier, class_lines(class_name), vae, guidance or DEFAULT))
+    def execute(cls, model, vae, classifier, class_name, guidance=None, latent_image=None) -> io.NodeOutput:
+        images = (latent_image or {}).get("batch_index")
+        return io.NodeOutput(*guide_model(model, classifier, class_lines(class_name), vae, guidance or DEFAULT, images))
+
+
+def _latent_input():
+    return io.Latent.Input(
+        "latent_image",
+        optional=True,
+        tooltip="Only for several class names and single images of a batch: the latent that goes into the sampler, "
+        "from Latent From Batch. Each image then keeps the class it had in the batch.",
+    )
 
 
 def _trace_output():
@@ -191,25 +223,33 @@ def _trace_output():
     )
 
 
-def sample(guider, latent: dict, run: Sampling, sampler_name: str, scheduler: str) -> dict:
-    """What ComfyUI's common_ksampler does, with our guider in place of CFGGuider."""
+def noise_levels(model, steps: int, sampler_name: str, scheduler: str, denoise: float = 1.0) -> torch.Tensor:
+    """The noise levels that ComfyUI's KSampler takes."""
+    options = model.load_device, sampler_name, scheduler, denoise, model.model_options
+    return comfy.samplers.KSampler(model, steps, *options).sigmas
+
+
+def sample(
+    guider, latent: dict, sigmas: torch.Tensor, sampler_name: str, steps: int, seed: int, add_noise: bool = True
+) -> dict:
+    """What ComfyUI's common_ksampler does, with our guider in place of CFGGuider. `steps`: of the whole run."""
     model = guider.model_patcher
     known = ("downscale_ratio_spacial", "downscale_ratio_temporal")
     ratios = [latent[k] for k in known if k in latent]
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"], *ratios)
-    noise = comfy.sample.prepare_noise(samples, run.seed, latent.get("batch_index"))
-    plan = comfy.samplers.KSampler(
-        model, run.steps, model.load_device, sampler_name, scheduler, run.denoise, model.model_options
-    )
+    if add_noise:
+        noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+    else:
+        noise = torch.zeros(samples.size(), dtype=samples.dtype, layout=samples.layout, device="cpu")
     result = guider.sample(
         noise,
         samples,
         comfy.samplers.sampler_object(sampler_name),
-        plan.sigmas,
+        sigmas,
         denoise_mask=latent.get("noise_mask"),
-        callback=latent_preview.prepare_callback(model, run.steps),
+        callback=latent_preview.prepare_callback(model, steps),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=run.seed,
+        seed=seed,
     )
     result = result.to(comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype())
     return {**{k: v for k, v in latent.items() if k not in known}, "samples": result}

@@ -9,14 +9,14 @@ import pytest
 from higfa_core.checking.settings import CheckSettings
 from higfa_core.commands.options import add_options, given
 from higfa_core.contour import ContourTransform, Extraction
-from higfa_core.guidance.settings import Guidance, NoiseLevels, Sampling
+from higfa_core.guidance.settings import Guidance, NoiseLevels, Sampling, SamplingPart
 from higfa_core.plans.rules import Rules
 from higfa_core.plans.settings import PlanSettings
 from higfa_core.settings import ADVANCED, HIDDEN, Setting, Settings, settings_of
 from higfa_core.training.settings import TrainOptions, TrainSettings
 
 DECLARED = (
-    *(Guidance, Sampling, NoiseLevels, CheckSettings, ContourTransform, Extraction),
+    *(Guidance, Sampling, SamplingPart, NoiseLevels, CheckSettings, ContourTransform, Extraction),
     *(TrainSettings, TrainOptions, PlanSettings, Rules),
 )
 

@@ -46,12 +46,14 @@ class Engine:
     Args:
         targets: from `read_targets`.
         vae: None where a tiny decoder is there.
+        images: the `batch_index` of the latent to sample; None where it has none.
     """
 
     classifier: FineGrainedClassifier
     targets: Targets
     vae: VAE | None
     settings: Guidance
+    images: Sequence[int] | None = None
 
     def plan(self, latent_format, shape: Sequence[int]) -> Plan:
         """What guides latents of that shape.
@@ -64,6 +66,6 @@ class Engine:
             raise ValueError(
                 f"HiGFA guides single images; this latent has shape {tuple(shape)} (video, audio or nested)."
             )
-        names, targets = self.targets.for_batch(shape[0])
+        names, targets = self.targets.for_batch(shape[0], self.images)
         side = max(image_size(latent_format, shape))
         return Plan(choose_decoder(self.settings.decoder, self.vae, latent_format, side), names, targets)

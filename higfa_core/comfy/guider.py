@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import comfy.samplers
 from comfy.model_patcher import ModelPatcher
@@ -34,6 +34,7 @@ class HiGFAGuider(comfy.samplers.CFGGuider):
         classifier: None for text and contour alone.
         class_names: targets, cycled over the batch; a line may be a mixture, see `read_targets`.
         vae: VAE for the pixels the classifier reads; may be None where a tiny decoder is there.
+        images: the `batch_index` of the latent to sample: each image keeps the target of its place in that batch.
 
     Raises:
         ValueError: unknown class, or a model that already carries classifier guidance. When sampling begins: nothing
@@ -47,6 +48,7 @@ class HiGFAGuider(comfy.samplers.CFGGuider):
         class_names: Iterable[str],
         vae: VAE | None,
         settings: Guidance,
+        images: Sequence[int] | None = None,
     ):
         if is_guided(model):
             raise ValueError(
@@ -56,7 +58,7 @@ class HiGFAGuider(comfy.samplers.CFGGuider):
         self.settings, self.slot = settings, TraceSlot()
         self.run: Run | None = None
         if classifier is not None:
-            engine = Engine(classifier, read_targets(list(class_names), classifier), vae, settings)
+            engine = Engine(classifier, read_targets(list(class_names), classifier), vae, settings, images)
             attach(engine, model, self.slot, _started)
         super().__init__(model)
 

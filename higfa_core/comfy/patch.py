@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
@@ -19,9 +19,14 @@ from .run import Run, add_to_run, attach, is_guided
 
 
 def guide_model(
-    model: ModelPatcher, classifier: FineGrainedClassifier, class_names: Iterable[str], vae: VAE, settings: Guidance
+    model: ModelPatcher,
+    classifier: FineGrainedClassifier,
+    class_names: Iterable[str],
+    vae: VAE,
+    settings: Guidance,
+    images: Sequence[int] | None = None,
 ) -> tuple[ModelPatcher, TraceSlot]:
-    """MODEL -> (guided clone, TraceSlot of its latest run).
+    """MODEL -> (guided clone, TraceSlot of its latest run); the arguments are those of HiGFAGuider.
 
     The step is added to what the guider predicts, after CFG and every patch of it. The guider's own weights are
     not ours to move: of the settings' modulation only the classifier's part acts.
@@ -43,5 +48,6 @@ def guide_model(
 
         add_to_run(guider, WrappersMP.PREDICT_NOISE, predict)
 
-    attach(Engine(classifier, read_targets(list(class_names), classifier), vae, settings), model, slot, started)
+    engine = Engine(classifier, read_targets(list(class_names), classifier), vae, settings, images)
+    attach(engine, model, slot, started)
     return model, slot

@@ -46,12 +46,14 @@ def attach(engine: Engine, model: ModelPatcher, slot: TraceSlot, started: Callab
         plan = engine.plan(guider.model_patcher.get_model_object("latent_format"), noise.shape)
         size = guidance_memory(engine.classifier, plan.decoder, engine.settings, noise.shape)
         add_to_run(guider, WrappersMP.PREPARE_SAMPLING, partial(load_with_room, size))
-        add_to_run(guider, WrappersMP.SAMPLER_SAMPLE, sample(plan, _continued(slot, noise, latent_image, sigmas)))
+        continued = _continued(slot, engine, plan, noise, latent_image, sigmas)
+        add_to_run(guider, WrappersMP.SAMPLER_SAMPLE, sample(plan, continued))
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
 
     def sample(plan: Plan, continued: Trace | None) -> Callable:
         def wrapper(executor, guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args):
             run = Run(engine, plan, guider, sigmas, noise.device, latent_image, denoise_mask, continued)
+            run.trace.seed = extra_args.get("seed") if torch.count_nonzero(noise) else continued and continued.seed
             slot.trace = run.trace
             started(guider, run)
             try:
@@ -66,10 +68,15 @@ def attach(engine: Engine, model: ModelPatcher, slot: TraceSlot, started: Callab
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, outer_sample)
 
 
-def _continued(slot: TraceSlot, noise: Tensor, latent_image: Tensor, sigmas: Tensor) -> Trace | None:
+def _continued(
+    slot: TraceSlot, engine: Engine, plan: Plan, noise: Tensor, latent_image: Tensor, sigmas: Tensor
+) -> Trace | None:
     """The run whose last latents these are, taken on without new noise at the level where it ended."""
     trace = None if torch.count_nonzero(noise) else slot.find(latent_image)
-    return trace if trace is not None and 0 < trace.sigmas[-1] == float(sigmas[0]) else None
+    if trace is None or not 0 < trace.sigmas[-1] == float(sigmas[0]):
+        return None
+    given = trace.targets, trace.settings, trace.classifier
+    return trace if given == (plan.names, asdict(engine.settings), engine.classifier.source) else None
 
 
 def add_to_run(guider: CFGGuider, kind: str, wrapper: Callable) -> None:
@@ -112,6 +119,8 @@ class Run:
         on, off = self.window.sigma_on, self.window.sigma_off
         trace = Trace(self.sigmas.tolist(), steps, self.plan.names, (on, off), settings.interval, asdict(settings))
         trace.classifier, trace.class_names = classifier.source, list(classifier.class_names)
+        images = self.engine.images
+        trace.images = list(range(len(self.plan.names)) if images is None else images)
         return trace
 
     def warn(self, text: str) -> None:

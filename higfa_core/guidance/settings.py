@@ -144,7 +144,27 @@ class Sampling(Settings):
     denoise: float = Setting(1.0, 0, 1, step=0.01).help("Below 1 the structure of the latent is kept (image to image).")
 
 
-(CFG,) = settings_of(Sampling, "cfg")
+SEED, STEPS, CFG = settings_of(Sampling, "seed", "steps", "cfg")
+
+
+@dataclass(frozen=True)
+class SamplingPart(Settings):
+    """Which part of a run a sampler makes, as KSampler (Advanced) asks for it."""
+
+    add_noise: str = Setting("enable", choices=("enable", "disable"), tier=ADVANCED).help(
+        "enable: add the noise of noise_seed to the latent. disable: it holds its noise already, from another sampler."
+    )
+    noise_seed: int = SEED.help(SEED.text)
+    steps: int = STEPS.help("Number of denoising steps of the whole run.")
+    cfg: float = CFG.help(CFG.text)
+    start_at_step: int = Setting(0, 0, 10_000, tier=ADVANCED).help("Steps before this one are not run.")
+    end_at_step: int = Setting(10_000, 0, 10_000, tier=ADVANCED).help("This step and those after it are not run.")
+    return_with_leftover_noise: str = Setting("disable", choices=("disable", "enable"), tier=ADVANCED).help(
+        "disable: the last step removes all noise. enable: what noise is left stays in the latent, for the sampler "
+        "that goes on."
+    )
+
+
 START, END = settings_of(Guidance, "start_percent", "end_sigma")
 
 

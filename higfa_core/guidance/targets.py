@@ -4,6 +4,7 @@ Mixtures follow Diff-Mix (CVPR 2024), which labels an image between two classes 
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,22 +19,26 @@ class Targets:
     names: tuple[str, ...]
     weights: tuple[tuple[float, ...], ...]
 
-    def for_batch(self, batch: int) -> tuple[list[str], torch.Tensor]:
+    def for_batch(self, batch: int, images: Sequence[int] | None = None) -> tuple[list[str], torch.Tensor]:
         """Targets cycled over a batch: names, and weights [B, K] on the CPU.
 
+        Args:
+            images: the place of each image in the batch that it was taken from, as the `batch_index` of a latent tells
+                it: each keeps the target it had there. None for a whole batch.
+
         Raises:
-            ValueError: the batch is not a multiple of the number of targets.
+            ValueError: the batch is not a multiple of the number of targets, or `images` is of another batch.
         """
         count = len(self.names)
-        if batch % count:
-            below = batch // count * count
-            sizes = f"{below} or {below + count}" if below else str(count)
+        if images is None and batch % count:
+            raise ValueError(_misfit(count, batch))
+        if images is not None and len(images) != batch:
             raise ValueError(
-                f"{count} class names for a batch of {batch}: they are cycled, so set batch_size to {sizes}, "
-                f"or give 1 or {batch} lines."
+                f"The batch_index of the latent lists {len(images)} images, and {batch} are sampled: connect the "
+                "latent that goes into the sampler."
             )
-        rows = [self.weights[i % count] for i in range(batch)]
-        return [self.names[i % count] for i in range(batch)], torch.tensor(rows)
+        places = [place % count for place in (range(batch) if images is None else images)]
+        return [self.names[place] for place in places], torch.tensor([self.weights[place] for place in places])
 
 
 def read_targets(lines: list[str], classifier) -> Targets:
@@ -47,6 +52,20 @@ def read_targets(lines: list[str], classifier) -> Targets:
     if not lines:
         raise ValueError("class_name is empty. Name the class the image must show, as the classifier names it.")
     return Targets(tuple(lines), tuple(_weights(line, classifier) for line in lines))
+
+
+def _misfit(count: int, batch: int) -> str:
+    if batch == 1:
+        return (
+            f"{count} class names for a batch of 1: an image shows one class, so give 1 line (a mixture stands on one "
+            f"line, as in {EXAMPLE!r}), or set batch_size to {count}."
+        )
+    below = batch // count * count
+    sizes = f"{below} or {below + count}" if below else str(count)
+    return (
+        f"{count} class names for a batch of {batch}: they are cycled, so set batch_size to {sizes}, or give 1 or "
+        f"{batch} lines."
+    )
 
 
 def class_lines(text: str) -> list[str]:

@@ -51,6 +51,8 @@ class Trace:
     calls: list[Call] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     model_calls: int = 0
+    seed: int | None = None  # of the noise; None where the sampler was told none
+    images: list[int] = field(default_factory=list)  # each image's place in the batch that the seed draws
     unusable: dict[str, Any] = field(default_factory=dict)  # why -> evaluations without a step [B]; a list at the end
     classifier_seconds: float | None = 0.0  # None where the device does not tell
     seconds: float = 0.0
@@ -62,6 +64,11 @@ class Trace:
     def probability(self) -> list[float]:
         """Calibrated probability of the target at the last evaluation, one per image; empty if none was made."""
         return [float(p) for p in self.calls[-1].probability] if self.calls else []
+
+    @property
+    def noise(self) -> list[tuple[int, int]] | None:
+        """(seed, place in the batch) of each image's noise; None where the seed is not known."""
+        return None if self.seed is None else [(self.seed, place) for place in self.images]
 
     @property
     def evaluations(self) -> int:

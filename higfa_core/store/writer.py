@@ -79,6 +79,7 @@ def export_images(
     rules: Rules = Rules(),
     transform: Sequence[Mapping] | None = None,
     guidance: object = None,
+    noise: Sequence[tuple[int, int]] | None = None,
     workflow: str = "",
     versions: Mapping[str, str] | None = None,
     image_format: str = "png",
@@ -92,8 +93,9 @@ def export_images(
     and the dataset has no fixed labels. `contour` [1 or B, h, w, 3] and `mask` [1 or B, h, w] belong to the images;
     agreement is measured inside the mask. A mask from a file is stored, and gives the box if the job has none.
     `transform` holds one entry, or one per image; it, `guidance` and `versions` (plain values) go into the rows,
-    `metadata` into PNG text chunks. `workflow`: the `..workflow.digest` of what made the images. `check` is called
-    before each file and may raise to stop. All input is checked before the first write (ValueError).
+    `metadata` into PNG text chunks. `noise`: for each image the seed of its noise and its place in the batch that the
+    seed draws, for the row and the text chunks. `workflow`: the `..workflow.digest` of what made the images. `check` is
+    called before each file and may raise to stop. All input is checked before the first write (ValueError).
     """
     if job is not None and class_name and matching_key(class_name) != matching_key(job.class_name):
         raise ValueError(f"class_name {class_name!r} is not the job's {job.class_name!r}. Leave it empty.")
@@ -116,7 +118,9 @@ def export_images(
             for row, found in zip(scores, classifier_scores(images, class_name, network, prefix), strict=True):
                 row.update(found)
     verdicts = [rules.judge(row) for row in scores]
-    pictures = [encode_image(part, image_format, metadata) for part in pixels]
+    drawn = [{"noise_seed": seed, "noise_index": index} for seed, index in noise] if noise else [{}] * count
+    texts = [{**metadata, **({"higfa": canonical_json(one)} if one else {})} if metadata else None for one in drawn]
+    pictures = [encode_image(part, image_format, text) for part, text in zip(pixels, texts, strict=True)]
     check()
     manifest = open_manifest(folder)
     classes = _start(manifest, class_name, job)
@@ -132,7 +136,7 @@ def export_images(
         row |= {"accepted": verdict.accepted, "reason": verdict.reason, "scores": scores[i], "rules": rules.given()}
         row |= {"width": images.shape[2], "height": images.shape[1], **_provenance(job), "workflow": workflow}
         row |= {"box": _box(job, transforms[i], masks[i], images.shape), "mask": None}
-        row |= {"transform": transforms[i], "guidance": guidance, "versions": dict(versions or {})}
+        row |= {"transform": transforms[i], "guidance": guidance, "versions": dict(versions or {}), **drawn[i]}
         row["created"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
         extra = {}
         if (own := masks[i]) is not None:

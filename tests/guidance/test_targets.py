@@ -68,6 +68,22 @@ def test_cycled_over_the_batch():
     assert torch.equal(rows.argmax(1), torch.tensor([0, 1, 0, 1]))
 
 
+def test_images_taken_out_of_a_batch_keep_their_targets():
+    targets = read_targets(["Crow", "Raven", "Jay | blue"], CLASSIFIER)
+    names, rows = targets.for_batch(2, [4, 2])
+    assert names == ["Raven", "Jay | blue"] and rows.argmax(1).tolist() == [1, 2]
+    assert targets.for_batch(3, [0, 1, 2])[0] == targets.for_batch(3)[0]
+    with pytest.raises(ValueError, match="lists 2 images, and 3 are sampled: connect the latent"):
+        targets.for_batch(3, [4, 2])
+
+
+def test_more_lines_than_one_for_one_image():
+    with pytest.raises(ValueError) as error:
+        read_targets(["Crow", "Raven"], CLASSIFIER).for_batch(1)
+    assert "2 class names for a batch of 1" in str(error.value) and "give 1 line (" in str(error.value)
+    assert str(error.value).endswith("or set batch_size to 2.")
+
+
 @pytest.mark.parametrize("count, batch, sizes", [(2, 3, "2 or 4"), (3, 2, "to 3"), (3, 7, "6 or 9")])
 def test_batch_that_does_not_fit(count, batch, sizes):
     targets = read_targets(list(NAMES[:count]), CLASSIFIER)
