@@ -195,5 +195,5 @@ def test_a_job_that_is_something_else(text):
 def test_a_line_of_held_out_that_cannot_be_meant(made, tmp_path, line):
     shutil.copytree(made / "real", tmp_path / "real")
     (tmp_path / "real" / "held_out.txt").write_text(f"a/0.png\n{line}\n")
-    with pytest.raises(ValueError, match=r"held_out.txt.*correct"):
+    with pytest.raises(ValueError, match=r"held_out.txt.*Correct"):
         read_dataset(tmp_path / "real")
