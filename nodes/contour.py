@@ -110,7 +110,7 @@ class TransformContour(io.ComfyNode):
 
 def _pixels(name: str, tooltip: str) -> io.Int.Input:
     tooltip += " Contours of another shape lose their sides in a ControlNet; here the object stays in the frame."
-    return io.Int.Input(name, default=0, min=0, max=16384, step=8, optional=True, tooltip=tooltip)
+    return io.Int.Input(name, default=0, min=0, max=16384, step=8, optional=True, advanced=True, tooltip=tooltip)
 
 
 NODES = [ExtractContour, TransformContour]

@@ -18,7 +18,7 @@ import pytest
 from .server.server import running_server
 from .sources.layouts.miniatures import BUILDERS
 
-SERVER = "tests/server/"  # one process for the folder, so that there is one server
+TOGETHER = ("tests/server/", "tests/page/")  # one process for each folder, so that each has one server
 MARKS = ("comfy", "slow")
 ROOT = Path(__file__).resolve().parent.parent
 LOADED = ("__init__.py", "pyproject.toml", "nodes", "higfa_core", "web", "workflows")
@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items):
     first = {item.path: 0 for item in items}
     for item in items:
         weight = sum(2**place for place, mark in enumerate(MARKS) if item.get_closest_marker(mark))
-        first[item.path] = max(first[item.path], 4 if item.nodeid.startswith(SERVER) else weight)
+        first[item.path] = max(first[item.path], 4 if item.nodeid.startswith(TOGETHER) else weight)
     items.sort(key=lambda item: -first[item.path])
 
 
@@ -43,7 +43,7 @@ def pytest_xdist_make_scheduler(config, log):
 
     class ByFileAndServer(LoadFileScheduling):
         def _split_scope(self, nodeid):
-            return SERVER if nodeid.startswith(SERVER) else super()._split_scope(nodeid)
+            return next(filter(nodeid.startswith, TOGETHER), None) or super()._split_scope(nodeid)
 
     config.option.loadscopereorder = False  # keep the order given above
     return ByFileAndServer(config, log)
@@ -112,7 +112,7 @@ def pack(core_nodes, tmp_path_factory) -> SimpleNamespace:
 
 @pytest.fixture(scope="session")
 def server(comfyui_path, tmp_path_factory):
-    """A running ComfyUI with this pack: .url, .base, .log, .get(path), .log_text(). Its tests belong in `SERVER`."""
+    """A running ComfyUI with this pack: .url, .base, .log, .get(path), .log_text(). Its tests belong in `TOGETHER`."""
     with running_server(comfyui_path, tmp_path_factory.mktemp("server")) as running:
         yield running
 

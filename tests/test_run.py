@@ -3,11 +3,13 @@
 import io
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import tarfile
 import urllib.request
+import zipfile
 
 import pytest
 
@@ -393,6 +395,7 @@ def called(tmp_path, monkeypatch):
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(run, "setup", lambda: newest)
+    monkeypatch.setattr(run, "has_browser", lambda: False)
     monkeypatch.setattr(run, "install", lambda requirements: called.append((requirements, None)))
     monkeypatch.setattr(run, "call", call)
     monkeypatch.setattr(run, "fetch_comfyui", lambda release, target: called.append((release, target.name)))
@@ -407,6 +410,31 @@ def test_everything_runs_and_on_the_oldest_comfyui_what_can_differ(called, capsy
     assert called[4] == ("0.18.0", "ComfyUI-0.18.0")
     assert called[5][1] == "ComfyUI-0.18.0" and "-m comfy and releases" in called[5][0]
     assert capsys.readouterr().out.endswith("failed: pytest on the oldest ComfyUI\n")
+
+
+def test_where_there_is_a_browser_its_driver_and_a_newer_front_end_are_fetched(called, monkeypatch, tmp_path):
+    monkeypatch.delenv("HIGFA_FRONT_END", raising=False)
+    monkeypatch.setattr(run, "has_browser", lambda: True)
+    monkeypatch.setattr(run, "fetch_front_end", lambda: tmp_path / "front-end")
+    run.test(["tests/page"])
+    assert called[0] == (run.READERS + run.DRIVER, None)
+    assert os.environ.pop("HIGFA_FRONT_END") == str(tmp_path / "front-end")
+
+
+def test_only_the_known_front_end_is_unpacked(monkeypatch, tmp_path):
+    monkeypatch.setattr(run, "STATE", tmp_path)
+    wheel = tmp_path / "dl" / "comfyui_frontend_package-9.9-py3-none-any.whl"
+    wheel.parent.mkdir()
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("comfyui_frontend_package/static/index.html", "a page")
+    monkeypatch.setattr(run, "FRONT_END", ("9.9", run.file_sha256(wheel)))
+    assert (run.fetch_front_end() / "index.html").read_text() == "a page"
+
+    shutil.rmtree(tmp_path / "front-end-9.9")
+    monkeypatch.setattr(run, "FRONT_END", ("9.9", "0" * 64))
+    with pytest.raises(run.SetupError, match="has the SHA-256 .*, expected 0000"):
+        run.fetch_front_end()
+    assert not wheel.exists() and not (tmp_path / "front-end-9.9").exists()
 
 
 def test_the_fast_loop_leaves_out_comfyui_and_what_is_slow(called, capsys):

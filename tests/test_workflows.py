@@ -1,4 +1,4 @@
-"""Both shipped workflows, in the form the canvas opens and in the form the server runs, against real definitions."""
+"""The shipped workflows, in the form the canvas opens and in the form the server runs, against real definitions."""
 
 import itertools
 import json
@@ -12,6 +12,10 @@ NAMES = sorted({"controlnet_augment", "miniature_augment"} | {path.stem for path
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 FILES = ("ckpt_name", "control_net_name", "classifier_name")  # options are the files of this machine
 AFTER_GENERATE = ("fixed", "increment", "decrement", "randomize")
+INPUT, OUTPUT = -10, -20  # the borders of a sub-graph, as its links name them
+MOST_BOXES = 12
+READABLE = 8 / 12  # text of 12 pixels is readable from there on; the page fits a template into 75 % of the window
+LARGEST = (0.75 * 1280 / READABLE - 20, 0.75 * 800 / READABLE - 20)
 TITLE_HEIGHT = 30  # LiteGraph draws the title above `pos`
 ABSOLUTE_PATH = re.compile(r"(?:^|[\s\"'`(=])(?:/\w|~/|[A-Za-z]:[\\/]|\\\\)")
 
@@ -33,8 +37,56 @@ def definitions(core_nodes, pack) -> dict:
     return {**core_nodes, **pack.nodes}
 
 
+def subgraphs(canvas) -> dict[str, dict]:
+    return {inner["id"]: inner for inner in canvas.get("definitions", {}).get("subgraphs", [])}
+
+
+def boxes(canvas) -> list[dict]:
+    """The nodes of the first level that are nodes of ComfyUI, not notes or sub-graphs."""
+    return [node for node in canvas["nodes"] if node["type"] not in {"MarkdownNote", *subgraphs(canvas)}]
+
+
 def executed(canvas) -> list[dict]:
-    return [node for node in canvas["nodes"] if node["type"] != "MarkdownNote"]
+    """The nodes that run: those of the first level and those inside sub-graphs."""
+    return boxes(canvas) + [node for inner in subgraphs(canvas).values() for node in inner["nodes"]]
+
+
+def sources(canvas) -> dict[tuple[int, str], tuple]:
+    """(node, input) -> ("link", node, slot), across sub-graphs, or ("value", of the sub-graph's widget)."""
+    outer = {link[0]: (link[1], link[2]) for link in canvas["links"]}
+    hosts = {node["id"]: node for node in canvas["nodes"] if node["type"] in subgraphs(canvas)}
+
+    def leaves(origin, slot):
+        """Where a link of the first level begins, inside a sub-graph if need be."""
+        if origin not in hosts:
+            return origin, slot
+        links = subgraphs(canvas)[hosts[origin]["type"]]["links"]
+        (found,) = [x for x in links if x["target_id"] == OUTPUT and x["target_slot"] == slot]
+        return found["origin_id"], found["origin_slot"]
+
+    def enters(host, slot):
+        given = host["inputs"][slot]
+        if given["link"] is not None:
+            return "link", *leaves(*outer[given["link"]])
+        widgets = [item["name"] for item in host["inputs"] if "widget" in item]
+        return "value", dict(zip(widgets, host["widgets_values"], strict=True))[given["name"]]
+
+    found = {}
+    for node in boxes(canvas):
+        for slot in node["inputs"]:
+            if slot["link"] is not None:
+                found[node["id"], slot["name"]] = "link", *leaves(*outer[slot["link"]])
+    for host in hosts.values():
+        inner = subgraphs(canvas)[host["type"]]
+        for link in inner["links"]:
+            if link["target_id"] == OUTPUT:
+                continue
+            (node,) = [node for node in inner["nodes"] if node["id"] == link["target_id"]]
+            within = link["origin_id"] != INPUT
+            origin = link["origin_id"], link["origin_slot"]
+            name = node["inputs"][link["target_slot"]]["name"]
+            found[node["id"], name] = ("link", *origin) if within else enters(host, link["origin_slot"])
+    return found
 
 
 def schema(node_class) -> dict[str, tuple[str, dict]]:
@@ -63,13 +115,14 @@ def widgets(node_class) -> list[tuple[str, str, dict]]:
 
 def as_api(canvas, definitions) -> dict:
     """What the canvas would send to the server: values of the widgets, overruled by links."""
-    links = {link[0]: [str(link[1]), link[2]] for link in canvas["links"]}
-    prompt = {}
+    given, prompt = sources(canvas), {}
     for node in executed(canvas):
         names = [name for name, *_ in widgets(definitions[node["type"]])]
-        values = dict(zip(names, node["widgets_values"]))
+        values = dict(zip(names, node.get("widgets_values", [])))
         inputs = {key: value for key, value in values.items() if not key.endswith(": after generate")}
-        inputs |= {slot["name"]: links[slot["link"]] for slot in node["inputs"] if slot["link"] is not None}
+        for (owner, name), (kind, *source) in given.items():
+            if owner == node["id"]:
+                inputs[name] = [str(source[0]), source[1]] if kind == "link" else source[0]
         prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
     return prompt
 
@@ -116,8 +169,8 @@ def test_canvas_and_api_say_the_same(canvas, api, definitions):
 def test_widget_values_are_as_many_as_the_widgets_and_legal(canvas, definitions):
     for node in executed(canvas):
         expected = widgets(definitions[node["type"]])
-        assert len(node["widgets_values"]) == len(expected), (node["type"], [name for name, *_ in expected])
-        for (name, kind, options), value in zip(expected, node["widgets_values"]):
+        assert len(node.get("widgets_values", [])) == len(expected), (node["type"], [name for name, *_ in expected])
+        for (name, kind, options), value in zip(expected, node.get("widgets_values", [])):
             assert name in FILES or is_legal(kind, options, value), (node["type"], name, value)
 
 
@@ -139,10 +192,12 @@ def test_slots_are_those_of_the_definitions(canvas, definitions):
 def test_links_agree_at_both_ends(canvas, definitions):
     nodes = {node["id"]: node for node in canvas["nodes"]}
     assert len(nodes) == len(canvas["nodes"]) and max(nodes) <= canvas["last_node_id"]
+    hosts = subgraphs(canvas)
     outgoing, incoming = [], []
     for link, origin, origin_slot, target, target_slot, kind in canvas["links"]:
         assert link <= canvas["last_link_id"]
-        assert definitions[nodes[origin]["type"]].RETURN_TYPES[origin_slot] == kind
+        if nodes[origin]["type"] not in hosts:
+            assert definitions[nodes[origin]["type"]].RETURN_TYPES[origin_slot] == kind
         assert nodes[origin]["outputs"][origin_slot]["type"] == kind
         assert nodes[target]["inputs"][target_slot]["type"] in (kind, "*")
         outgoing.append((link, origin, origin_slot))
@@ -163,7 +218,7 @@ def test_links_agree_at_both_ends(canvas, definitions):
 
 def box(node) -> tuple[float, float, float, float]:
     (x, y), (width, height) = node["pos"], node["size"]
-    return x, y - TITLE_HEIGHT, x + width, y + height
+    return x, y - TITLE_HEIGHT, x + width, y + (0 if node["flags"].get("collapsed") else height)
 
 
 def overlap(a, b) -> bool:
@@ -171,22 +226,15 @@ def overlap(a, b) -> bool:
 
 
 def test_nothing_lies_on_anything_else(canvas):
-    for one, other in itertools.combinations(canvas["nodes"], 2):
-        assert not overlap(box(one), box(other)), (one["type"], other["type"])
-    frames = [(x, y, x + width, y + height) for x, y, width, height in (g["bounding"] for g in canvas["groups"])]
-    assert not any(overlap(one, other) for one, other in itertools.combinations(frames, 2))
+    for level in (canvas, *subgraphs(canvas).values()):
+        for one, other in itertools.combinations(level["nodes"], 2):
+            assert not overlap(box(one), box(other)), (one["type"], other["type"])
 
 
-def test_every_node_lies_in_a_group(canvas):
-    for node in canvas["nodes"]:
-        left, top, right, bottom = box(node)
-        inside = [
-            group["title"]
-            for group in canvas["groups"]
-            for x, y, width, height in [group["bounding"]]
-            if x <= left and y <= top and right <= x + width and bottom <= y + height
-        ]
-        assert len(inside) == 1, (node["type"], inside)
+def test_the_first_level_is_small_enough_to_be_read(canvas):
+    left, top, right, bottom = zip(*map(box, canvas["nodes"]))
+    assert len(canvas["nodes"]) <= MOST_BOXES
+    assert max(right) - min(left) <= LARGEST[0] and max(bottom) - min(top) <= LARGEST[1]
 
 
 def test_one_note_explains_the_workflow_and_names_what_it_talks_about(canvas, api):

@@ -28,7 +28,9 @@ class ContourTransform(Settings):
     scale_max: float = Setting(1.2, 0.1, 4, step=0.01).help(
         "Largest size factor. An object that would leave the frame grows less."
     )
-    translation: float = Setting(0.1, 0, 1, step=0.005).help("Largest shift, as a fraction of width and height.")
+    translation: float = Setting(0.1, 0, 1, step=0.005, tier=ADVANCED).help(
+        "Largest shift, as a fraction of width and height."
+    )
     perspective: float = Setting(0.0, 0, 0.25, step=0.005, tier=ADVANCED, usual="0 to 0.1").help(
         "Largest shift of each corner, as a fraction of width and height. Changes proportions: keep it small where "
         "they tell classes apart."

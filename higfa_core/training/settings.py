@@ -53,7 +53,7 @@ class TrainSettings(Settings):
     precision: str = Setting("auto", choices=("auto", "float32", "bfloat16"), tier=HIDDEN).help(
         "Number format of the training. auto: bfloat16 on a GPU that supports it (NVIDIA's since 2020), else float32."
     )
-    seed: int = Setting(0, 0, 2**31 - 1).help(
+    seed: int = Setting(0, 0, 2**31 - 1, tier=ADVANCED).help(
         "The same seed, images, settings and machine give the same file (on a GPU: see the help page). The images held "
         "out are the same for every seed."
     )
@@ -85,7 +85,7 @@ class TrainOptions(Settings):
         "Also train an independent judge with another architecture and seed, saved as <file_name>.judge.safetensors. "
         "What guided the images must not also rate them."
     )
-    overwrite: bool = Setting(False).help("Replace the file if it exists.")
+    overwrite: bool = Setting(False, tier=ADVANCED).help("Replace the file if it exists.")
     validation_share: float = Setting(0.2, 0, 0.9, step=0.05, tier=ADVANCED).help(
         "Share of each class held out, where there is no val folder and no held_out.txt: to stop, to choose and to "
         "calibrate. 0: all images are trained on, and nothing is calibrated."

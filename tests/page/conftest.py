@@ -1,0 +1,125 @@
+"""A real browser on a real server: one of each for all tests of the page, in both front ends and both renderers.
+
+HIGFA_FRONT_END names the folder of a second, newer front end (`python run.py test` fetches one); its files then take
+the place of those that ComfyUI serves, as its option --front-end-root does. Screenshots go to .higfa/screenshots.
+"""
+
+import json
+import os
+import shutil
+import urllib.request
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+import run
+
+from ..conftest import ROOT
+
+SCREENSHOTS = ROOT / ".higfa" / "screenshots"
+WORKFLOWS = ROOT / "workflows"
+SHIPPED, NEWER = "shipped", "newer"
+CLASSIC, NODES_2 = "classic", "nodes2"
+OPEN = """async ([name, workflow]) => {
+    await app.loadGraphData(workflow, true, true, name, {openSource: 'template'});
+    await new Promise(done => setTimeout(done, 300));
+}"""
+RENDER = "nodes2 => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', nodes2)"
+
+
+@pytest.fixture(scope="session")
+def browser():
+    found = next(filter(None, map(shutil.which, run.BROWSERS)), None)
+    if found is None:
+        pytest.skip("no Chromium on PATH: to test the page, install it (for instance: apt-get install chromium)")
+    api = pytest.importorskip(
+        "playwright.sync_api", reason="no playwright: run `python run.py test`, which installs it"
+    )
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@dataclass
+class View:
+    """A page that shows ComfyUI: `front_end` is shipped or newer, `renderer` classic or nodes2."""
+
+    page: object
+    server: object
+    front_end: str
+    renderer: str
+
+    def open(self, name: str, workflow: dict | None = None) -> None:
+        """Open a template as the template browser does."""
+        workflow = workflow or json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8"))
+        self.page.evaluate(OPEN, [name, workflow])
+
+    def shot(self, name: str) -> None:
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SCREENSHOTS / f"{name}-{self.front_end}-{self.renderer}.png")
+
+    def run(self) -> None:
+        self.page.get_by_test_id("queue-button").first.click()
+
+    def until(self, condition: str, argument=None, seconds: float = 90) -> None:
+        """Wait until a JavaScript expression is true."""
+        self.page.wait_for_function(condition, arg=argument, timeout=1000 * seconds)
+
+
+@pytest.fixture(scope="session")
+def pages(browser, server):
+    """Front end -> a page that shows it, opened when first asked for and kept."""
+    opened = {}
+    set_up(server, {"Comfy.TutorialCompleted": True})
+
+    def page_of(front_end: str, folder: str | None):
+        if front_end not in opened:
+            opened[front_end] = new_page(browser, server, folder)
+        return opened[front_end]
+
+    return page_of
+
+
+@pytest.fixture(scope="session", params=product((SHIPPED, NEWER), (CLASSIC, NODES_2)), ids="-".join)
+def view(request, pages, server):
+    front_end, renderer = request.param
+    folder = os.environ.get("HIGFA_FRONT_END") if front_end == NEWER else None
+    if front_end == NEWER and not folder:
+        pytest.skip("HIGFA_FRONT_END names no second front end: `python run.py test` fetches one")
+    page = pages(front_end, folder)
+    page.evaluate(RENDER, renderer == NODES_2)
+    return View(page, server, front_end, renderer)
+
+
+def new_page(browser, server, folder: str | None):
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.set_default_timeout(60_000)
+    if folder:
+        serve_from(page, Path(folder), server.url)
+    page.goto(server.url)
+    page.get_by_test_id("queue-button").first.wait_for()
+    page.wait_for_function("app.canvas?.graph && app.extensions.some(extension => extension.name === 'HiGFA')")
+    return page
+
+
+def set_up(server, settings: dict) -> None:
+    for name, value in settings.items():
+        request = urllib.request.Request(f"{server.url}/settings/{name}", json.dumps(value).encode(), method="POST")
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30).close()
+
+
+def serve_from(page, folder: Path, url: str) -> None:
+    """Answer what the browser asks for from a folder where there is such a file, else from the server."""
+
+    def answer(route, request):
+        path = request.url.removeprefix(url).split("?")[0].lstrip("/") or "index.html"
+        file = folder / path
+        if file.is_file():
+            route.fulfill(path=file)
+        else:
+            route.fallback()
+
+    page.route(f"{url}/**", answer)
