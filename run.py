@@ -50,6 +50,7 @@ TORCH = ["torch==2.14.1", "torchvision==0.29.1", "torchaudio==2.11.0"]
 TOOLS = [
     "pytest>=8",
     "pytest-xdist>=3.6",
+    "hypothesis>=6.100",  # draws the inputs of tests/fuzz
     "coverage>=7.10",  # the first to measure what tests start as processes of their own
     "ruff==0.17.6",  # exact: another release formats differently
     "import-linter>=2.1",

@@ -49,6 +49,8 @@ def listed(labels: Mapping | Sequence | None) -> list[str] | None:
 
     Public models repeat names (ImageNet has two cranes): those get their number, "crane (134)".
     """
+    if not isinstance(labels or (), (Mapping, list, tuple)):
+        raise ValueError(f"the labels must be a list or an object, got {str(labels)[:80]!r}")
     if isinstance(labels, Mapping):
         if sorted(map(str, labels), key=_number) != [str(i) for i in range(len(labels))]:
             raise ValueError(f"the labels are not numbered 0 to {len(labels) - 1}: {', '.join(map(str, labels))[:80]}")

@@ -9,11 +9,14 @@ import math
 from dataclasses import asdict, dataclass
 
 import cv2
+import msgspec
 import numpy as np
 import torch
 
 from .planes import thicken
 
+MAX_SIDE = 16384  # pixels, as in ComfyUI
+LARGEST_CONDITION = 1e12
 INTERPOLATIONS = {"auto": cv2.INTER_LINEAR, "linear": cv2.INTER_LINEAR, "nearest": cv2.INTER_NEAREST}
 
 
@@ -47,8 +50,32 @@ class TransformParams:
 
     @classmethod
     def from_dict(cls, values: dict) -> TransformParams:
-        """The object that `to_dict` described, for instance a row of a manifest."""
-        return cls(**{**values, "matrix": tuple(tuple(map(float, row)) for row in values["matrix"])})
+        """The object that `to_dict` described, for instance a row of a manifest. ValueError for anything else."""
+        try:
+            params = msgspec.convert(values, cls)
+        except (msgspec.ValidationError, UnicodeEncodeError) as error:  # the latter: half a character
+            raise ValueError(f"No parameters of a transform ({error}): {str(values)[:80]!r}") from None
+        if flaw := params.flaw():
+            raise ValueError(f"No parameters of a transform: {flaw}")
+        return params
+
+    def flaw(self) -> str:
+        """What makes the warp impossible; empty when nothing does."""
+        sides = (self.height, self.width, *self.source_size)
+        if not all(1 <= side <= MAX_SIDE for side in sides):
+            return f"sides must be 1 to {MAX_SIDE} pixels, got {sides}"
+        if not (0 <= self.elastic <= 1 and 0.01 <= self.smoothness <= 1 and 0 <= self.elastic_seed < 2**64):
+            given = (self.elastic, self.smoothness, self.elastic_seed)
+            return f"elastic must be in 0..1, smoothness in 0.01..1 and elastic_seed not negative, got {given}"
+        if [len(row) for row in self.matrix] != [3, 3, 3]:
+            return f"matrix must be 3 x 3, got {self.matrix}"
+        matrix, (height, width) = np.array(self.matrix), self.source_size
+        if not np.isfinite(matrix).all() or np.linalg.cond(matrix) > LARGEST_CONDITION:
+            return f"matrix must be finite and invertible, got {self.matrix}"
+        depth = matrix[2] @ [[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]]
+        if not (depth > 0).all():
+            return f"matrix would put a corner of the image behind its horizon, got {self.matrix}"
+        return ""
 
 
 def transform_points(points, params: TransformParams) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,8 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import default_loader
+
+from ..files.records import MixedLists, read_as
 
 Sample = tuple[str, int]
 
@@ -50,14 +51,17 @@ class MixedDataset(Dataset):
         file unless given. `classes` of the result are the names in label order.
         """
         mix = Path(mix)
-        about = json.loads(mix.read_text("utf-8"))
-        here, base = mix.parent, mix.parent / about["root"] if root is None else Path(root)
-        pairs = {str(base / path): [str(here / other) for other in found] for path, found in about["pairs"].items()}
-        real = [(str(base / path), label) for path, label in about["labels"].items()]
+        try:
+            about = read_as(MixedLists, mix.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{mix} is damaged ({error}). Export the dataset again.") from error
+        here, base = mix.parent, mix.parent / about.root if root is None else Path(root)
+        pairs = {str(base / path): [str(here / other) for other in found] for path, found in about.pairs.items()}
+        real = [(str(base / path), label) for path, label in about.labels.items()]
         if missing := [path for path, _ in real[:1] if not Path(path).is_file()]:
             raise ValueError(f"Real image {missing[0]} is missing. Give root, the folder where they are now.")
-        mixed = cls(real, pairs, **{"probability": about["probability"], **options})
-        mixed.classes = tuple(about["classes"])
+        mixed = cls(real, pairs, **{"probability": about.probability, **options})
+        mixed.classes = tuple(about.classes)
         return mixed
 
     def __len__(self) -> int:

@@ -167,6 +167,21 @@ class DatasetInfo(Struct):
     rules: dict[str, float | bool] | None = None
 
 
+class MixedLists(Struct):
+    """`mix.json`: real images with their labels, and the synthetic ones that may stand in for each."""
+
+    probability: Annotated[float, Meta(ge=0, le=1)]
+    classes: list[str]
+    root: str
+    labels: dict[str, int]
+    pairs: dict[str, list[str]]
+
+    def __post_init__(self):
+        places = [*self.labels, *self.pairs, *(path for found in self.pairs.values() for path in found)]
+        if flawed := next(filter(leads_out, places), None):
+            raise ValueError(f"the path {flawed!r} leads out of its folder")
+
+
 _ROW = msgspec.json.Decoder(Row)
 ROW_FIELDS = tuple(field.name for field in msgspec.structs.fields(Row) if field.required)
 

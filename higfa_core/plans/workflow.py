@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
@@ -36,6 +35,7 @@ def check_workflow(graph: object) -> None:
         raise ValueError("Connect images to Export Dataset")
     if job not in needed(graph, str(graph[export]["inputs"]["images"][0])):
         raise ValueError("The images of Export Dataset do not depend on Dataset Job: all jobs would be alike")
+    digest(graph, export)  # raises for links that lead nowhere, or round in a circle
 
 
 def digest(graph: Graph, export: str) -> str:
@@ -45,7 +45,10 @@ def digest(graph: Graph, export: str) -> str:
     in the workflow do not count, nor do the values of Dataset Job (they are in the job's own key).
     """
     link = graph[export]["inputs"].get("images")
-    return _hash(_describe(graph, link, {})) if is_link(link) else ""
+    try:
+        return json_sha256(_describe(graph, link, {})) if is_link(link) else ""
+    except RecursionError:
+        raise ValueError("The workflow's nodes form a circle, or a value is nested too deep. Correct it.") from None
 
 
 def image_key(job_key: str, workflow: str) -> str:
@@ -55,9 +58,11 @@ def image_key(job_key: str, workflow: str) -> str:
 
 def fill_in(graph: Graph, job: Job, dataset_name: str, export: Mapping[str, object] | None = None) -> dict:
     """A copy of the workflow set to one job, exporting into `dataset_name`; `export`: more widgets of that node."""
-    filled: dict[str, Any] = copy.deepcopy(dict(graph))
-    filled[find_node(graph, JOB)]["inputs"]["job"] = job.to_json()
-    filled[find_node(graph, EXPORT)]["inputs"] |= {"dataset_name": dataset_name, **(export or {})}
+    changes = {JOB: {"job": job.to_json()}, EXPORT: {"dataset_name": dataset_name, **(export or {})}}
+    filled: dict[str, Any] = dict(graph)
+    for kind, values in changes.items():
+        node = find_node(graph, kind)
+        filled[node] = {**graph[node], "inputs": {**graph[node]["inputs"], **values}}
     return filled
 
 
@@ -77,7 +82,9 @@ def is_link(value: object) -> TypeGuard[Sequence]:
 
 
 def _is_node(value: object) -> bool:
-    return isinstance(value, Mapping) and "class_type" in value and "inputs" in value
+    if not isinstance(value, Mapping) or not isinstance(value.get("class_type"), str):
+        return False
+    return isinstance(value.get("inputs"), Mapping)
 
 
 def _describe(graph: Graph, value: object, known: dict[str, str]) -> object:
@@ -86,12 +93,10 @@ def _describe(graph: Graph, value: object, known: dict[str, str]) -> object:
         return int(value) if isinstance(value, float) and value.is_integer() else value
     node, slot = str(value[0]), value[1]
     if node not in known:
+        if node not in graph:
+            raise ValueError(f"The workflow has a link to node {node!r}, which it lacks. Export it again.")
         about = graph[node]
         inputs = {} if about["class_type"] == JOB else about["inputs"]
         described = {name: _describe(graph, inner, known) for name, inner in inputs.items()}
-        known[node] = _hash([about["class_type"], described])
+        known[node] = json_sha256([about["class_type"], described])
     return [known[node], slot]
-
-
-def _hash(value: object) -> str:
-    return json_sha256(value)

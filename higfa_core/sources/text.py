@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import json
 from pathlib import Path
+from typing import Any
 
 MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -34,6 +36,14 @@ def read_text(path: Path) -> tuple[str, str]:
     guess = chardet.detect(content[:SAMPLE])["encoding"] or "cp1252"
     text = content.decode(guess)
     return text, "" if guess.lower().startswith("utf") else guess
+
+
+def json_of(text: str | bytes) -> Any:
+    """JSON as other programs write it. ValueError also where it is nested too deep, or has a number too long."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def _wide(head: bytes) -> str:

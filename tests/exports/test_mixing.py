@@ -24,6 +24,26 @@ def drawn(mixed):
     return [image for image, _ in mixed]
 
 
+MIX = {"probability": 0.5, "classes": ["a"], "root": ".", "labels": {"0.png": 0}, "pairs": {"0.png": ["s.png"]}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"probability": "half"}, "probability must be float"),
+        ({"labels": [0]}, "labels must be object"),
+        ({"pairs": {"0.png": "s.png"}}, "must be array, got str"),
+        ({"pairs": {"0.png": ["../../x.png"]}}, "the path '../../x.png' leads out"),
+        ({"labels": {"/etc/passwd": 0}}, "the path '/etc/passwd' leads out"),
+        ({"root": None}, "root must be str, got null"),
+    ],
+)
+def test_lists_that_somebody_changed_are_named(tmp_path, changes, words):
+    (tmp_path / "mix.json").write_text(json.dumps(MIX | changes))
+    with pytest.raises(ValueError, match=f"mix.json is damaged .*{words}.*\). Export the dataset again"):
+        MixedDataset.from_lists(tmp_path / "mix.json")
+
+
 def test_replaced_with_the_probability_by_its_own_images():
     mixed = MixedDataset(REAL, PAIRS, 0.3, seed=1, loader=echo)
     found = Counter()

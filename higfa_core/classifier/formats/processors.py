@@ -43,7 +43,7 @@ def preprocess_settings(processor: dict, model_type: str) -> dict:
     try:
         asked = _processor(processor, model_type)
         tried = list(_tried(asked, _plain_settings(asked)))
-    except (OSError, ImportError, TypeError, ValueError, KeyError, RuntimeError, AttributeError) as error:
+    except Exception as error:  # whatever a processor makes of the wrong settings
         raise ValueError(f"preprocessor_config.json cannot be followed: {error}. {REMEDY}") from error
     difference, settings = min(tried, key=lambda pair: pair[0], default=(float("inf"), {}))
     if difference > TOLERANCE:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -14,6 +13,7 @@ from ..hints import split_hint
 from ..ledger import Ledger
 from ..locate import normal
 from ..source import Box, ClassInfo, SourceDataset, SourceImage, prompt_name
+from ..text import json_of
 from ..tree import Tree
 from .json_lists import has_lists
 from .lists import above, number_classes, training_set, under
@@ -104,7 +104,7 @@ def _splits(tree: Tree, files: list[str]) -> dict[str, str]:
 
 def _load(file: Path) -> dict:
     try:
-        content = json.loads(file.read_bytes())
+        content = json_of(file.read_bytes())
         for image in content["images"]:
             image["id"], image["file_name"]
         for annotation in content.setdefault("annotations", []):
@@ -119,7 +119,7 @@ def _categories(tree: Tree, home: str, contents: dict[str, dict]) -> dict[int, d
     listed = [category for content in contents.values() for category in content.get("categories", ())]
     if file := tree.nearest(home, "categories.json"):
         try:
-            listed += json.loads(tree.path(file).read_bytes())
+            listed += json_of(tree.path(file).read_bytes())
         except ValueError as error:
             raise ValueError(f"{tree.path(file)} is no JSON ({error}). Copy the original.") from error
     try:

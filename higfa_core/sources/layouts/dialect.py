@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from ...files.formats import is_image
-from ..text import read_text
+from ..text import json_of, read_text
 
 DELIMITED = (".csv", ".tsv", ".tab", ".psv", ".txt", ".lst", ".list", ".dat")
 SUFFIXES = (*DELIMITED, ".jsonl", ".ndjson", ".json", ".parquet")
 DELIMITERS = [",", ";", "\t", "|", " "]
-SAMPLE_LINES, SAMPLE_CHARACTERS = 100, 20_000  # what the dialect is told by: its detection is slow
+# What the dialect is told by: its detection is slow, and quadratic in the length of a word.
+SAMPLE_LINES, SAMPLE_CHARACTERS, LONGEST_LINE = 100, 20_000, 2000
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ def _delimiter(text: str) -> str:
     first = text.split("\n", 1)[0]
     if "," in first and not any(other in first for other in ";\t|"):
         return ","
-    sample = "".join(islice(io.StringIO(text), SAMPLE_LINES))[:SAMPLE_CHARACTERS]
+    lines = (line for line in islice(io.StringIO(text), SAMPLE_LINES) if len(line) <= LONGEST_LINE)
+    sample = "".join(lines)[:SAMPLE_CHARACTERS]
     from clevercsv import Error  # here: most folders have no table at all
     from clevercsv.detect import Detector
 
@@ -108,8 +109,8 @@ def _json_lines(path: Path, text: str) -> Iterable[dict]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = json_of(line)
+        except ValueError as error:
             raise ValueError(f"{path}, line {number}: no JSON ({error})") from error
         if not isinstance(row, Mapping):
             raise ValueError(f"{path}, line {number}: expected an object, got {line[:80]!r}")
@@ -119,8 +120,8 @@ def _json_lines(path: Path, text: str) -> Iterable[dict]:
 def _json_rows(path: Path, text: str) -> Iterable[dict]:
     """A list of objects; or an object of path and label, or of label and a list of paths."""
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
+        content = json_of(text)
+    except ValueError as error:
         raise ValueError(f"{path}: no JSON ({error})") from error
     if isinstance(content, list) and all(isinstance(row, Mapping) for row in content):
         return map(dict, content)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from ..locate import normal
 from ..source import ClassInfo, SourceDataset, SourceImage, prompt_name
+from ..text import json_of
 from ..tree import Tree
 from .lists import above, read_columns, training_set, under
 
@@ -52,7 +52,7 @@ def _of_json(file: Path) -> list[str]:
     if not file.is_file():
         return []
     try:
-        listed = json.loads(file.read_text(encoding="utf-8-sig"))
+        listed = json_of(file.read_text(encoding="utf-8-sig"))
         return [str(entry) for entries in listed.values() for entry in entries]
     except (ValueError, AttributeError, TypeError):
         return []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from ..locate import locate, near_misses
 from ..source import Box, ClassInfo, SourceDataset, SourceImage
 from ..text import read_text
 from ..tree import Tree
+from .matlab import load_mat
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar")
 
@@ -77,19 +77,12 @@ def corners(x1: float, y1: float, x2: float, y2: float) -> Box | None:
 
 def read_mat(path: Path, *names: str) -> list[Any]:
     """These variables of a MATLAB file, each as a one-dimensional array."""
-    try:
-        import numpy as np
-        from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
-    except ImportError as error:
-        raise ValueError(f"Reading {path} needs SciPy: pip install scipy") from error
-    try:
-        content = loadmat(path, squeeze_me=True)
-        return [np.atleast_1d(content[name]) for name in names]
-    except KeyError as error:
-        raise ValueError(f"{path} has no variable {error}. Replace it with the original.") from error
-    except (OSError, ValueError, TypeError, NotImplementedError, zlib.error, MatReadError) as error:
-        raise ValueError(f"Cannot read {path} ({error}). Replace it with the original.") from error
+    import numpy as np
+
+    content = load_mat(path)
+    if lacking := [name for name in names if name not in content]:
+        raise ValueError(f"{path} has no variable {lacking[0]!r}. Replace it with the original.")
+    return [np.atleast_1d(content[name]) for name in names]
 
 
 def number_classes(named: Iterable[tuple[int, str]], layout: str) -> dict[str, int]:

@@ -15,6 +15,7 @@ from ...files.paths import HELD_OUT_LIST
 from ..tree import Tree
 from .columns import path_column
 from .dialect import SUFFIXES, read_table
+from .matlab import load_mat
 
 # Ours, and what explains a set without labelling it.
 KNOWN = {HELD_OUT_LIST, *"manifest.jsonl plan.json plan.jsonl dataset.json class_to_idx.json croissant.json".split(),
@@ -125,12 +126,9 @@ def _text_in_zip(path: Path) -> str:
 
 
 def _strings_in_mat(path: Path) -> Iterator[str]:
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
     try:
-        yield from _strings(list(loadmat(path, squeeze_me=True).values()))
-    except (OSError, ValueError, TypeError, NotImplementedError, MatReadError):
+        yield from _strings(list(load_mat(path).values()))
+    except ValueError:
         yield path.read_bytes()[:HEAD].replace(b"\0", b"").decode("utf-8", "replace")
 
 
