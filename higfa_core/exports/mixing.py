@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -58,7 +59,7 @@ class MixedDataset(Dataset):
         here, base = mix.parent, mix.parent / about.root if root is None else Path(root)
         pairs = {str(base / path): [str(here / other) for other in found] for path, found in about.pairs.items()}
         real = [(str(base / path), label) for path, label in about.labels.items()]
-        if missing := [path for path, _ in real[:1] if not Path(path).is_file()]:
+        if missing := [path for path, _ in real[:1] if not os.path.isfile(path)]:
             raise ValueError(f"Real image {missing[0]} is missing. Give root, the folder where they are now.")
         mixed = cls(real, pairs, **{"probability": about.probability, **options})
         mixed.classes = tuple(about.classes)

@@ -40,7 +40,7 @@ MIX = {"probability": 0.5, "classes": ["a"], "root": ".", "labels": {"0.png": 0}
 )
 def test_lists_that_somebody_changed_are_named(tmp_path, changes, words):
     (tmp_path / "mix.json").write_text(json.dumps(MIX | changes))
-    with pytest.raises(ValueError, match=f"mix.json is damaged .*{words}.*\). Export the dataset again"):
+    with pytest.raises(ValueError, match=rf"mix.json is damaged .*{words}.*\). Export the dataset again"):
         MixedDataset.from_lists(tmp_path / "mix.json")
 
 

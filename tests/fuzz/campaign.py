@@ -31,13 +31,15 @@ class Result:
     refused: int = 0
     seconds: float = 0.0
     slowest: float = 0.0
+    memory: int = 0
     faults: Counter = field(default_factory=Counter)
     examples: dict = field(default_factory=dict)
 
     def __str__(self):
         passed = self.inputs - self.refused - self.faults.total()
         words = f"{self.name:<18}{self.inputs:>8,} inputs, {self.refused:>7,} refused, {passed:>7,} read"
-        return f"{words}, {self.seconds:>6.1f} s, slowest {self.slowest:.2f} s, faults {self.faults.total()}"
+        cost = f"{self.seconds:>6.1f} s, slowest {self.slowest:.2f} s, {self.memory / 1e9:.2f} GB"
+        return f"{words}, {cost}, faults {self.faults.total()}"
 
 
 def shares(count, names=()):
@@ -82,7 +84,7 @@ def fuzz(name, count, home, number, end=float("inf")):
                 suppress_health_check=list(HealthCheck),
             )
             seed(f"{number}/{name}/{batch}")(options(given(strategy)(one)))()
-    result.seconds = time.monotonic() - start
+    result.seconds, result.memory = time.monotonic() - start, peak_memory()
     return result
 
 

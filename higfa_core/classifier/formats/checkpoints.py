@@ -38,7 +38,7 @@ def class_names(content: Mapping) -> list[str] | None:
     """The class names, if the checkpoint says them; ValueError where their numbers have gaps."""
     index = content.get("class_to_idx")
     if isinstance(index, Mapping):
-        return names.listed({number: name for name, number in index.items()})
+        return names.listed({str(number): name for name, number in index.items()})
     found = (content.get(key) for key in ("class_names", "label_names", "classes"))
     return next((list(labels) for labels in found if isinstance(labels, (list, tuple))), None)
 

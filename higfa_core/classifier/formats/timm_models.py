@@ -156,7 +156,8 @@ def facts(config: dict) -> dict:
     """What the config.json of a timm repository (or of transformers' wrapper around timm) says."""
     for name in ("pretrained_cfg", "model_args", "label_descriptions"):
         if not isinstance(config.get(name) or {}, dict):
-            raise ValueError(f"{name} in config.json must be a JSON object, got {str(config[name])[:60]!r}. Correct it.")
+            got = str(config[name])[:60]
+            raise ValueError(f"{name} in config.json must be a JSON object, got {got!r}. Correct it.")
     cfg = config.get("pretrained_cfg") or config
     kwargs = config.get("model_args") or {}
     given = {
