@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import comfy.samplers
+import torch
 from comfy.model_base import BaseModel
 from torch import Tensor
 
@@ -108,12 +109,24 @@ class Composition:
 
     def __call__(self, w_text: float | Tensor, w_contour: float | Tensor, options: dict | None = None) -> Tensor:
         """The estimate [B, C, H, W] at these weights; `options` replace the call's for the patches of CFG."""
-        call, branches = self.call, self.branches
-        options = call.options if options is None else options
-        mixed = comfy.samplers.cfg_function(
-            self.model, self.cond, self.uncond, w_text, call.x, call.timestep, options, branches.cond, branches.uncond
-        )
+        branches = self.branches
+        mixed = self._mixed(w_text, self.call.options if options is None else options)
         share = w_contour if branches.contour_apart else w_contour - w_text
         if branches.third is None or (not isinstance(share, Tensor) and share == 0):
             return mixed
         return mixed + self.contour * share
+
+    def _mixed(self, w_text: float | Tensor, options: dict) -> Tensor:
+        """ComfyUI's mix of cond and uncond. A patch in its place gets a number, and the whole batch, as in stock
+        sampling: with weights that differ it is called once for each of them."""
+        if not isinstance(w_text, Tensor) or "sampler_cfg_function" not in options:
+            return self._cfg(w_text, options)
+        weights = w_text.flatten().tolist()
+        mixed = {weight: self._cfg(weight, options) for weight in weights}
+        return torch.stack([mixed[weight][i] for i, weight in enumerate(weights)])
+
+    def _cfg(self, w_text: float | Tensor, options: dict) -> Tensor:
+        call, branches = self.call, self.branches
+        return comfy.samplers.cfg_function(
+            self.model, self.cond, self.uncond, w_text, call.x, call.timestep, options, branches.cond, branches.uncond
+        )

@@ -429,6 +429,23 @@ class TestPatchesOfOthers:
         zoo.run(guider, sd15.latents(), zoo.levels(sd15))
         assert "no effect" not in guider.trace.summary()
 
+    def test_one_in_the_place_of_cfg_gets_a_number_and_the_whole_batch(self, zoo, sd15, classifier):
+        """As in stock sampling, also where the images of a batch have weights of their own."""
+        told = set()
+
+        def plain_cfg(args):
+            told.add((type(args["cond_scale"]), len(args["cond"])))
+            return args["uncond"] + (args["cond"] - args["uncond"]) * args["cond_scale"]
+
+        model = sd15.model.clone()
+        model.set_model_sampler_cfg_function(plain_cfg)
+        noise, sigmas, names = sd15.latents(2), zoo.levels(sd15), ("Wren", "Kite")
+        guider = zoo.ours(replace(sd15, model=model), classifier, names=names, eta=1.0)
+        patched, trace = zoo.run(guider, noise, sigmas), guider.trace
+        weights = [call.w_text for call in trace.calls]
+        assert told == {(float, 2)} and any(len(set(pair)) == 2 for pair in weights), weights
+        assert relative(patched, zoo.run(zoo.ours(sd15, classifier, names=names, eta=1.0), noise, sigmas)) < 1e-4
+
 
 @pytest.mark.releases
 class TestSkipLayerGuidance:
