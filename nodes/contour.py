@@ -56,6 +56,7 @@ class TransformContour(io.ComfyNode):
                 "elastic",
                 "jitter",
             ],
+            accept_all_inputs=True,  # width and height, as older workflows have them
             inputs=[
                 io.Image.Input("contour", tooltip="White lines on black, from any node."),
                 io.Int.Input(
@@ -74,8 +75,8 @@ class TransformContour(io.ComfyNode):
                     tooltip="Same seed, same warps. Variant 3 is the same whether you ask for 4 or for 40.",
                 ),
                 *widgets(ContourTransform),
-                _pixels("width", "Width of the images to generate, in pixels. 0: the contour's own."),
-                _pixels("height", "Height of the images to generate, in pixels. 0: the contour's own."),
+                _pixels("image_width", "Width of the images to generate, in pixels. 0: the contour's own."),
+                _pixels("image_height", "Height of the images to generate, in pixels. 0: the contour's own."),
                 io.Mask.Input(
                     "mask",
                     optional=True,
@@ -96,9 +97,14 @@ class TransformContour(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, contour, variants, seed, width=0, height=0, mask=None, **ranges) -> io.NodeOutput:
+    def execute(
+        cls, contour, variants, seed, image_width=0, image_height=0, mask=None, width=0, height=0, **ranges
+    ) -> io.NodeOutput:
+        width, height = image_width or width, image_height or height  # what workflows of version 0.1.0 call them
         if bool(width) != bool(height):
-            raise ValueError(f"Give width and height, or neither, got {width} and {height}: those of the latent image.")
+            raise ValueError(
+                f"Give image_width and image_height, or neither, got {width} and {height}: those of the latent image."
+            )
         size = (height, width) if width else None
         cancel = comfy.model_management.throw_exception_if_processing_interrupted
         images, masks, params = transform_batch(

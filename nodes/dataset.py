@@ -44,8 +44,11 @@ class DatasetJob(io.ComfyNode):
                     tooltip="Which job of the plan. The classes take turns, so any first part is balanced. "
                     "With 'increment', each Run takes the next job.",
                 ),
+                # A number after index: converters of workflows look there for what the page calls
+                # "control after generate", and would take it for a text.
+                *widgets(PlanSettings, "replicas", "plan_seed"),
                 *widgets(PlanSettings, "prompt_template", multiline=True),
-                *widgets(PlanSettings, "replicas", "plan_seed", "contour_from"),
+                *widgets(PlanSettings, "contour_from"),
                 io.String.Input(
                     "job",
                     default="",

@@ -192,3 +192,18 @@ def test_the_pack_imports_itself_relatively():
     for path in sources():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             assert not {"nodes", "higfa_core"} & set(imported(node)), f"{path}:{node.lineno}"
+
+
+def test_no_text_follows_what_counts_up(pack):
+    # The page puts "control after generate" there. Converters of workflows that do not know that take it for the value
+    # of the next input, where that may be a text.
+    from comfy_api.latest import io
+
+    counted = set()
+    for node_id, node in pack.nodes.items():
+        kept = [item for item in node.GET_SCHEMA().inputs if isinstance(item, io.WidgetInput) and not item.force_input]
+        for item, following in zip(kept, kept[1:]):
+            if getattr(item, "control_after_generate", None):
+                counted.add(node_id)
+                assert isinstance(following, (io.Int.Input, io.Float.Input, io.Boolean.Input)), (node_id, following.id)
+    assert {"HiGFA_DatasetJob", "HiGFA_TransformContour", "HiGFA_KSampler"} <= counted

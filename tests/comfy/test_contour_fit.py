@@ -39,3 +39,19 @@ def test_planes_and_boxes_follow(comfyui, shape):
     pixel = max(1, to_height / height) + 1
     assert np.abs(moved - [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]).max() <= pixel
     assert (ours != theirs).sum() <= pixel * 2 * (np.ptp(xs) + np.ptp(ys) + 4)
+
+
+def test_older_workflows_may_say_width_and_height(pack, comfyui):
+    from execution import get_input_data
+
+    node = pack.nodes["HiGFA_TransformContour"]
+    widgets = {"variants": 1, "seed": 3, "flip": 0.5, "rotation": 12.0, "scale_min": 0.8, "scale_max": 1.1}
+    widgets |= {"translation": 0.06, "perspective": 0.0, "elastic": 0.0, "outside": 0.0}
+    contour = torch.zeros(1, 40, 60, 3)
+    contour[:, 10:20, 10:30] = 1
+    found = []
+    for sizes in ({"width": 48, "height": 32}, {"image_width": 48, "image_height": 32}):
+        given, *_ = get_input_data({**widgets, **sizes}, node, "1")
+        result = node.execute(contour, **{name: values[0] for name, values in given.items()})
+        found.append(result.args[0])
+    assert found[0].shape == (1, 32, 48, 3) and torch.equal(*found)
