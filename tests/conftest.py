@@ -10,6 +10,7 @@ import importlib
 import os
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -80,12 +81,18 @@ def comfyui(comfyui_path, tmp_path_factory) -> Path:
     return comfyui_path
 
 
+def completed(coroutine):
+    """As asyncio.run, but in another thread: in this one runs the loop of a browser, once tests/page has begun."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
+
+
 @pytest.fixture(scope="session")
 def core_nodes(comfyui) -> dict:
     """Node id -> class of ComfyUI without any pack."""
     nodes = importlib.import_module("nodes")
     assert Path(nodes.__file__).parent == comfyui, f"imported {nodes.__file__} instead of ComfyUI's nodes.py"
-    asyncio.run(nodes.init_builtin_extra_nodes())
+    completed(nodes.init_builtin_extra_nodes())
     return dict(nodes.NODE_CLASS_MAPPINGS)
 
 
@@ -104,7 +111,7 @@ def pack(core_nodes, tmp_path_factory) -> SimpleNamespace:
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         elif source.is_file():
             shutil.copy(source, folder / name)
-    loaded = asyncio.run(nodes.load_custom_node(str(folder), set(core_nodes)))
+    loaded = completed(nodes.load_custom_node(str(folder), set(core_nodes)))
     module = sys.modules.get(str(folder).replace(".", "_x_"))
     own = {key: node for key, node in nodes.NODE_CLASS_MAPPINGS.items() if key not in core_nodes}
     return SimpleNamespace(loaded=loaded, module=module, nodes=own, folder=folder)
