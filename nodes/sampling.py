@@ -6,13 +6,14 @@ import comfy.samplers
 import comfy.utils
 import latent_preview
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..higfa_core.comfy.guider import HiGFAGuider
 from ..higfa_core.comfy.patch import guide_model
 from ..higfa_core.guidance.settings import Guidance, Sampling
 from ..higfa_core.guidance.targets import class_lines
 from ..higfa_core.guidance.trace import TraceSlot
+from . import live
 from .types import HiGFAClassifier, HiGFAGuidance, HiGFATrace
 from .widgets import widgets
 
@@ -106,6 +107,7 @@ class HiGFAKSampler(io.ComfyNode):
                 guidance_input(),
             ],
             outputs=sampled_outputs(),
+            **live.SHOWS,
         )
 
     @classmethod
@@ -126,13 +128,14 @@ class HiGFAKSampler(io.ComfyNode):
         run = Sampling.pick(sampling)
         images = latent_image.get("batch_index")
         guider = HiGFAGuider(model, classifier, class_lines(class_name), vae, guidance or DEFAULT, images)
+        guider.slot.watch = live.watcher(cls.hidden)
         guider.set_conds(positive, negative)
         guider.set_cfg(run.cfg)
         sigmas = noise_levels(model, run.steps, sampler_name, scheduler, run.denoise)
         latent = sample(guider, latent_image, sigmas, sampler_name, run.steps, run.seed)
         trace = guider.trace
         summary = trace.summary() if trace else "denoise is 0: nothing was sampled"
-        return io.NodeOutput(latent, TraceSlot(trace), summary, ui=ui.PreviewText(summary))
+        return io.NodeOutput(latent, TraceSlot(trace), summary, ui=live.shown(summary, trace))
 
 
 class HiGFAGuiderNode(io.ComfyNode):
@@ -164,6 +167,7 @@ class HiGFAGuiderNode(io.ComfyNode):
                 _latent_input(),
             ],
             outputs=[io.Guider.Output(display_name="guider"), _trace_output()],
+            **live.SHOWS,
         )
 
     @classmethod
@@ -172,6 +176,7 @@ class HiGFAGuiderNode(io.ComfyNode):
     ) -> io.NodeOutput:
         images = (latent_image or {}).get("batch_index")
         guider = HiGFAGuider(model, classifier, class_lines(class_name), vae, guidance or DEFAULT, images)
+        guider.slot.watch = live.watcher(cls.hidden)
         guider.set_conds(positive, negative)
         guider.set_cfg(cfg)
         return io.NodeOutput(guider, guider.slot)
@@ -200,12 +205,15 @@ class GuideModel(io.ComfyNode):
                 _latent_input(),
             ],
             outputs=[io.Model.Output(display_name="model"), _trace_output()],
+            **live.SHOWS,
         )
 
     @classmethod
     def execute(cls, model, vae, classifier, class_name, guidance=None, latent_image=None) -> io.NodeOutput:
         images = (latent_image or {}).get("batch_index")
-        return io.NodeOutput(*guide_model(model, classifier, class_lines(class_name), vae, guidance or DEFAULT, images))
+        guided, slot = guide_model(model, classifier, class_lines(class_name), vae, guidance or DEFAULT, images)
+        slot.watch = live.watcher(cls.hidden)
+        return io.NodeOutput(guided, slot)
 
 
 def _latent_input():

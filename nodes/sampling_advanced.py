@@ -1,12 +1,13 @@
 """HiGFA KSampler (Advanced)."""
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..higfa_core.comfy.guider import HiGFAGuider
 from ..higfa_core.guidance.settings import SamplingPart
 from ..higfa_core.guidance.targets import class_lines
 from ..higfa_core.guidance.trace import TraceSlot
+from . import live
 from .sampling import (
     DEFAULT,
     algorithm_inputs,
@@ -49,6 +50,7 @@ class HiGFAKSamplerAdvanced(io.ComfyNode):
                 guidance_input(),
             ],
             outputs=sampled_outputs(),
+            **live.SHOWS,
         )
 
     @classmethod
@@ -69,6 +71,7 @@ class HiGFAKSamplerAdvanced(io.ComfyNode):
         part = SamplingPart.pick(sampling)
         images = latent_image.get("batch_index")
         guider = HiGFAGuider(model, classifier, class_lines(class_name), vae, guidance or DEFAULT, images)
+        guider.slot.watch = live.watcher(cls.hidden)
         guider.set_conds(positive, negative)
         guider.set_cfg(part.cfg)
         if CARRIED in latent_image:
@@ -79,9 +82,9 @@ class HiGFAKSamplerAdvanced(io.ComfyNode):
         trace = guider.trace
         if trace is None:
             summary = "no step from start_at_step to end_at_step: nothing was sampled"
-            return io.NodeOutput(latent, TraceSlot(), summary, ui=ui.PreviewText(summary))
+            return io.NodeOutput(latent, TraceSlot(), summary, ui=live.shown(summary, None))
         summary = trace.summary()
-        return io.NodeOutput({**latent, CARRIED: trace}, TraceSlot(trace), summary, ui=ui.PreviewText(summary))
+        return io.NodeOutput({**latent, CARRIED: trace}, TraceSlot(trace), summary, ui=live.shown(summary, trace))
 
 
 def levels_of(part: SamplingPart, sigmas: torch.Tensor) -> torch.Tensor:

@@ -1,46 +1,156 @@
-// What the HiGFA nodes add to ComfyUI's page.
+// What the HiGFA nodes add to ComfyUI's page: fewer widgets in the classic canvas, and a chart of the guidance.
 
+import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
 const isOurs = (node) => node.comfyClass?.startsWith("HiGFA_");
 
-// The classic canvas can hide advanced widgets, but is not told which ones they are, and keeps their space. Nodes 2.0
-// hides them by itself.
+// --- Advanced widgets: the classic canvas can hide them, but is not told which they are, and keeps their space.
+
+const TOGGLE = "higfa_advanced";
+const SPACING = 4; // that LiteGraph adds below each widget
+
 function hideAdvanced(node) {
   const linked = new Set(node.inputs?.filter((input) => input.link != null).map((input) => input.widget?.name));
   const advanced = (node.widgets ?? []).filter((widget) => widget.options?.advanced);
   for (const widget of advanced.flatMap((widget) => [widget, ...(widget.linkedWidgets ?? [])])) {
+    const height = widget.element ? 60 : LiteGraph.NODE_WIDGET_HEIGHT;
     widget.advanced = !linked.has(widget.name);
-    widget.computeSize = (width) => [width, node.isWidgetVisible(widget) ? heightOf(widget) : -SPACING];
+    widget.computeSize = (width) => [width, node.isWidgetVisible(widget) ? height : -SPACING];
   }
   if (advanced.length) addToggle(node, advanced.length);
 }
 
-const SPACING = 4;
-const heightOf = (widget) => (widget.element ? 60 : LiteGraph.NODE_WIDGET_HEIGHT);
-
 function addToggle(node, count) {
   if (node.widgets.some((widget) => widget.name === TOGGLE)) return;
-  const options = { canvasOnly: true, serialize: false };
-  const toggle = node.addWidget("button", TOGGLE, null, () => {
+  const press = () => {
     node.toggleAdvanced();
     node.setSize([node.size[0], node.computeSize()[1]]);
-  }, options);
+  };
+  const toggle = node.addWidget("button", TOGGLE, null, press, { canvasOnly: true, serialize: false });
   toggle.serialize = false;
   const label = () => (node.showAdvanced ? "Hide advanced inputs" : `Show ${count} advanced inputs`);
   Object.defineProperty(toggle, "label", { get: label, set() {} });
 }
 
-const TOGGLE = "higfa_advanced";
+// --- The chart of a guided run. The server sends its state while it samples; it also is among the node's outputs.
+
+const CHART = "higfa_guidance";
+const GUIDED = ["HiGFA_KSampler", "HiGFA_KSamplerAdvanced", "HiGFA_Guider", "HiGFA_GuideModel"];
+const IMAGES = ["#7cc4ff", "#ffb454", "#8fd694", "#f28fad", "#c3a6ff", "#e6d36a", "#6fd6cf", "#d8d8d8"];
+const SHARES = [
+  ["text", "w_text", "#c8d3e0", ""],
+  ["contour", "w_contour", "#8fd694", "5 3"],
+  ["classifier", "w_cls", "#ff7a45", ""],
+  ["step", "step_rms", "#ffd166", "2 3"],
+];
+const WIDTH = 240;
+const HEIGHT = 44;
+
+function element(name, attributes = {}, ...children) {
+  const isSvg = ["svg", "rect", "polyline"].includes(name);
+  const made = isSvg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...children); // strings become text, never HTML
+  return made;
+}
+
+function addChart(node) {
+  const box = element("div", { style: "font: 12px/1.5 sans-serif; color: #ddd; overflow: hidden" });
+  box.append("Run: how the classifier guides is shown here.");
+  const options = { serialize: false, hideOnZoom: false, getMinHeight: () => 180 };
+  node.addDOMWidget(CHART, CHART, box, options).serialize = false;
+  const before = node.onExecuted;
+  node.onExecuted = function (output) {
+    before?.apply(this, arguments);
+    if (output?.[CHART]) show(this, output[CHART][0]);
+  };
+}
+
+function show(node, state) {
+  app.nodeOutputs[nameOf(node)] = { ...app.nodeOutputs[nameOf(node)], [CHART]: [state] }; // the page keeps these
+  const box = node.widgets.find((widget) => widget.name === CHART)?.element;
+  const line = element("div", { "data-testid": "higfa-line" }, state.text);
+  const warnings = state.warnings.map((text) => element("div", { style: "color: #ffb454" }, text));
+  box?.replaceChildren(line, ...warnings, ...probabilities(state), ...shares(state));
+}
+
+function probabilities(state) {
+  const lineOf = (values) => values.map((value, call) => [state.at[call], value]);
+  const lines = state.values.probability.map((values, image) => [lineOf(values), IMAGES[image], ""]);
+  const marks = state.targets.map((target, image) => mark(target, IMAGES[image], ""));
+  return [element("div", {}, "probability of ", ...marks), panel(state, lines)];
+}
+
+// Weights as shares of those of the fixed stage, the classifier's weight as it is, its step as a share of the largest.
+function shares(state) {
+  const lines = SHARES.flatMap(([, name, color, dash]) => sharesOf(state, name).map((line) => [line, color, dash]));
+  const marks = SHARES.map(([text, , color, dash]) => mark(text, color, dash));
+  return [element("div", {}, ...marks), panel(state, lines)];
+}
+
+function sharesOf(state, name) {
+  const fixed = state.fixed[name];
+  const most = fixed || Math.max(1e-9, ...state.values[name].flat(), name === "w_cls" ? 1 : 0);
+  const start = state.at[0] ?? state.steps;
+  const before = fixed ? [[0, 1], [start, 1]] : [];
+  const lines = state.values[name].map((values) => values.map((value, call) => [state.at[call], value / most]));
+  return (lines.length ? lines : [[]]).map((line) => [...before, ...line]);
+}
+
+function panel(state, lines) {
+  const x = (step) => (WIDTH * step) / state.steps;
+  const y = (value) => HEIGHT - 2 - (HEIGHT - 4) * Math.min(value, 1);
+  const [begin, end] = state.stage.map(x);
+  const stage = element("rect", { x: begin, width: Math.max(end - begin, 0), height: HEIGHT, fill: "#ff7a4538" });
+  const drawn = lines.map(([line, color, dash]) => {
+    const points = line.map(([step, value]) => `${x(step)},${y(value)}`).join(" ");
+    const style = { fill: "none", stroke: color, "stroke-width": 2, "stroke-dasharray": dash };
+    return element("polyline", { points, "vector-effect": "non-scaling-stroke", ...style });
+  });
+  const style = "display: block; background: #161616; border-radius: 4px; margin: 2px 0 5px";
+  const size = { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", width: "100%", height: HEIGHT };
+  return element("svg", { ...size, style }, stage, ...drawn);
+}
+
+function mark(text, color, dash) {
+  const line = `underline 2px ${dash ? "dashed" : "solid"} ${color}`;
+  const place = "text-underline-offset: 3px; margin-right: 6px; white-space: nowrap";
+  return element("span", { style: `text-decoration: ${line}; ${place}` }, text);
+}
+
+// As the page names a node among its outputs.
+const nameOf = ({ id, graph }) => (graph === (app.rootGraph ?? app.graph) ? String(id) : `${graph.id}:${id}`);
+
+// The page restores a workflow's outputs, also those of its history, after its nodes.
+function restore(node) {
+  const [state] = (node.graph && app.nodeOutputs[nameOf(node)]?.[CHART]) ?? [];
+  if (state) show(node, state);
+}
+
+// Inside a sub-graph the server's name of a node is its path, as in 19:10.
+function nodeAt(path) {
+  const inside = (found, id) => (found?.subgraph ?? found)?.getNodeById(Number(id));
+  return path.split(":").reduce(inside, app.rootGraph ?? app.graph);
+}
+
+api.addEventListener("higfa.guidance", ({ detail }) => {
+  const graph = app.rootGraph ?? app.graph;
+  const node = detail.workflow && detail.workflow !== graph.id ? null : nodeAt(detail.node);
+  if (GUIDED.includes(node?.comfyClass)) show(node, detail.state);
+});
 
 app.registerExtension({
   name: "HiGFA",
   nodeCreated(node) {
     if (!isOurs(node)) return;
     hideAdvanced(node);
+    if (GUIDED.includes(node.comfyClass)) addChart(node);
     node.setSize([node.size[0], node.computeSize()[1]]);
   },
   loadedGraphNode(node) {
-    if (isOurs(node)) hideAdvanced(node);
+    if (!isOurs(node)) return;
+    hideAdvanced(node);
+    if (GUIDED.includes(node.comfyClass)) setTimeout(() => restore(node), 200);
   },
 });

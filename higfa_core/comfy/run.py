@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..guidance.classifier_step import Correction
 from ..guidance.schedule import Window, window_from_percent
-from ..guidance.trace import Trace, TraceSlot, fingerprint
+from ..guidance.trace import Trace, TraceSlot, Watch, fingerprint
 from .corrector import Carried, Corrector
 from .engine import Engine, GuidedCall, ModelCall, Plan
 from .memory import guidance_memory, load_with_room
@@ -53,6 +53,7 @@ def attach(engine: Engine, model: ModelPatcher, slot: TraceSlot, started: Callab
     def sample(plan: Plan, continued: Trace | None) -> Callable:
         def wrapper(executor, guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args):
             run = Run(engine, plan, guider, sigmas, noise.device, latent_image, denoise_mask, continued)
+            run.watch = slot.watch
             run.trace.seed = extra_args.get("seed") if torch.count_nonzero(noise) else continued and continued.seed
             slot.trace = run.trace
             started(guider, run)
@@ -86,6 +87,8 @@ def add_to_run(guider: CFGGuider, kind: str, wrapper: Callable) -> None:
 
 class Run:
     """State of one sampling run; `trace` describes it afterwards."""
+
+    watch: Watch | None = None  # of the `TraceSlot`
 
     def __init__(
         self,
@@ -136,6 +139,8 @@ class Run:
         """
         self.trace.model_calls += 1
         sigma = float(timestep.flatten()[0])
+        if self.watch:
+            self.watch(self.trace, sigma)
         active = self.window.active(sigma)
         return GuidedCall(x, timestep, options, sigma) if active else ModelCall(x, timestep, options)
 
@@ -176,6 +181,8 @@ class Run:
             self.trace.carried = self.corrector.carried() if self.corrector else self.carried
         self.corrector = None
         log.info("HiGFA: %s", self.trace.summary())
+        if self.watch:
+            self.watch(self.trace, None)
 
 
 def _window(engine: Engine, guider: CFGGuider) -> Window:

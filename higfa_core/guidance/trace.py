@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -100,10 +101,14 @@ class Trace:
         self.seconds, self.classifier_seconds = seconds, classifier_seconds
 
     def summary(self) -> str:
-        """One line for the node: which steps, how the probability went, what it cost."""
+        """One line: the outcome and what is to be noted."""
+        return "; ".join([self.outcome(), *self.notes])
+
+    def outcome(self) -> str:
+        """Which steps were guided, how the probability went, what it cost."""
         total = len(self.sigmas) - 1
         if not self.calls:
-            return "; ".join([f"classifier never ran in {total} steps", *self.notes])
+            return f"classifier never ran in {total} steps"
         first = sum(self.calls[0].probability) / len(self.calls[0].probability)
         last = sum(self.probability) / len(self.probability)
         # Without recorded steps a sampler reached the window between two steps only.
@@ -113,7 +118,7 @@ class Trace:
         if self.classifier_seconds is not None:
             share = 100 * self.classifier_seconds / max(self.seconds - self.classifier_seconds, 1e-9)
             line += f", +{share:.0f} % time"
-        return "; ".join([line, *self.notes])
+        return line
 
     def to_dict(self) -> dict:
         """Plain data for JSON; per-sample values as lists."""
@@ -124,12 +129,18 @@ class Trace:
         return json.dumps(self.to_dict())
 
 
+Watch = Callable[[Trace, float | None], None]
+
+
 class TraceSlot:
     """Where other nodes find the trace of a run: of the one given, or of those that a guider or model makes later.
 
     ComfyUI keeps guiders and models from one prompt to the next, and several samplers may share one: which of its runs
-    is meant, only the latents tell that the run gave. `trace` is the latest, None if that sampled nothing.
+    is meant, only the latents tell that the run gave. `trace` is the latest, None if that sampled nothing. `watch`, if
+    set, is called with the trace and the noise level before every model call of a run, and with None at its end.
     """
+
+    watch: Watch | None = None
 
     def __init__(self, trace: Trace | None = None):
         self.given, self.runs = trace, deque(maxlen=RUNS_KEPT)

@@ -18,10 +18,13 @@ import run
 
 from ..conftest import ROOT
 
+# A page whose files do not come from its server may else not talk to a server on this machine.
+CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-features=LocalNetworkAccessChecks"]
 SCREENSHOTS = ROOT / ".higfa" / "screenshots"
 WORKFLOWS = ROOT / "workflows"
 SHIPPED, NEWER = "shipped", "newer"
 CLASSIC, NODES_2 = "classic", "nodes2"
+VIEWS = list(product((SHIPPED, NEWER), (CLASSIC, NODES_2)))
 OPEN = """async ([name, workflow]) => {
     await app.loadGraphData(workflow, true, true, name, {openSource: 'template'});
     await new Promise(done => setTimeout(done, 300));
@@ -38,7 +41,7 @@ def browser():
         "playwright.sync_api", reason="no playwright: run `python run.py test`, which installs it"
     )
     with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=found, args=CHROMIUM_OPTIONS)
         yield browser
         browser.close()
 
@@ -62,7 +65,11 @@ class View:
         self.page.screenshot(path=SCREENSHOTS / f"{name}-{self.front_end}-{self.renderer}.png")
 
     def run(self) -> None:
-        self.page.get_by_test_id("queue-button").first.click()
+        try:
+            self.page.get_by_test_id("queue-button").first.click(timeout=15_000)
+        except Exception:
+            self.shot("blocked")
+            raise
 
     def until(self, condition: str, argument=None, seconds: float = 90) -> None:
         """Wait until a JavaScript expression is true."""
@@ -83,7 +90,7 @@ def pages(browser, server):
     return page_of
 
 
-@pytest.fixture(scope="session", params=product((SHIPPED, NEWER), (CLASSIC, NODES_2)), ids="-".join)
+@pytest.fixture(scope="session", params=VIEWS, ids="-".join)
 def view(request, pages, server):
     front_end, renderer = request.param
     folder = os.environ.get("HIGFA_FRONT_END") if front_end == NEWER else None

@@ -1,0 +1,51 @@
+"""What the page is told about a guided run: while it samples, and once it is over."""
+
+import time
+from typing import Any
+
+from comfy_api.latest import io, ui
+from server import PromptServer
+
+from ..higfa_core.guidance.trace import Trace, Watch
+from ..higfa_core.plots.live import state
+
+EVENT = "higfa.guidance"
+# What the schema of a node that shows it needs. Newer releases of ComfyUI show it again when the node is cached.
+SHOWS: dict[str, Any] = {"hidden": [io.Hidden.unique_id, io.Hidden.extra_pnginfo]}
+if hasattr(io.Schema, "has_intermediate_output"):
+    SHOWS["has_intermediate_output"] = True
+PAUSE = 0.15  # seconds between two messages
+
+
+def watcher(hidden: io.HiddenHolder | None) -> Watch | None:
+    """What tells the page how a run goes; None for a node that other code calls.
+
+    Args:
+        hidden: of the node that shows it.
+    """
+    if hidden is None:
+        return None
+    workflow = (hidden.extra_pnginfo or {}).get("workflow") or {}
+    return Watcher(str(hidden.unique_id), workflow.get("id"))
+
+
+class Watcher:
+    """Tells the page that queued a run how it goes; where none listens, as in an API run, it does nothing."""
+
+    def __init__(self, node: str, workflow: str | None):
+        self.about = {"node": node, "workflow": workflow}
+        self.told = 0.0
+
+    def __call__(self, trace: Trace, sigma: float | None) -> None:
+        server, now = PromptServer.instance, time.monotonic()
+        too_soon = sigma is not None and now < self.told + PAUSE
+        if too_soon or server.client_id not in server.sockets:
+            return
+        self.told = now
+        server.send_sync(EVENT, {**self.about, "state": state(trace, sigma)}, server.client_id)
+
+
+def shown(summary: str, trace: Trace | None) -> dict[str, Any]:
+    """What a sampler node leaves on the page and in the history."""
+    text = ui.PreviewText(summary).as_dict()
+    return text if trace is None else {**text, "higfa_guidance": [state(trace)]}

@@ -1,0 +1,16 @@
+"""The one file of JavaScript, as it stands: small, and without anything that reaches outside or makes HTML of data."""
+
+import re
+from pathlib import Path
+
+WEB = Path(__file__).resolve().parents[2] / "web"
+SMALL = 24_000  # bytes
+
+
+def test_the_page_needs_nothing_from_outside_and_makes_no_html_of_data():
+    (script,) = WEB.rglob("*.js")
+    text = script.read_text("utf-8")
+    assert len(text) <= SMALL
+    assert set(re.findall(r"https?://[^\s\"']+", text)) <= {"http://www.w3.org/2000/svg"}  # a name, not a place
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text)
+    assert all(place.startswith("../../scripts/") for place in re.findall(r'from "([^"]+)"', text))
