@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from ..files.opening import opened
 from ..files.paths import folder_name, inside
 from .base import Export
 from .collection import Item
@@ -74,9 +75,9 @@ def _source_path(root: Path | None, source: str) -> Path | None:
 
 def _thumbnail(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as opened:
-            return ImageOps.pad(ImageOps.exif_transpose(opened).convert("RGB"), (CELL, CELL), color="white")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        with opened(path) as found:
+            return ImageOps.pad(ImageOps.exif_transpose(found).convert("RGB"), (CELL, CELL), color="white")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"Cannot read image {path} ({error}). Replace it, or omit contact sheets.") from error
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin
 
+from ..files.opening import refuse_large
 from ..files.paths import inside
 from ..sources.source import SourceImage, load_source
 from .collection import Item
@@ -130,8 +131,14 @@ def _picture(item: Item, image_format: str) -> Picture:
                 image, mask = _real(item.root, item.real)
                 width, height = image.size
             if image_format != "keep":
+                refuse_large(image)
                 data, suffix = encode(image, image_format, not item.real), SUFFIXES[image_format]
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PIL: SyntaxError for a broken PNG
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:  # PIL: SyntaxError for a broken PNG
         raise ValueError(f"Cannot read image {item.path} ({error}). Replace or remove it.") from error
     row = {**item.row, "sha256": digest(data), "bytes": len(data), "width": width, "height": height}
     stem = f"{'real-' if item.real else ''}{row['key'][:16]}-{row['index']}"

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader
 from PIL import Image, ImageOps
 
 from ..files.atomic import write_atomic
+from ..files.opening import opened
 from ..files.paths import inside
 from ..plans.plan_file import HEADER, PlanFile, planned_keys
 from ..store.manifest import Manifest
@@ -219,9 +220,9 @@ def _data(path: Path) -> str | None:
     """An image as a data URI without the texts that ComfyUI puts into files; None when it cannot be read."""
     buffer = io.BytesIO()
     try:
-        with Image.open(path) as opened:
-            small = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError):
+        with opened(path) as found:
+            small = ImageOps.exif_transpose(found).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
     exact = max(small.size) <= SIDE
     small.thumbnail((SIDE, SIDE))

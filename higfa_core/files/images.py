@@ -9,13 +9,16 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from .formats import register_plugins
+from .opening import LEAST_SIDE, opened
 
 
 def load_image(path: str | Path, crop_bottom: int = 0) -> Tensor:
     """Image file -> [1, H, W, 3] float32 in 0..1, turned as its EXIF tag says, without its lowest `crop_bottom`
-    rows. ValueError if unreadable, or nothing is left."""
+    rows. ValueError if unreadable, too large or too small (see `.opening`), or nothing is left."""
     pixels = torch.from_numpy(_pixels(path, "RGB"))[None]
+    if min(pixels.shape[1:3]) < LEAST_SIDE:
+        size = f"{pixels.shape[2]} x {pixels.shape[1]}"
+        raise ValueError(f"Image {path} has {size} pixels. Give one of at least {LEAST_SIDE} x {LEAST_SIDE}.")
     keep = pixels.shape[1] - crop_bottom
     if keep < 1:
         raise ValueError(f"Image {path} is {pixels.shape[1]} pixels high: its {crop_bottom} lowest are a banner")
@@ -32,13 +35,13 @@ def load_mask(path: str | Path, height: int, width: int) -> Tensor:
 
 
 def _pixels(path: str | Path, mode: str) -> np.ndarray:
-    register_plugins()
     try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
+        with opened(path) as found:
+            image = ImageOps.exif_transpose(found)
             if image.mode[0] in "IF":  # 16 bits a pixel, or floats: convert() would clip instead of scale
                 image = Image.fromarray(_as_bytes(np.asarray(image)))
-            return np.asarray(image.convert(mode), dtype=np.float32) / 255
+            pixels = np.array(image.convert(mode), dtype=np.float32)
+            return np.divide(pixels, 255, out=pixels)  # in place: large images are large
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         # PIL: SyntaxError for a broken PNG
         raise ValueError(f"Cannot read image {path} ({error}). Replace or remove the file.") from error

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageOps
 
 from ..files.atomic import write_atomic
-from ..files.formats import register_plugins
+from ..files.opening import opened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +48,6 @@ class ImageHashes:
 
     def of(self, root: Path, paths: Sequence[str]) -> list[ImageHash]:
         """The hash of each file below `root`, on all processor cores."""
-        register_plugins()
         found: list[ImageHash] = []
         with ThreadPoolExecutor(max(1, min(os.cpu_count() or 1, 16))) as pool:
             for start in range(0, len(paths), BATCH):  # the pool would keep something for each path that waits
@@ -78,7 +77,7 @@ def thumbnail(path: Path) -> np.ndarray:
     """The whole picture at 32 x 32 pixels, RGB in 0..255, to compare two in detail."""
     import numpy as np  # here: a driver of servers, which reads plans, needs none
 
-    with Image.open(path) as image:
+    with opened(path) as image:
         image.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))
         small = ImageOps.exif_transpose(image).convert("RGB")
         return np.asarray(small.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX), dtype=np.float32)
@@ -88,7 +87,7 @@ def _bits(content: bytes) -> str:
     import numpy as np
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with opened(io.BytesIO(content)) as image:
             image.draft("L", (DRAFT, DRAFT))
             grey = ImageOps.exif_transpose(image).convert("L").resize((SIDE + 1, SIDE + 1), Image.Resampling.BOX)
     except Exception:  # whatever a decoder makes of a damaged file

@@ -24,6 +24,7 @@ from torch import Tensor
 from ..contour import TransformParams, fit_boxes, fit_plane, transform_boxes
 from ..files.hashes import canonical_json
 from ..files.names import matching_key
+from ..files.opening import LEAST_SIDE
 from ..files.paths import check_class_names, folder_name, inside, name_flaw
 from ..plans.plan import Job
 from ..plans.rules import Rules
@@ -176,6 +177,9 @@ def check_images(images: Tensor, name: str) -> None:
         raise ValueError(f"Images of {name} must be float [batch, height, width, 3], got {shape}")
     if 0 in images.shape:
         raise ValueError(f"No images for {name}: got an empty batch {tuple(images.shape)}")
+    if min(images.shape[1:3]) < LEAST_SIDE:
+        size = f"{images.shape[2]} x {images.shape[1]}"
+        raise ValueError(f"Images of {name} have {size} pixels. Give images of at least {LEAST_SIDE} x {LEAST_SIDE}.")
     for i, image in enumerate(images):
         # The sum is many times faster; only a sum that is not finite needs the full check.
         if not image.sum(dtype=torch.float32).isfinite() and not torch.isfinite(image).all():

@@ -17,8 +17,9 @@ from .watch import CLEAR, verdict
 
 TARGETS = {**records.TARGETS, **files.TARGETS, **answers.TARGETS}
 # Shares of the inputs: the slow readers get fewer.
-SHARES = {"index": 0.2, "export": 0.2, "transformers": 0.1, "checkpoint": 0.5, "layouts": 0.5, "HTTP bytes": 0.3}
-SHARES |= {"leaks": 0.3, "sidecar": 0.5, "safetensors": 0.5, "image hashes": 0.3}
+SHARES = {"index": 0.1, "export": 0.1, "transformers": 0.05, "checkpoint": 0.15, "layouts": 0.4, "HTTP bytes": 0.2}
+SHARES |= {"leaks": 0.3, "sidecar": 0.2, "safetensors": 0.3, "image hashes": 0.2, "plan": 0.6, "tables": 0.7}
+SHARES |= {"HTTP answers": 3.0, "addresses": 2.0, "job": 2.0, "transform": 2.0, "server's manifest": 2.0}
 BATCH = 1000  # inputs for which hypothesis keeps what it drew
 
 

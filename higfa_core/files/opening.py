@@ -1,0 +1,43 @@
+"""Opening an image file, of whatever size: the header is read, and nothing that is too large is decoded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from PIL import Image
+
+from .formats import register_plugins
+
+LIMIT = "HIGFA_MAX_PIXELS"
+MOST_PIXELS = 64_000_000  # 8000 x 8000; decoded and as floats that takes a gigabyte
+LEAST_SIDE = 8  # pixels: one of a latent image
+
+
+@contextmanager
+def opened(file: str | Path | IO[bytes]) -> Iterator[Image.Image]:
+    """The image in a file, before it is decoded. ValueError when it has more pixels than `most_pixels`."""
+    register_plugins()
+    with Image.open(file) as image:
+        refuse_large(image)
+        yield image
+
+
+def refuse_large(image: Image.Image) -> None:
+    """ValueError when an image, of which only the header was read, has more pixels than `most_pixels`."""
+    if (pixels := image.width * image.height) > most_pixels():
+        raise ValueError(
+            f"it has {image.width} x {image.height} = {pixels:,} pixels, more than {most_pixels():,}; make it "
+            f"smaller, or set the environment variable {LIMIT} to a larger number"
+        )
+
+
+def most_pixels() -> int:
+    """How many pixels an image may have that is decoded: 64 million, or what HIGFA_MAX_PIXELS says."""
+    given = os.environ.get(LIMIT, "").replace("_", "").replace(",", "").strip()
+    if given and not (given.isascii() and given.isdecimal() and int(given[:20])):
+        raise ValueError(f"{LIMIT} must be a number of pixels, got {given[:40]!r}")
+    return int(given) if given else MOST_PIXELS
