@@ -5,10 +5,11 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..files.atomic import alone
+from ..files.faults import naming
 
 
 class Database:
@@ -17,9 +18,10 @@ class Database:
     def __init__(self, path: Path):
         self.path = path
         self._lock = threading.RLock()
-        self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-        with alone(path.parent):  # whoever changes the mode waits for nobody: two at once would fail
-            self._db.execute("PRAGMA journal_mode = WAL")
+        with naming(path):
+            self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+            with alone(path.parent):  # whoever changes the mode waits for nobody: two at once would fail
+                self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")  # a lost last transaction is found again in the manifest
 
     def close(self) -> None:
@@ -32,11 +34,12 @@ class Database:
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
+        with self._lock, naming(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                with suppress(sqlite3.OperationalError):  # SQLite may have done so itself, where the disk is full
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")

@@ -44,10 +44,12 @@ class States(Index):
 
     def close(self) -> None:
         """Give back what this driver holds, and the file."""
-        with self._change() as db:
-            db.execute("UPDATE jobs SET state = 'planned' WHERE state = 'leased' AND driver = ?", (self.driver,))
-            db.execute("DELETE FROM drivers WHERE driver = ?", (self.driver,))
-        super().close()
+        try:
+            with self._change() as db:
+                db.execute("UPDATE jobs SET state = 'planned' WHERE state = 'leased' AND driver = ?", (self.driver,))
+                db.execute("DELETE FROM drivers WHERE driver = ?", (self.driver,))
+        finally:
+            super().close()
 
     def lease(self, server: str, but: Sequence[int] = ()) -> Lease | None:
         """The next job, for `server`, but none of `but`; None when there is none now. With quotas, none that may be

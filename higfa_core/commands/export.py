@@ -19,7 +19,7 @@ from .progress import CountView
 from .shell import Parser, Speech, add_json_option, command
 
 
-@command()
+@command(safe="No export was written, and an earlier one is as it was.")
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     speech = Speech(args.json)

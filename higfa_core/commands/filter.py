@@ -21,7 +21,7 @@ from .options import add_options, given
 from .shell import Parser, Speech, add_json_option, command
 
 
-@command()
+@command(safe="Every image is whole, at its old or at its new place; the same command finishes.")
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     speech = Speech(args.json)

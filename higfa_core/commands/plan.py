@@ -34,7 +34,7 @@ LEAKS = ("exclude", "report", "off")
 MANY, SHOWN = 5000, 10  # images that take a while, leaks that are printed
 
 
-@command()
+@command(safe="An earlier plan is as it was, or the new one is whole.")
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     speech = Speech(args.json)

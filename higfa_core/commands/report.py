@@ -11,7 +11,7 @@ from ..exports.report import NAME, Dataset, write_report
 from .shell import Parser, Speech, add_json_option, command, hint
 
 
-@command()
+@command(safe="An earlier report is as it was.")
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     speech = Speech(args.json)

@@ -21,7 +21,7 @@ from .shell import Parser, Speech, add_json_option, command, hint
 from .view import View
 
 
-@command()
+@command(safe="Every image that manifest.jsonl names is whole, and the same command resumes.")
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     speech = Speech(args.json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import io
 import json
 import os
 import re
@@ -12,6 +13,9 @@ import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
+from ..files.faults import in_words
+
+LONGEST = 4000  # characters of an error
 CALLED_AS = "HIGFA_CALLED_AS"  # set by whoever starts this for somebody, as run.py does
 INTERRUPTED = 130
 Command = Callable[..., int]
@@ -88,24 +92,28 @@ class Speech:
             print(json.dumps(values, ensure_ascii=False, default=str))
 
 
-def command(lower: str = "the batch size") -> Callable[[Command], Command]:
+def command(lower: str = "the batch size", safe: str = "") -> Callable[[Command], Command]:
     """A command whose errors are one line on stderr and exit code 1, and whose Ctrl-C is exit code 130.
 
     Args:
         lower: The options to lower when memory runs out.
+        safe: What is whole all the same, when a disk or its permissions stop the command.
     """
 
     def decorate(main: Command) -> Command:
         @functools.wraps(main)
         def run(argv: Sequence[str] | None = None) -> int:
+            _show_any_name()
             try:
                 return main(argv)
-            except (ValueError, OSError, ImportError) as error:
-                print(f"error: {error}", file=sys.stderr)
+            except (OSError, UnicodeEncodeError) as error:
+                _complain(in_words(error, safe))
+            except (ValueError, ImportError) as error:
+                _complain(str(error))
             except RuntimeError as error:
                 if "out of memory" not in str(error):  # CUDA and MPS share no class for it
                     raise
-                print(f"error: {str(error).rstrip('.')}. Lower {lower}.", file=sys.stderr)
+                _complain(f"{str(error).rstrip('.')}. Lower {lower}.")
             except KeyboardInterrupt:
                 print("\ninterrupted. What is made stays; the same command resumes.", file=sys.stderr)
                 return INTERRUPTED
@@ -114,3 +122,15 @@ def command(lower: str = "the batch size") -> Callable[[Command], Command]:
         return run
 
     return decorate
+
+
+def _complain(words: str) -> None:
+    """Say what went wrong in one line, of which what is very long is left out."""
+    words = words if len(words) <= LONGEST else f"{words[: LONGEST // 2]} ... {words[-LONGEST // 2 :]}"
+    print(f"error: {words}", file=sys.stderr)
+
+
+def _show_any_name() -> None:
+    """Files may be called by bytes that are no text: they are shown as escapes, as on stderr."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

@@ -4,6 +4,7 @@ labelled images."""
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from ..files.atomic import write_atomic
 from ..sources.options import layout_of
 from ..training.data import read_labelled
 from ..training.outputs import Trained, checkpoint_of, summary, train_files
@@ -25,7 +27,10 @@ from .shell import INTERRUPTED, Parser, command
 from .source_options import add_source_arguments
 
 
-@command(lower="--batch-size or --image-size")
+@command(
+    lower="--batch-size or --image-size",
+    safe="An earlier file of that name is as it was; what is trained so far continues with --resume.",
+)
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
@@ -128,8 +133,9 @@ def _save_plots(one: Trained) -> None:
     from PIL import Image
 
     for name, image in one.plots().items():
-        path = one.path.with_suffix(f".{name}.png")
-        Image.fromarray((image[0] * 255).round().byte().numpy()).save(path)
+        path, buffer = one.path.with_suffix(f".{name}.png"), io.BytesIO()
+        Image.fromarray((image[0] * 255).round().byte().numpy()).save(buffer, "PNG")
+        write_atomic(path, buffer.getvalue())
         print(f"plot         {path}")
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from ..files.faults import naming
 from ..sources.source import SourceImage
 from .base import Export, Options
 from .card import write_card
@@ -67,7 +68,7 @@ def export(
     if hasattr(writer, "check"):
         writer.check(job)
     known = known_images(job, options.check_against) if options.check_against else None
-    with stage_beside(out) as stage:
+    with naming(out), stage_beside(out) as stage:
         size = _write_images(stage.path, job, writer, progress)
         sheets = write_sheets(stage.path / "contact-sheets", job) if options.contact_sheets else 0
         write_card(stage.path, job, writer)

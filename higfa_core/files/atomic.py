@@ -9,14 +9,19 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from .faults import naming
 from .held import create_held
 
 LOCK, LOCK_SECONDS = "lock.sqlite", 86400.0
 
 
-def write_atomic(path: str | Path, data: bytes) -> None:
-    """Write a file so that readers see all of it or nothing, also after a crash; makes its folder."""
-    path = Path(path)
+def write_atomic(path: str | Path, data: bytes | memoryview) -> None:
+    """Write a file so that readers see all of it or nothing, also after a crash; makes its folder. OSError names it."""
+    with naming(path):
+        _write(Path(path), data)
+
+
+def _write(path: Path, data: bytes | memoryview) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not an image suffix: a reader of the folder must not take it for a sample.
     part = path.with_name(f".{path.name[:64]}.{os.getpid()}.{secrets.token_hex(4)}.part")
@@ -35,8 +40,11 @@ def write_atomic(path: str | Path, data: bytes) -> None:
 def alone(folder: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     """Only one thread of one process of this machine at a time; waits for the others, `seconds` at most
     (sqlite3.OperationalError). Ends with its process."""
-    with closing(sqlite3.connect(folder / LOCK, timeout=seconds, isolation_level=None)) as lock:
-        lock.execute("BEGIN EXCLUSIVE")
+    with naming(folder):
+        lock = sqlite3.connect(folder / LOCK, timeout=seconds, isolation_level=None)
+    with closing(lock):
+        with naming(folder):
+            lock.execute("BEGIN EXCLUSIVE")
         yield
 
 

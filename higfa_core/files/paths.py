@@ -19,10 +19,16 @@ SPLITS = {
 HELD_OUT_LIST = "held_out.txt"  # see held_out.py
 WINDOWS_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 MAX_NAME_BYTES = 200
+SURROGATE = re.compile("[\ud800-\udfff]")
+HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # the others stand for the bytes of a name that is no text
 
 
 def inside(root: str | Path, relative: str) -> Path:
     """`root/relative`; ValueError when absolute, with `..`, or leading out of `root` by a link."""
+    if HALF.search(relative):
+        raise ValueError(
+            f"Path {relative!r} has half a character (a lone surrogate), which no disk can store. Rename it."
+        )
     if leads_out(relative):
         raise ValueError(f"Path {relative!r} must be relative and without '..': it has to stay inside {root}")
     base, target = os.path.realpath(root), os.path.realpath(os.path.join(root, relative))
@@ -137,6 +143,8 @@ def name_flaw(name: str) -> str:
     """Why `name` cannot be a folder on Linux, macOS and Windows alike; empty when it can."""
     if re.search(r'[\x00-\x1f\x7f<>:"/\\|?*]', name):
         return 'has a slash, a control character or one of <>:"|?*'
+    if SURROGATE.search(name):
+        return "has half a character (a lone surrogate), or bytes that are no UTF-8"
     if not name or name[0] == "." or name[-1] in ". " or name[0] == " ":
         return "is empty, begins with a dot or space, or ends with one"
     if name.split(".")[0].rstrip().lower() in WINDOWS_NAMES:

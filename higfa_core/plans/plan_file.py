@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from ..files.atomic import write_atomic
+from ..files.faults import naming
 from ..files.held import create_held, remove_left_parts
 from ..files.records import PlanHeader, PlanLine, checked, read_as
 from ..sources.source import SourceImage
@@ -55,7 +56,8 @@ def write_plan(
     folder.mkdir(parents=True, exist_ok=True)
     remove_left_parts(folder)
     try:
-        jobs_sha256 = _write_jobs(part, plan)
+        with naming(folder / JOBS):
+            jobs_sha256 = _write_jobs(part, plan)
         header = _header(plan, jobs_sha256, quota, rules) | {
             "dataset_name": dataset_name,
             "options": dict(options),

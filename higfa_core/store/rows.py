@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files.faults import naming
 from ..files.records import check_row, plain
 
 log = logging.getLogger(__name__)
@@ -87,13 +89,18 @@ def parse_row(line: bytes) -> dict | None:
 
 def append_line(path: Path, line: bytes) -> None:
     """Durably append a line to a manifest that other processes of this machine may be appending to."""
+    with naming(path):
+        _append(path, line)
+
+
+def _append(path: Path, line: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags, 0o666)
     try:
         data = (b"\n" if _ends_torn(descriptor) else b"") + line
         if os.write(descriptor, data) != len(data):
-            raise OSError(f"Disk full while writing {path}. Free some space and run again.")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))  # the next line starts afresh
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

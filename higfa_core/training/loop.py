@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..classifier.formats import timm_models
+from ..files.atomic import write_atomic
 from .calibrate import calibrate
 from .loaders import HeldOut, mixed_seed, seeded
 from .settings import TrainSettings
@@ -113,13 +114,9 @@ class Loop:
             "history": [asdict(row) for row in self.history],
             "best": vars(self.best) if self.best else None,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            torch.save(state, part)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomic(path, buffer.getbuffer())
 
     def load(self, path: Path, key: str) -> None:
         """Continue from a checkpoint. ValueError when it belongs to another run, or is damaged."""

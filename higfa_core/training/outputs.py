@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..files.held import remove_left_parts
 from ..sources import held_out
 from . import backbone, plots
 from .data import LabelledSet
@@ -60,6 +61,7 @@ def train_files(
     plan = [(GUIDE, out, settings)]
     if options.judge:
         plan.append((JUDGE, _sibling(out, JUDGE), judge_settings(settings, options.judge_arch)))
+    remove_left_parts(out.parent)
     _refuse_names(out, [path for _, path, _ in plan], options.overwrite, options.resume)
     for _, _, wanted in plan:
         backbone.check(wanted.arch, len(labelled.class_names), wanted.pretrained, wanted.image_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -100,7 +101,7 @@ def number_classes(named: Iterable[tuple[int, str]], layout: str) -> dict[str, i
 
 def check_folder(root: Path) -> None:
     """ValueError unless there is a folder at `root`."""
-    if not root.is_dir():
+    if not os.path.isdir(root):  # Path.is_dir raises for a name that is too long
         raise ValueError(f"No dataset folder at {root}: it must hold one folder of images for each class")
 
 

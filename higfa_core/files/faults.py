@@ -1,0 +1,87 @@
+"""Faults of the disk and of rights, as people are told of them: what failed, at which path of theirs, what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .names import printable
+
+LONGEST = 160  # characters of a path that are shown
+FULL = ("The disk is full, so that {path} could not be written.", "Free some space and run this again.")
+RIGHTS = ("This user may not read or write {path}.", "Change its permissions, or choose another folder.")
+BROKEN = ("The disk failed at {path}.", "Check it, or the connection to the network share, and run this again.")
+OPEN = ("Too many files are open at once.", "Raise the limit (ulimit -n 4096) and run this again.")
+WORDS: dict[int, tuple[str, str]] = {
+    errno.ENOSPC: FULL,
+    getattr(errno, "EDQUOT", errno.ENOSPC): FULL,
+    errno.EACCES: RIGHTS,
+    errno.EPERM: RIGHTS,
+    errno.EROFS: ("{path} is on a read-only disk.", "Choose another folder."),
+    errno.EFBIG: (
+        "{path} would become larger than a file may be here.",
+        "Raise the limit (ulimit -f), or choose another disk.",
+    ),
+    errno.ENAMETOOLONG: ("The path is too long: {path}.", "Choose a shorter name, or a folder nearer to the root."),
+    errno.ENOENT: ("{path} is not there.", "Correct the path."),
+    errno.ENOTDIR: ("A part of {path} is a file, where a folder is needed.", "Correct the path."),
+    errno.EISDIR: ("{path} is a folder, where a file is needed.", "Correct the path."),
+    errno.ELOOP: ("{path} is a link that leads to itself.", "Correct the link."),
+    errno.EIO: BROKEN,
+    getattr(errno, "ESTALE", errno.EIO): BROKEN,
+    errno.EMFILE: OPEN,
+    errno.ENFILE: OPEN,
+}
+STOPPED = {code for code, words in WORDS.items() if words in (FULL, RIGHTS, BROKEN)} | {errno.EROFS, errno.EFBIG}
+SQLITE = {"full": errno.ENOSPC, "readonly": errno.EACCES, "unable to open": errno.EACCES, "disk I/O": errno.EIO}
+# How temporary files and folders are called: see `.atomic`, and the stages of exports.
+TEMPORARY = re.compile(r"\.([^/\\]+)\.\d+\.[0-9a-f]{8}\.part$|(?<=[^/\\])\.part-[0-9a-f]{16}(\.old)?")
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Faults in the block name the user's file or folder: those that name none, and those of SQLite's own files."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        code = next((code for words, code in SQLITE.items() if words in str(error)), None)
+        if code is None:  # it is locked, or we asked for nonsense
+            raise
+        raise OSError(code, str(error), str(path)) from error
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def in_words(error: OSError | UnicodeEncodeError, safe: str = "") -> str:
+    """What failed and what to do, with `safe`, what is safe, in between."""
+    if isinstance(error, UnicodeEncodeError):
+        return f"A name has bytes that are no UTF-8: {_shortened(printable(_name_in(error)))}. Rename it."
+    if error.errno not in WORDS or error.filename is None:
+        return str(error)
+    what, remedy = WORDS[error.errno]
+    safe = safe if error.errno in STOPPED else ""
+    return " ".join(filter(None, (what.format(path=users_path(error.filename)), safe, remedy)))
+
+
+def users_path(path: str | bytes | int) -> str:
+    """The path that a person knows: that of the file or folder for which a temporary one stood."""
+    text = TEMPORARY.sub(lambda found: found[1] or "", os.fsdecode(path)) if not isinstance(path, int) else "a file"
+    return _shortened(printable(text))
+
+
+def _name_in(error: UnicodeEncodeError) -> str:
+    """The name that cannot be encoded, out of the text or the JSON that it stands in."""
+    before, after = error.object[: error.start], error.object[error.start :]
+    return re.split(r"[\"\n]", before)[-1] + re.split(r"[\"\n]", after)[0]
+
+
+def _shortened(text: str) -> str:
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]} ({len(text)} characters)"
