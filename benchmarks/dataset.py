@@ -52,8 +52,10 @@ def main():
         print("| what | measured | limit |\n|---|---|---|")
         seconds, memory = plan(folder, args.jobs)
         print(f"| plan of {args.jobs:,} jobs | {seconds:.1f} s, {memory:.0f} MB | 10 s, 400 MB |")
-        for words, limit, seconds, memory in plan_sources(folder, args.sources, args.classes):
-            print(f"| {words} | {seconds:.1f} s, {memory:.0f} MB | {limit} |", flush=True)
+        for words, limit, seconds, processor, memory in plan_sources(folder, args.sources, args.classes):
+            print(
+                f"| {words} | {seconds:.1f} s ({processor:.1f} s of processor), {memory:.0f} MB | {limit} |", flush=True
+            )
         first, again, far = resume(folder, args.jobs)
         words = f"{again:.1f} s, remote server {far:.1f} s (index rebuilt: {first:.1f} s)"
         print(f"| store of {args.jobs:,} rows, to the first job | {words} | 3 s |")
@@ -75,7 +77,7 @@ def plan(folder, jobs):
 
 
 def plan_sources(folder, count, classes):
-    """Rows of words, limit, seconds and peak MB: `higfa plan` over `count` images in `classes` classes."""
+    """Words, limit, seconds, seconds of all cores together, and peak MB of `higfa plan` over `count` images."""
     sources, about = folder / "many", f"plan over {count:,} images, {classes:,} classes"
     draw_sources(sources, count, classes)
     command = ["plan", folder / "many_store", "--workflow", WORKFLOW, "--source", sources, "--replicas", 1, "--replace"]
@@ -99,16 +101,18 @@ def draw_sources(folder, count, classes):
 
 
 def measured(command):
-    """Seconds, and the peak MB of the process of its own that runs the command (Linux)."""
+    """Seconds, seconds of all cores together, and peak MB of a process of its own that runs the command (Linux)."""
     code = (
         "import sys; from higfa_core.commands.main import main; code = main(sys.argv[1:]); "
         "about = open('/proc/self/status').read(); "
         "print(about.partition('VmHWM:')[2].split()[0], file=sys.stderr); sys.exit(code)"
     )
-    start = time.perf_counter()
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     words = [sys.executable, "-c", code, *map(str, command)]
     ran = subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    return time.perf_counter() - start, int(ran.stderr.split()[-1]) / 1024
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - start, processor, int(ran.stderr.split()[-1]) / 1024
 
 
 def resume(folder, jobs):

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from .names import matching_key
 
@@ -41,9 +41,11 @@ def inside(root: str | Path, relative: str) -> Path:
 
 def leads_out(relative: str) -> bool:
     """Whether a path is empty, absolute on some system, or has `..`. As text alone: `inside` also sees links."""
-    parts = PurePosixPath(relative.replace("\\", "/")).parts  # a Windows server would see these
-    anchored = PurePosixPath(relative).anchor or PureWindowsPath(relative).anchor or "\0" in relative
-    return not parts or ".." in parts or bool(anchored)
+    # Not by pathlib, which takes a fifth of the time of a plan. A Windows server sees backslashes and drives.
+    path = relative.replace("\\", "/")
+    parts = set(path.split("/"))
+    anchored = path[:1] == "/" or path[:1].isalpha() and path[1:2] == ":"
+    return not parts - {"", "."} or ".." in parts or anchored or "\0" in path
 
 
 def path_flaw(path: str) -> str:

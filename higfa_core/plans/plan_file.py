@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import structs
 
 from ..files.atomic import write_atomic
@@ -70,7 +71,8 @@ def write_plan(
         os.replace(part, folder / JOBS)
     finally:
         part.unlink(missing_ok=True)
-    write_atomic(folder / HEADER, json.dumps(header, ensure_ascii=False, indent=1).encode())
+    # json itself indents in Python, which takes a quarter of the time of a plan.
+    write_atomic(folder / HEADER, msgspec.json.format(json.dumps(header, ensure_ascii=False).encode(), indent=1))
     return header
 
 
