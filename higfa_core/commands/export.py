@@ -7,6 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..exports.base import Options
 from ..exports.export import Exported, export
@@ -17,6 +18,9 @@ from ..sources.options import layout_of
 from ..sources.source import SourceImage
 from .progress import CountView
 from .shell import Parser, Speech, add_json_option, command
+
+if TYPE_CHECKING:
+    from ..training.data import Labelled, LabelledSet
 
 
 @command(safe="No export was written, and an earlier one is as it was.")
@@ -59,22 +63,22 @@ def _validation(args: argparse.Namespace) -> tuple[Path, tuple[SourceImage, ...]
     """The folder of the real images, and those that its `val` folder or its `held_out.txt` holds out."""
     from ..training.data import read_labelled  # here: it waits for torch
 
-    header = PlanFile(args.folders[0]).header
-    root = Path(args.source or header["dataset"]["root"])
-    names = [info["name"] for info in header["classes"]]
-    found = read_labelled(root, 0, follow_links=True, **layout_of(header["options"]))
-    if unknown := set(found.class_names) - set(names):
+    plan = PlanFile(args.folders[0])
+    root = Path(args.source or plan.header["dataset"]["root"])
+    found = read_labelled(root, 0, follow_links=True, **layout_of(plan.header.get("options") or {}))
+    if unknown := set(found.class_names) - set(plan.classes):
         raise ValueError(f"{root} has other classes than the plan, such as {min(unknown)!r}. Plan again.")
     if not found.validation:
         raise ValueError(
             f"No image in {root} is held out for validation: there is no val folder and no held_out.txt. "
             "higfa train-classifier holds some out; a test split is never taken."
         )
-    labels = [names.index(found.class_names[item.label]) for item in found.validation]
-    paths = [item.path.relative_to(found.root).as_posix() for item in found.validation]
-    crops = [item.crop_bottom for item in found.validation]
-    images = (SourceImage(p, names[n], n, crop_bottom=crop) for p, n, crop in zip(paths, labels, crops))
-    return root, tuple(images)
+    return root, tuple(_source_image(item, found, plan.classes) for item in found.validation)
+
+
+def _source_image(item: Labelled, found: LabelledSet, classes: Sequence[str]) -> SourceImage:
+    path, name = item.path.relative_to(found.root).as_posix(), found.class_names[item.label]
+    return SourceImage(path, name, classes.index(name), crop_bottom=item.crop_bottom)
 
 
 def summary(done: Exported, format: str) -> str:

@@ -269,6 +269,9 @@ def test_real_images_that_moved_or_changed(dataset, root, tmp_path):
 
 
 def test_card(dataset, tmp_path):
+    plan = json.loads((dataset / "plan.json").read_text("utf-8"))
+    plan["left_out"] = [{"reason": ".heic", "count": 2, "example": "a/0.heic", "remedy": "pip install pillow-heif"}]
+    (dataset / "plan.json").write_text(json.dumps(plan), "utf-8")
     export([dataset], tmp_path / "out", "imagefolder", Options(licence="CC BY-NC 4.0", contact_sheets=True))
     _, front, text = (tmp_path / "out" / "README.md").read_text("utf-8").split("---\n", 2)
     about = yaml.safe_load(front)
@@ -279,6 +282,7 @@ def test_card(dataset, tmp_path):
     assert "| F-16A/B | confidence is below 0.5 | 2 |" in text
     assert "| CheckpointLoaderSimple | sd15.safetensors |" in text and "| ControlNetLoader | canny.pth |" in text
     assert "a photo of a {class}" in text and "- a photo of a 鴉 crow (4)" in text
+    assert "- 2 .heic (pip install pillow-heif), such as a/0.heic" in text
     assert '"min_confidence": 0.5' in text and "max_duplicate_bits" not in text and "higfa 0.1.0" in text
 
 

@@ -125,6 +125,10 @@ def test_a_validation_split_has_real_images_only(folder, held_out, tmp_path):
         assert len(load_dataset(place[form], split="train")) == 32
     coco = COCO(tmp_path / "coco" / "annotations_val.json")
     assert sorted(note["category_id"] for note in coco.loadAnns(coco.getAnnIds())) == [0, 1]
+    Image.new("RGB", (16, 16)).save(folder / "real" / "held.jpg")
+    other = (SourceImage("held.jpg", readers.CLASSES[0], 0),)
+    with pytest.raises(ValueError, match=".jpg and .png. Add --image-format"):
+        export([folder / "made"], tmp_path / "w", "webdataset", Options(source=folder / "real", validation=other))
     with pytest.raises(ValueError, match="Lists have no validation split"):
         export([folder / "made"], tmp_path / "l", "lists", Options(source=folder / "real", validation=held_out))
 

@@ -23,7 +23,7 @@ from .hugging_face import class_label, features, flat_row
 def check(export: Export) -> None:
     """ValueError when samples would have different suffixes, which readers do not accept."""
     if export.options.image_format == "keep":
-        _refuse_several({kept_suffix(item.path) for item in export.items})
+        _refuse_several({kept_suffix(item.path) for split in export.splits.values() for item in split})
 
 
 def write(stage: Path, pictures: Iterable[Picture], export: Export) -> Iterator[dict]:
