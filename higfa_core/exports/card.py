@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +13,7 @@ import yaml
 from ..files.hashes import file_sha256
 from ..sources.ledger import LeftOut
 from .base import Export
+from .markdown import FORMULA, bullets, inline, table
 from .reasons import reasons
 
 WEIGHTS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
@@ -30,15 +31,19 @@ LIMITS = (
     "Diffusion models can reproduce images they were trained on.",
     "For training only: validate and test on real images.",
 )
+FORMULAS = (
+    "Do not open `meta.csv` in a spreadsheet, which takes names that begin with =, +, - or @ for formulas. They stand "
+    "there as they are, because trainers compare them."
+)
 
 
 def write_card(stage: Path, export: Export, writer: ModuleType) -> None:
     """Write `README.md`; `writer`, the format's module, explains how to read it."""
     about = front_matter(stage, export, writer)
     front = yaml.dump(about, Dumper=_Plain, allow_unicode=True, sort_keys=False, width=1000)
-    parts = [f"# {export.name}", METHOD, "## Read it", writer.USE, "## Images", *_images(export)]
+    parts = [f"# {inline(export.name)}", METHOD, "## Read it", writer.USE, "## Images", *_images(export)]
     parts += ["## How they were made", *_making(export), "## What was rejected", *_rejected(export)]
-    parts += ["## Known failure modes", _bullets(LIMITS), "## Licences", *_licences(export)]
+    parts += ["## Known failure modes", bullets(LIMITS), "## Licences", *_licences(export)]
     (stage / "README.md").write_text(f"---\n{front}---\n\n" + "\n\n".join(parts) + "\n", "utf-8", newline="\n")
 
 
@@ -90,10 +95,12 @@ def _images(export: Export) -> list[str]:
     if held_out := len(export.validation):
         text.append(f"The validation split has {held_out} more real images, of which no synthetic one was made.")
     if empty := [name for name in export.classes if not made[name]]:
-        text.append(f"**Without any synthetic image**: {', '.join(empty)}.")
+        text.append(f"**Without any synthetic image**: {', '.join(map(inline, empty))}.")
     if export.options.per_class:
         text.append(f"At most {export.options.per_class} of each class were taken, the first of the plan.")
-    return [*text, _table(head, rows)]
+    if export.format == "lists" and any(name.startswith(FORMULA) for name in export.classes):
+        text.append(FORMULAS)
+    return [*text, table(head, rows)]
 
 
 def _making(export: Export) -> list[str]:
@@ -101,23 +108,27 @@ def _making(export: Export) -> list[str]:
     plan, text = collection.plan, []
     if dataset := plan.get("dataset"):
         facts = f"{dataset.get('layout', 'unknown layout')}; {dataset.get('evidence', '')}"
-        text.append(f"Real training images: {dataset.get('name')} ({facts}). Images of other splits were never used.")
+        source = f"{inline(dataset.get('name'))} ({inline(facts)})"
+        text.append(f"Real training images: {source}. Images of other splits were never used.")
     if left_out := plan.get("left_out"):
-        text += ["Files of the real images that were left out:", _bullets(str(LeftOut(**entry)) for entry in left_out)]
+        text += [
+            "Files of the real images that were left out:",
+            bullets(inline(LeftOut(**entry)) for entry in left_out),
+        ]
     files = weights(collection.workflow)
     unnamed = "The workflow names no model file." if collection.workflow else "No workflow is known."
     text.append("Model files in the workflow:" if files else f"{unnamed} So no checkpoint is named.")
     if files:
-        text.append(_table(("node", "file"), files))
+        text.append(table(("node", "file"), files))
     prompts = Counter(row["prompt"] for row in made if row["prompt"])
     if prompts:
         shown = prompts.most_common(PROMPTS_SHOWN)
-        text += [f"Prompts, {len(shown)} of {len(prompts)}:", _bullets(f"{text} ({n})" for text, n in shown)]
+        text += [f"Prompts, {len(shown)} of {len(prompts)}:", bullets(f"{inline(text)} ({n})" for text, n in shown)]
     for title, value in (("Options of the plan", plan.get("options")), ("Thresholds", _asked(plan.get("rules")))):
         if value:
             text += [f"{title}:", f"```json\n{json.dumps(value, ensure_ascii=False, indent=1)}\n```"]
     versions = Counter(json.dumps(row.get("versions") or {}, sort_keys=True) for row in made)
-    text.append("Versions: " + "; ".join(_pairs(json.loads(value)) or "unknown" for value in versions))
+    text.append("Versions: " + "; ".join(inline(_pairs(json.loads(value))) or "unknown" for value in versions))
     return [*text, "Each image's source, seed, prompt, scores and transform are in `manifest.jsonl`."]
 
 
@@ -127,13 +138,13 @@ def _rejected(export: Export) -> list[str]:
         for name in export.classes
         for reason, count in sorted(reasons(export.collection.rejected.get(name, {})).items())
     ]
-    return [_table(("class", "reason", "images"), rows)] if rows else ["Nothing."]
+    return [table(("class", "reason", "images"), rows)] if rows else ["Nothing."]
 
 
 def _licences(export: Export) -> list[str]:
     source, checkpoint = export.licences()
     text = "The images derive from both: who passes them on has to meet the terms of both."
-    return [f"- real images: {source}\n- checkpoint: {checkpoint}", text]
+    return [f"- real images: {inline(source)}\n- checkpoint: {inline(checkpoint)}", text]
 
 
 def _asked(rules: Mapping | None) -> dict:
@@ -142,12 +153,3 @@ def _asked(rules: Mapping | None) -> dict:
 
 def _pairs(values: Mapping) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
-
-
-def _bullets(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _table(head: tuple, rows: Iterable[tuple]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -123,7 +123,7 @@ class PlanDataset(Struct):
     held_out: int = 0
 
 
-class PlanLeftOut(Struct):
+class PlanLeftOut(Struct, forbid_unknown_fields=True):
     """Files that were left out for one reason, in `plan.json`."""
 
     reason: str
