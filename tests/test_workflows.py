@@ -10,6 +10,7 @@ import pytest
 FOLDER = Path(__file__).resolve().parent.parent / "workflows"
 NAMES = sorted({"controlnet_augment", "miniature_augment"} | {path.stem for path in FOLDER.glob("*.json")})
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+SHOWING = {"IMAGECOMPARE": {"__value__": ["", ""]}}  # widgets that store nothing, and what the page sends for them
 FILES = ("ckpt_name", "control_net_name", "classifier_name")  # options are the files of this machine
 AFTER_GENERATE = ("fixed", "increment", "decrement", "randomize")
 INPUT, OUTPUT = -10, -20  # the borders of a sub-graph, as its links name them
@@ -120,6 +121,8 @@ def as_api(canvas, definitions) -> dict:
         names = [name for name, *_ in widgets(definitions[node["type"]])]
         values = dict(zip(names, node.get("widgets_values", [])))
         inputs = {key: value for key, value in values.items() if not key.endswith(": after generate")}
+        kinds = {name: kind for name, (kind, _) in schema(definitions[node["type"]]).items()}
+        inputs |= {name: SHOWING[kind] for name, kind in kinds.items() if kind in SHOWING}
         for (owner, name), (kind, *source) in given.items():
             if owner == node["id"]:
                 inputs[name] = [str(source[0]), source[1]] if kind == "link" else source[0]
@@ -180,7 +183,9 @@ def test_slots_are_those_of_the_definitions(canvas, definitions):
         known = schema(node_class)
         slots = {slot["name"]: slot for slot in node["inputs"]}
         assert set(slots) == set(known), node["type"]
-        stored = {name for name, *_ in widgets(node_class)}
+        stored = {name for name, *_ in widgets(node_class)} | {
+            name for name, (kind, _) in known.items() if kind in SHOWING
+        }
         for name, slot in slots.items():
             assert slot["type"] == known[name][0], (node["type"], name)
             assert slot.get("widget") == ({"name": name} if name in stored else None), (node["type"], name)

@@ -58,7 +58,7 @@ function element(name, attributes = {}, ...children) {
 function addChart(node) {
   const box = element("div", { style: "font: 12px/1.5 sans-serif; color: #ddd; overflow: hidden" });
   box.append("Run: how the classifier guides is shown here.");
-  const options = { serialize: false, hideOnZoom: false, getMinHeight: () => 180 };
+  const options = { serialize: false, hideOnZoom: false, getMinHeight: () => 195 };
   node.addDOMWidget(CHART, CHART, box, options).serialize = false;
   const before = node.onExecuted;
   node.onExecuted = function (output) {
