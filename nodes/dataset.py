@@ -8,16 +8,17 @@ from comfy_api.latest import io
 
 from ..higfa_core.files.paths import fingerprint, inside
 from ..higfa_core.miniature import sources
-from ..higfa_core.plans.inputs import load_job, pick_job, pick_planned
-from ..higfa_core.plans.plan import Job
+from ..higfa_core.plans.inputs import load_job, pick_jobs, pick_planned
+from ..higfa_core.plans.plan import Job, jobs_from_json
 from ..higfa_core.plans.plan_file import HEADER, JOBS
 from ..higfa_core.plans.settings import PlanSettings
 from ..higfa_core.sources.options import parse_layout
 from .folders import dataset_folder, dataset_input
+from .lists import JobSeed
 from .types import HiGFAJob
 from .widgets import widgets
 
-MAX_COUNT = 2**31 - 1
+MAX_COUNT, MAX_BATCH = 2**31 - 1, 64
 
 
 class DatasetJob(io.ComfyNode):
@@ -73,50 +74,70 @@ class DatasetJob(io.ComfyNode):
                     tooltip="How the images lie on disk: auto, or a layout and its options as 'higfa plan' knows them, "
                     "such as 'image_folder', 'aircraft level=family' or 'table labels=train.csv label_column=breed'.",
                 ),
+                io.Int.Input(
+                    "batch",
+                    default=1,
+                    min=1,
+                    max=MAX_BATCH,
+                    optional=True,
+                    advanced=True,
+                    tooltip="How many jobs at once: index 0 gives the first so many, index 1 those after them. Connect "
+                    "seed to HiGFA KSampler, which then samples them in one batch.",
+                ),
             ],
             outputs=[
-                io.Image.Output("image", tooltip="The real image whose contour to use."),
-                io.Mask.Output("mask", tooltip="1 = the object: its mask, else its box. All 1 without either."),
-                io.String.Output("class_name", tooltip="The exact folder name."),
-                io.String.Output("prompt", tooltip="The prompt of this job."),
-                io.Int.Output("seed", tooltip="The job's own seed: connect it to the sampler."),
-                HiGFAJob.Output("job", tooltip="For Export Dataset."),
-                io.Int.Output("count", tooltip="How many jobs there are."),
+                io.Image.Output("image", is_output_list=True, tooltip="The real image whose contour to use."),
+                io.Mask.Output(
+                    "mask", is_output_list=True, tooltip="1 = the object: its mask, else its box. All 1 without either."
+                ),
+                io.String.Output("class_name", is_output_list=True, tooltip="The exact folder name."),
+                io.String.Output("prompt", is_output_list=True, tooltip="The prompt of this job."),
+                io.Int.Output("seed", is_output_list=True, tooltip="The job's own seed: connect it to the sampler."),
+                HiGFAJob.Output("job", is_output_list=True, tooltip="For Export Dataset."),
+                io.Int.Output("count", tooltip="How many batches of jobs there are; with batch 1, how many jobs."),
             ],
         )
 
     @classmethod
     def execute(
-        cls, dataset, index, prompt_template, replicas, plan_seed, contour_from, job="", plan="", layout="auto"
+        cls, dataset, index, prompt_template, replicas, plan_seed, contour_from, job="", plan="", layout="auto", batch=1
     ) -> io.NodeOutput:
         folder, name = folder_paths.get_input_directory(), dataset.strip()
         if name == sources.NAME:
             dataset_folder(name)
         layout = parse_layout(layout)
-        if plan.strip() and not job.strip():
+        if job.strip():
+            jobs, count = jobs_from_json(job), 1
+        elif plan.strip():
             place = inside(folder_paths.get_output_directory(), plan.strip())
-            chosen, count, layout = pick_planned(folder, place, index)
+            jobs, count, layout = pick_planned(folder, place, index, batch)
         else:
             options = {"prompt_template": prompt_template, "replicas": replicas, "plan_seed": plan_seed}
-            chosen, count = pick_job(folder, name, index, job, layout, contour_from=contour_from, **options)
-        chosen, image, mask = load_job(folder, chosen, **layout)
-        mask = torch.ones(1, *image.shape[1:3]) if mask is None else mask
-        return io.NodeOutput(image, mask, chosen.class_name, chosen.prompt, chosen.seed, chosen, count)
+            jobs, count = pick_jobs(folder, name, index, batch, layout, contour_from=contour_from, **options)
+        found = [_outputs(*load_job(folder, chosen, **layout), mark=jobs) for chosen in jobs]
+        return io.NodeOutput(*map(list, zip(*found)), count)
 
     @classmethod
     def fingerprint_inputs(cls, dataset=None, job="", plan="", **others):
         # A linked value is None here; its own node's fingerprint then speaks for it.
         folder, seen = folder_paths.get_input_directory(), ""
-        given = Job.from_json(job) if job else None
-        name = given.dataset if given else (dataset or "").strip()
-        if given and given.image_file:
-            seen = _stamps([inside(folder, file) for file in (given.image_file, given.mask_file) if file])
+        given = jobs_from_json(job) if job else []
+        name = given[0].dataset if given else (dataset or "").strip()
+        if given and all(one.image_file for one in given):
+            files = [file for one in given for file in (one.image_file, one.mask_file) if file]
+            seen = _stamps([inside(folder, file) for file in files])
         elif plan:
             root = inside(folder_paths.get_output_directory(), plan.strip())
             seen = _stamps([root / HEADER, root / JOBS])
         elif name:
             seen = fingerprint(inside(folder, name))
         return f"{name}:{plan}:{job}:{seen}:{sorted(others.items())}"
+
+
+def _outputs(job: Job, image: torch.Tensor, mask: torch.Tensor | None, mark: list[Job]) -> tuple:
+    mask = torch.ones(1, *image.shape[1:3]) if mask is None else mask
+    seed = JobSeed.of(job.seed, mark) if len(mark) > 1 else job.seed
+    return image, mask, job.class_name, job.prompt, seed, job
 
 
 def _stamps(files: list[Path]) -> str:

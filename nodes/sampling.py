@@ -1,5 +1,8 @@
 """HiGFA Guidance, HiGFA KSampler, HiGFA Guider and Guide Model with Classifier."""
 
+import logging
+from collections.abc import Mapping, Sequence
+
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
@@ -10,12 +13,16 @@ from comfy_api.latest import io
 
 from ..higfa_core.comfy.guider import HiGFAGuider
 from ..higfa_core.comfy.patch import guide_model
+from ..higfa_core.comfy.together import Apart, join_calls, split_latent
 from ..higfa_core.guidance.settings import Guidance, Sampling
 from ..higfa_core.guidance.targets import class_lines
-from ..higfa_core.guidance.trace import TraceSlot
+from ..higfa_core.guidance.trace import Trace, TraceSlot, Watch
 from . import live
+from .lists import batches, items
 from .types import HiGFAClassifier, HiGFAGuidance, HiGFATrace
 from .widgets import widgets
+
+log = logging.getLogger(__name__)
 
 DEFAULT = Guidance()
 
@@ -64,14 +71,13 @@ def guidance_input():
     return HiGFAGuidance.Input("guidance", optional=True, tooltip="Settings; defaults when not connected.")
 
 
-def sampled_outputs() -> list:
+def sampled_outputs(**options) -> list:
     """What a sampler node of ours gives."""
+    cost = "Which steps were guided, how the probability went and what it cost."
     return [
-        io.Latent.Output(display_name="latent"),
-        HiGFATrace.Output(display_name="trace"),
-        io.String.Output(
-            display_name="summary", tooltip="Which steps were guided, how the probability went and what it cost."
-        ),
+        io.Latent.Output(display_name="latent", **options),
+        HiGFATrace.Output(display_name="trace", **options),
+        io.String.Output(display_name="summary", tooltip=cost, **options),
     ]
 
 
@@ -106,36 +112,48 @@ class HiGFAKSampler(io.ComfyNode):
                 *widgets(Sampling, "denoise"),
                 guidance_input(),
             ],
-            outputs=sampled_outputs(),
+            is_input_list=True,
+            outputs=sampled_outputs(is_output_list=True),
             **live.SHOWS,
         )
 
     @classmethod
-    def execute(
-        cls,
-        model,
-        positive,
-        negative,
-        latent_image,
-        vae,
-        classifier,
-        class_name,
-        sampler_name,
-        scheduler,
-        guidance=None,
-        **sampling,
-    ) -> io.NodeOutput:
-        run = Sampling.pick(sampling)
-        images = latent_image.get("batch_index")
-        guider = HiGFAGuider(model, classifier, class_lines(class_name), vae, guidance or DEFAULT, images)
-        guider.slot.watch = live.watcher(cls.hidden)
-        guider.set_conds(positive, negative)
-        guider.set_cfg(run.cfg)
-        sigmas = noise_levels(model, run.steps, sampler_name, scheduler, run.denoise)
-        latent = sample(guider, latent_image, sigmas, sampler_name, run.steps, run.seed)
-        trace = guider.trace
-        summary = trace.summary() if trace else "denoise is 0: nothing was sampled"
-        return io.NodeOutput(latent, TraceSlot(trace), summary, ui=live.shown(summary, trace))
+    def execute(cls, **inputs) -> io.NodeOutput:
+        watch = live.watcher(cls.hidden)
+        results = [result for calls in batches(items(inputs)) for result in _sample_jobs(calls, watch)]
+        latents, slots, summaries = map(list, zip(*results))
+        return io.NodeOutput(latents, slots, summaries, ui=live.shown("\n".join(summaries), slots[-1].trace))
+
+
+def _sample_jobs(calls: Sequence[Mapping], watch: Watch | None) -> list[tuple[dict, TraceSlot, str]]:
+    """Latent, trace and summary of each call: of one batch where that is exact, else one after the other."""
+    try:
+        joined = join_calls(calls)
+    except Apart as why:
+        log.info("HiGFA: %d jobs are sampled one by one: %s", len(calls), why)
+        return [result for call in calls for result in _sample_jobs([call], watch)]
+    latent, trace = _sample(joined, calls, watch)
+    if len(calls) == 1:
+        return [_result(latent, trace)]
+    latents = split_latent(latent)
+    return [_result(latents[i], trace and trace.of_image(i, call["seed"])) for i, call in enumerate(calls)]
+
+
+def _sample(joined: Mapping, calls: Sequence[Mapping], watch: Watch | None) -> tuple[dict, Trace | None]:
+    run, model, latent = Sampling.pick(joined), joined["model"], joined["latent_image"]
+    lines = [line for call in calls for line in class_lines(call["class_name"])]
+    places = latent.get("batch_index") if len(calls) == 1 else None  # the lines of one batch are in its own order
+    guider = HiGFAGuider(model, joined["classifier"], lines, joined["vae"], joined.get("guidance") or DEFAULT, places)
+    guider.slot.watch = watch
+    guider.set_conds(joined["positive"], joined["negative"])
+    guider.set_cfg(run.cfg)
+    sigmas = noise_levels(model, run.steps, joined["sampler_name"], joined["scheduler"], run.denoise)
+    seeds = [call["seed"] for call in calls]
+    return sample(guider, latent, sigmas, joined["sampler_name"], run.steps, seeds), guider.trace
+
+
+def _result(latent: dict, trace: Trace | None) -> tuple[dict, TraceSlot, str]:
+    return latent, TraceSlot(trace), trace.summary() if trace else "denoise is 0: nothing was sampled"
 
 
 class HiGFAGuiderNode(io.ComfyNode):
@@ -238,15 +256,20 @@ def noise_levels(model, steps: int, sampler_name: str, scheduler: str, denoise: 
 
 
 def sample(
-    guider, latent: dict, sigmas: torch.Tensor, sampler_name: str, steps: int, seed: int, add_noise: bool = True
+    guider, latent: dict, sigmas: torch.Tensor, sampler_name: str, steps: int, seeds: list[int], add_noise: bool = True
 ) -> dict:
-    """What ComfyUI's common_ksampler does, with our guider in place of CFGGuider. `steps`: of the whole run."""
+    """What ComfyUI's common_ksampler does, with our guider in place of CFGGuider.
+
+    `steps`: of the whole run. `seeds`: one, or one per image.
+    """
     model = guider.model_patcher
     known = ("downscale_ratio_spacial", "downscale_ratio_temporal")
     ratios = [latent[k] for k in known if k in latent]
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"], *ratios)
     if add_noise:
-        noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+        parts = samples.split(len(samples) // len(seeds))
+        places = latent.get("batch_index")
+        noise = torch.cat([comfy.sample.prepare_noise(part, seed, places) for part, seed in zip(parts, seeds)])
     else:
         noise = torch.zeros(samples.size(), dtype=samples.dtype, layout=samples.layout, device="cpu")
     result = guider.sample(
@@ -257,7 +280,7 @@ def sample(
         denoise_mask=latent.get("noise_mask"),
         callback=latent_preview.prepare_callback(model, steps),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=seed,
+        seed=seeds[0],
     )
     result = result.to(comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype())
     return {**{k: v for k, v in latent.items() if k not in known}, "samples": result}

@@ -78,7 +78,7 @@ class HiGFAKSamplerAdvanced(io.ComfyNode):
             guider.slot.runs.append(latent_image[CARRIED])
         sigmas = levels_of(part, noise_levels(model, part.steps, sampler_name, scheduler))
         noisy = part.add_noise == "enable"
-        latent = sample(guider, latent_image, sigmas, sampler_name, part.steps, part.noise_seed, noisy)
+        latent = sample(guider, latent_image, sigmas, sampler_name, part.steps, [part.noise_seed], noisy)
         trace = guider.trace
         if trace is None:
             summary = "no step from start_at_step to end_at_step: nothing was sampled"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..plans.plan import Job
@@ -27,16 +28,19 @@ class Delivery:
         self.client, self.plan = client, plan
         self._uploaded: dict[str, list[str]] = {}  # path of a source -> names of its files at the server
 
-    def graph(self, line: str) -> dict:
-        """The workflow for a line of the plan. Unreadable, or ServerError."""
+    def job(self, line: str) -> Job:
+        """The job of a line of the plan, once its source is at the server. Unreadable, or ServerError."""
         job = self.plan.parse(line)
         if job.contour_source not in self._uploaded:
             self._uploaded[job.contour_source] = self._upload(job)
         image, *mask = self._uploaded[job.contour_source]
-        job = dataclasses.replace(job, image_file=image, mask_file=mask[0] if mask else "")
+        return dataclasses.replace(job, image_file=image, mask_file=mask[0] if mask else "")
+
+    def graph(self, jobs: Sequence[Job]) -> dict:
+        """The workflow for jobs that `job` gave."""
         rules = (rule.name for rule in settings_of(Rules) if rule.tier != HIDDEN)
         widgets = {name: self.plan.header["rules"][name] for name in rules}
-        return fill_in(self.plan.header["workflow"], job, self.plan.header["dataset_name"], widgets)
+        return fill_in(self.plan.header["workflow"], jobs, self.plan.header["dataset_name"], widgets)
 
     def forget(self) -> None:
         """The server may have lost what it was given."""

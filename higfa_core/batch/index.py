@@ -27,7 +27,7 @@ from ..store.repair import put_right
 from ..store.rows import Damage, Tail
 from .database import Database
 
-VERSION = 3  # of the tables and of how shards are dealt
+VERSION = 4  # of the tables and of how shards are dealt
 STATES = ("planned", "leased", "done", "failed", "surplus")
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value);
@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS classes (class INTEGER PRIMARY KEY, name TEXT, quota 
 CREATE TABLE IF NOT EXISTS jobs (
     idx INTEGER PRIMARY KEY, key TEXT UNIQUE, class INTEGER, body TEXT, state TEXT DEFAULT 'planned',
     attempts INTEGER DEFAULT 0, losses INTEGER DEFAULT 0, reason TEXT DEFAULT '',
-    driver TEXT, server TEXT, prompt_id TEXT, lease_until REAL);
+    driver TEXT, server TEXT, prompt_id TEXT, lease_until REAL, team TEXT);
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, idx);
 CREATE INDEX IF NOT EXISTS jobs_by_class ON jobs (class, state);
 CREATE TABLE IF NOT EXISTS images (

@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from .size import LARGEST
 from .states import Lease, States
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ class Options:
     `wait`: how long the first answer of any server may take, `patience`: how long a silent server keeps its jobs,
     `give_up`: how long all may be silent, `job_timeout`: how long one that answers may neither begin nor end a job
     (0: for ever), `rest`: how long a server that fails gets no jobs. `free_every`: jobs after which a server is asked
-    to give memory back (0: never).
+    to give memory back (0: never). `batch`: jobs in one prompt; None measures which size makes most images a second.
     """
 
     attempts: int = 3
@@ -31,10 +32,13 @@ class Options:
     job_timeout: float = 3600.0
     rest: float = 300.0
     free_every: int = 0
+    batch: int | None = 1
 
     def __post_init__(self):
         if self.attempts < 1 or (self.limit is not None and self.limit < 1):
             raise ValueError(f"attempts and limit must be at least 1, got {self.attempts} and {self.limit}")
+        if self.batch is not None and not 1 <= self.batch <= LARGEST:
+            raise ValueError(f"batch must be 1 to {LARGEST}, or auto, got {self.batch}")
         if not self.job_timeout >= 0:
             raise ValueError(f"job_timeout must be a number of seconds, or 0 for no limit, got {self.job_timeout}")
 
@@ -49,7 +53,7 @@ class RunContext(Protocol):
     @property
     def finished(self) -> bool: ...
 
-    def next_job(self, worker: Worker) -> Lease | None: ...
+    def next_jobs(self, worker: Worker) -> list[Lease]: ...
 
     def give_back(self) -> None: ...
 

@@ -59,15 +59,16 @@ class Run:
         for worker in self.workers:
             worker.join(max(0.0, end - time.monotonic()))
 
-    def next_job(self, worker: Worker) -> Lease | None:
-        """A job for the server of `worker`, unless the limit of this run is reached."""
+    def next_jobs(self, worker: Worker) -> list[Lease]:
+        """The jobs of the next prompt for the server of `worker`; none where the limit of this run is reached."""
         with self._lock:
             if self.stopping.is_set() or self._budget == 0:
-                return None
-            lease = self.states.lease(worker.client.url, self._left_to_others(worker))
-            if lease is not None and self._budget is not None:
-                self._budget -= 1
-            return lease
+                return []
+            size = worker.size.value if self._budget is None else min(worker.size.value, self._budget)
+            leases = self.states.lease(worker.client.url, self._left_to_others(worker), size)
+            if self._budget is not None:
+                self._budget = max(0, self._budget - len(leases))
+            return leases
 
     def give_back(self) -> None:
         """A job that was leased has not ended: it does not count against the limit."""

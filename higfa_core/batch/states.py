@@ -6,6 +6,7 @@ drivers of one machine may work on one file.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import sqlite3
@@ -51,21 +52,64 @@ class States(Index):
         finally:
             super().close()
 
-    def lease(self, server: str, but: Sequence[int] = ()) -> Lease | None:
-        """The next job, for `server`, but none of `but`; None when there is none now. With quotas, none that may be
-        superfluous."""
+    def lease(self, server: str, but: Sequence[int] = (), size: int = 1) -> list[Lease]:
+        """The jobs of the next prompt for `server`, at most `size`, but none of `but`; [] when there is none now.
+
+        With quotas, none that may be superfluous. Jobs that shared a prompt share the next one, too, so that a run
+        that was cut gives the same images: a batch of another size rounds differently.
+        """
         with self._change() as db:
-            full = [*self._full_classes(db), *self._classes_to_leave(db, but)]
-            query = "SELECT idx, key, body, attempts FROM jobs WHERE state = 'planned' AND class NOT IN "
-            query += f"({_marks(full)}) AND idx NOT IN ({_marks(but)}) ORDER BY idx LIMIT 1"
-            row = db.execute(query, (*full, *but)).fetchone()
-            if row is None:
-                return None
-            lease = Lease(idx=row[0], key=row[1], body=row[2], attempts=row[3], prompt_id=str(uuid.uuid4()))
-            values = (self.driver, server, lease.prompt_id, time.time() + LEASE_SECONDS, lease.idx)
-            sets = "state = 'leased', driver = ?, server = ?, prompt_id = ?, lease_until = ?"
-            db.execute(f"UPDATE jobs SET {sets} WHERE idx = ?", values)
-            return lease
+            prompt_id = str(uuid.uuid4())
+            found = self._lease(db, server, but, prompt_id, "1")
+            if found is None:
+                return []
+            first, team = found
+            known = json.loads(team) if team else []
+            only = f"idx IN ({','.join(map(str, known))})" if known else "team IS NULL"
+            leases = [first]
+            while len(leases) < (len(known) or size) and (more := self._lease(db, server, but, prompt_id, only)):
+                leases.append(more[0])
+            if len(leases) > 1 and not known:
+                self._team_up(db, [lease.idx for lease in leases])
+            return leases
+
+    def lines(self, leases: Sequence[Lease]) -> list[str]:
+        """The lines of the plan for a prompt with these jobs, in its order: theirs, and those of the jobs that were
+        made the last time in the same prompt."""
+        with self._change() as db:
+            (team,) = db.execute("SELECT team FROM jobs WHERE idx = ?", (leases[0].idx,)).fetchone()
+            lines = {lease.idx: lease.body for lease in leases}
+            done = f"SELECT idx, body FROM jobs WHERE state = 'done' AND idx IN ({team[1:-1] if team else ''})"
+            lines |= dict(db.execute(done).fetchall())
+        return [lines[idx] for idx in sorted(lines)]
+
+    def divide(self, leases: Sequence[Lease]) -> None:
+        """Plan the jobs of a prompt that failed again, in two halves."""
+        idxs = sorted(lease.idx for lease in leases)
+        with self._change() as db:
+            for half in (idxs[: len(idxs) // 2], idxs[len(idxs) // 2 :]):
+                self._team_up(db, half)
+        for idx in idxs:
+            self.release(idx)
+
+    def _lease(
+        self, db: sqlite3.Connection, server: str, but: Sequence[int], prompt_id: str, only: str
+    ) -> tuple[Lease, str | None] | None:
+        """The next job of those that SQL's `only` allows, and the jobs that it shares a prompt with."""
+        full = [*self._full_classes(db), *self._classes_to_leave(db, but)]
+        query = "SELECT idx, key, body, attempts, team FROM jobs WHERE state = 'planned' AND class NOT IN "
+        query += f"({_marks(full)}) AND idx NOT IN ({_marks(but)}) AND {only} ORDER BY idx LIMIT 1"
+        row = db.execute(query, (*full, *but)).fetchone()
+        if row is None:
+            return None
+        lease = Lease(idx=row[0], key=row[1], body=row[2], attempts=row[3], prompt_id=prompt_id)
+        values = (self.driver, server, prompt_id, time.time() + LEASE_SECONDS, lease.idx)
+        sets = "state = 'leased', driver = ?, server = ?, prompt_id = ?, lease_until = ?"
+        db.execute(f"UPDATE jobs SET {sets} WHERE idx = ?", values)
+        return lease, row[4]
+
+    def _team_up(self, db: sqlite3.Connection, idxs: Sequence[int]) -> None:
+        db.execute(f"UPDATE jobs SET team = ? WHERE idx IN ({_marks(idxs)})", (json.dumps(idxs), *idxs))
 
     def adopt(self, server: str) -> list[Lease]:
         """Take over jobs that a driver which is gone had sent to `server`."""
@@ -111,10 +155,12 @@ class States(Index):
         self._set(idx, "done", "")
 
     def lost(self, idx: int, cap: int) -> None:
-        """The server no longer knows the job; after `cap` times it counts as failed."""
+        """The server no longer knows the job; after `cap` times it has failed, after half of them it goes alone."""
         with self._change() as db:
             db.execute("UPDATE jobs SET losses = losses + 1 WHERE idx = ? AND state = 'leased'", (idx,))
             (losses,) = db.execute("SELECT losses FROM jobs WHERE idx = ?", (idx,)).fetchone()
+            if 2 * losses >= cap:
+                self._team_up(db, [idx])
         reason = f"servers lost it {losses} times (did they run out of memory?)"
         self._set(idx, "failed" if losses >= cap else "planned", reason)
 

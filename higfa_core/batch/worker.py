@@ -11,12 +11,14 @@ from __future__ import annotations
 import threading
 import time
 
+from ..plans.plan import Job
 from .answers import Means, ServerError
 from .client import Client, PromptRejected
 from .collector import Collector
 from .delivery import Delivery, Unreadable
 from .health import Health
 from .options import RunContext
+from .size import BatchSize
 from .states import Lease
 
 IN_FLIGHT = 2  # one runs, one waits: a server that dies loses little, a fast one never idles
@@ -35,6 +37,7 @@ class Worker(threading.Thread):
         self.collector = Collector(client, self.states, self.options.give_up)
         self.delivery, self.health = Delivery(client, self.states.plan), Health(self.options.poll)
         self.flights: dict[int, Lease] = {}
+        self.size = BatchSize(context.options.batch)
         self.refused: dict[int, str] = {}
         self.unsendable: set[int] = set()  # those of them that this server can never take
         self.done = self.errors = 0
@@ -126,11 +129,8 @@ class Worker(threading.Thread):
         self._cancel()
         if running:
             self._stuck.update(lease.prompt_id for lease in self.flights.values())
-        for lease in running:
-            if self.collector.collect(lease.key):  # it hangs after the image
-                self._finish(lease)
-            else:
-                self._error(lease, reason)
+        if left := self._unfinished(running):  # else it hangs after the images
+            self._failed(left, reason)
         self._drop_flights()
         if not self._alone:  # others get the jobs first
             self.health.rest(self.options.rest)
@@ -142,15 +142,15 @@ class Worker(threading.Thread):
 
     def _fill(self) -> bool:
         happened = False
-        while len(self.flights) < IN_FLIGHT and self._takes_jobs():
+        while len(self._prompts()) < IN_FLIGHT and self._takes_jobs():
             if self.health.silent:
                 self.client.system_stats()  # raises while the server is silent: it gets no job
-            lease = self.context.next_job(self)
-            if lease is None:
+            leases = self.context.next_jobs(self)
+            if not leases:
                 break
             happened = True
             try:
-                self._send(lease)
+                self._send(leases)
             except ServerError as error:
                 self.health.back_off(error)
                 raise
@@ -159,35 +159,85 @@ class Worker(threading.Thread):
     def _takes_jobs(self) -> bool:
         return not (self.health.unusable or self._stuck or self.health.resting)
 
-    def _send(self, lease: Lease) -> None:
+    def _prompts(self) -> dict[str, list[Lease]]:
+        """What is under way: prompt id -> its jobs."""
+        found: dict[str, list[Lease]] = {}
+        for lease in self.flights.values():
+            found.setdefault(lease.prompt_id, []).append(lease)
+        return found
+
+    def _send(self, leases: list[Lease]) -> None:
+        """Send jobs as one prompt; those that cannot be sent, or are there already, are left out."""
+        todo, wanted, jobs = list(leases), [], {}
+        try:
+            while todo:
+                if (job := self._prepared(todo[0])) is not None:
+                    jobs[job.index] = job
+                    wanted.append(todo[0])
+                todo.pop(0)
+            together = self._with_companions(wanted, jobs) if wanted else []
+        except ServerError:
+            for lease in (*wanted, *todo[1:]):
+                self.context.hand_back(lease)
+            raise
+        if wanted:
+            self._submit(self.delivery.graph(together), wanted)
+
+    def _prepared(self, lease: Lease) -> Job | None:
+        """The job, once its source is at the server; None where it has ended already, one way or the other."""
         try:
             if self.collector.collect(lease.key):  # made by someone else meanwhile, or before a crash
                 self._finish(lease)
-                return
-            graph = self.delivery.graph(lease.body)
+                return None
+            return self.delivery.job(lease.body)
         except ServerError as error:
             self._not_taken(lease, error)
-            return
         except Unreadable as error:  # no server can help
             self.states.error(lease.idx, str(error), cap=1)
-            return
+        return None
+
+    def _with_companions(self, leases: list[Lease], jobs: dict[int, Job]) -> list[Job]:
+        """The jobs of a prompt, with those that shared an earlier one which was cut after them."""
+        for line in self.states.lines(leases):
+            if self.delivery.plan.parse(line).index not in jobs:
+                try:
+                    job = self.delivery.job(line)
+                    jobs[job.index] = job
+                except Unreadable:
+                    continue
+                except ServerError as error:
+                    if error.means is not Means.JOB:
+                        raise
+        return [jobs[index] for index in sorted(jobs)]
+
+    def _submit(self, graph: dict, leases: list[Lease]) -> None:
+        prompt_id = leases[0].prompt_id
         if not self.flights:
             self._since = time.monotonic()  # time without a job does not count
-        self.flights[lease.idx] = lease
-        self._doubtful.add(lease.prompt_id)
+        self.flights |= {lease.idx: lease for lease in leases}
+        self._doubtful.add(prompt_id)
         try:
-            self.client.submit(graph, lease.prompt_id)
+            self.client.submit(graph, prompt_id)
         except PromptRejected as error:
-            self._forget(lease)
-            self._rejected(lease, error)
+            self._forget(*leases)
+            self._rejected(leases, error)
         except ServerError as error:
             if not error.refused:
                 raise  # it may have it all the same
-            self._forget(lease)
-            self._not_taken(lease, error)
+            self._forget(*leases)
+            self._not_taken_together(leases, error)
         else:
-            self._doubtful.discard(lease.prompt_id)
+            self.size.sent(prompt_id)
+            self._doubtful.discard(prompt_id)
             self.health.took_job()
+
+    def _not_taken_together(self, leases: list[Lease], error: ServerError) -> None:
+        if error.means is Means.JOB and len(leases) > 1:
+            self._divide(leases)
+            return
+        for lease in leases[1:]:
+            self.context.hand_back(lease)
+        self._not_taken(leases[0], error)
 
     def _not_taken(self, lease: Lease, error: ServerError) -> None:
         """The server never got the job: whatever is wrong counts for nothing, unless no server can take it."""
@@ -201,35 +251,66 @@ class Worker(threading.Thread):
         else:
             self.states.error(lease.idx, str(error), cap=1)
 
-    def _rejected(self, lease: Lease, error: PromptRejected) -> None:
+    def _rejected(self, leases: list[Lease], error: PromptRejected) -> None:
         if error.always or not self.done:  # it has never accepted this workflow
             self.health.unusable = str(error)
-            self.context.hand_back(lease)
+            for lease in leases:
+                self.context.hand_back(lease)
         else:
-            self._error(lease, str(error))
+            self._failed(leases, str(error))
 
     def _poll(self) -> bool:
         happened, seen = False, {}
-        for lease in list(self.flights.values()):
-            state = self.client.status(lease.prompt_id)
+        for prompt_id, leases in self._prompts().items():
+            state = self.client.status(prompt_id)
             if state in ("waiting", "running"):
-                seen[lease.prompt_id] = state
-                self._doubtful.discard(lease.prompt_id)
+                seen[prompt_id] = state
+                self._doubtful.discard(prompt_id)
                 continue
             happened = True
-            if self.collector.collect(lease.key):
-                self._finish(lease)
-            elif state == "lost":
-                self._lost(lease)
-            elif state == "failed":
-                reason = self.client.error(lease.prompt_id) or "the server reports an error"
-                self._error(lease, self.delivery.explain(lease.body, reason))
-            else:
-                self.client.free()  # a cached result without its files must not be handed out again
-                self._error(lease, "the server says it is done, but there is no image in its dataset")
+            self._end(prompt_id, leases, state)
         if seen != self._seen:
             self._seen, self._since = seen, time.monotonic()
         return happened
+
+    def _end(self, prompt_id: str, leases: list[Lease], state: str) -> None:
+        """A prompt is over: its jobs are done, or tried again, in smaller prompts if they shared one."""
+        left = self._unfinished(leases)
+        if not left:
+            self.size.ended(prompt_id, len(leases))
+        elif state == "lost":
+            self._lost(left)
+        elif state == "failed":
+            reason = self.client.error(prompt_id) or "the server reports an error"
+            self._failed(left, self.delivery.explain(left[0].body, reason))
+        else:
+            self.client.free()  # a cached result without its files must not be handed out again
+            self._failed(left, "the server says it is done, but there is no image in its dataset")
+
+    def _unfinished(self, leases: list[Lease]) -> list[Lease]:
+        """Those whose images are not there; the others are done."""
+        left = []
+        for lease in leases:
+            if self.collector.collect(lease.key):
+                self._finish(lease)
+            else:
+                left.append(lease)
+        return left
+
+    def _failed(self, leases: list[Lease], reason: str) -> None:
+        if len(self.states.lines(leases)) > 1:
+            self._divide(leases)
+        else:
+            self._error(leases[0], reason)
+
+    def _divide(self, leases: list[Lease]) -> None:
+        """A prompt with several jobs failed, which says nothing yet of any of them."""
+        self._forget(*leases)
+        self.delivery.forget()  # the server may lack what it was given
+        self.size.failed(len(leases))
+        self.states.divide(leases)
+        for _ in leases:
+            self.context.give_back()
 
     def _finish(self, lease: Lease) -> None:
         self._forget(lease)
@@ -243,15 +324,16 @@ class Worker(threading.Thread):
         if self.options.free_every and self.done % self.options.free_every == 0:
             self.client.free()
 
-    def _lost(self, lease: Lease) -> None:
+    def _lost(self, leases: list[Lease]) -> None:
         """The server does not know the prompt (any more). One that never arrived was not lost by it."""
-        arrived = lease.prompt_id not in self._doubtful
-        self._forget(lease)
-        if arrived and not self._is_left_to_others(lease, "the server lost it"):
-            self.states.lost(lease.idx, LOSSES)
-            self.context.give_back()
-        else:
-            self.context.hand_back(lease)
+        arrived = leases[0].prompt_id not in self._doubtful
+        self._forget(*leases)
+        for lease in leases:
+            if arrived and not self._is_left_to_others(lease, "the server lost it"):
+                self.states.lost(lease.idx, LOSSES)
+                self.context.give_back()
+            else:
+                self.context.hand_back(lease)
         self._lost_in_a_row += arrived
         if self._lost_in_a_row >= LOST_STREAK:
             self.health.unusable = f"it lost {LOST_STREAK} prompts in a row: does it run out of memory?"
@@ -281,9 +363,10 @@ class Worker(threading.Thread):
                 self._rested = True
                 self.health.rest(self.options.rest)
 
-    def _forget(self, lease: Lease) -> None:
-        self.flights.pop(lease.idx, None)
-        self._doubtful.discard(lease.prompt_id)
+    def _forget(self, *leases: Lease) -> None:
+        for lease in leases:
+            self.flights.pop(lease.idx, None)
+            self._doubtful.discard(lease.prompt_id)
 
     def _drop_flights(self) -> None:
         for lease in list(self.flights.values()):
@@ -292,7 +375,7 @@ class Worker(threading.Thread):
 
     def _cancel(self) -> None:
         if self.flights:
-            self.client.cancel(lease.prompt_id for lease in self.flights.values())
+            self.client.cancel(self._prompts())
 
     def _leave(self) -> None:
         """Stopped from outside: take our prompts off the server, and give the jobs back."""

@@ -15,6 +15,7 @@ from ..batch.client import Client
 from ..batch.headers import VARIABLE, read_headers
 from ..batch.options import Options
 from ..batch.runner import Run
+from ..batch.size import LARGEST
 from ..batch.states import States
 from .progress import Progress, progress, spoken_time
 from .shell import Parser, Speech, add_json_option, command, hint
@@ -49,6 +50,8 @@ def run_plan(
     speech.say(f"{states.folder}: {after.done} of {after.goal}, {after.accepted} of {after.written} images accepted")
     if after.written > before.written:
         speech.say(f"{after.written - before.written} images in {spoken_time(seconds)}{_rest(before, after, seconds)}")
+    for worker in run.workers if options.batch is None else ():
+        speech.say(f"{worker.client.url}: {worker.size.value} jobs in one prompt made most images a second")
     for trouble in (*_troubles(states, short, failures, run.problem), *_unused(run)):
         print(trouble, file=sys.stderr)
     reached = after.done >= after.goal or (options.limit is not None and not run.problem)
@@ -153,6 +156,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--ray-address", metavar="ADDRESS", help="the cluster (default: this machine)")
     parser.add_argument("--comfyui", metavar="FOLDER", help="with ray: the ComfyUI on its nodes, started on each GPU")
+    parser.add_argument(
+        "--batch",
+        type=_batch,
+        default=1,
+        metavar="N",
+        help="jobs in one prompt, which HiGFA KSampler samples together where that is exact; auto: measured, as many "
+        "as make most images a second (default: 1)",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress, only the summary and what went wrong")
     add_json_option(parser)
     parser.add_argument("--poll", type=float, default=Options.poll, help=argparse.SUPPRESS)  # for tests
@@ -160,7 +171,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _options(args: argparse.Namespace) -> Options:
-    names = ("attempts", "limit", "poll", "wait", "patience", "give_up", "job_timeout", "free_every")
+    names = ("attempts", "limit", "poll", "wait", "patience", "give_up", "job_timeout", "free_every", "batch")
     return Options(**{name: getattr(args, name) for name in names})
 
 
@@ -177,6 +188,14 @@ def _clients(args: argparse.Namespace):
     if args.ray_address or args.comfyui:
         raise ValueError("--ray-address and --comfyui apply to --engine ray only. Add it.")
     return nullcontext(http_clients(args))
+
+
+def _batch(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= LARGEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not 1 to {LARGEST}, or auto")
+    return int(text)
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -33,6 +33,11 @@ class Call:
     w_text: PerSample | None = None
     w_contour: PerSample | None = None
 
+    def of_image(self, i: int) -> Call:
+        """What concerns one image of the batch, of a run that has ended."""
+        values = {name: getattr(self, name) for name in PER_SAMPLE}
+        return replace(self, **{name: None if value is None else [value[i]] for name, value in values.items()})
+
 
 @dataclass
 class Trace:
@@ -94,11 +99,26 @@ class Trace:
                     setattr(call, name, [round(v, digits) for v in value.detach().float().cpu().flatten().tolist()])
         counts = {why: count.tolist() for why, count in self.unusable.items()}
         self.unusable = {why: count for why, count in counts.items() if any(count)}
+        for text in self._without_steps():
+            self.note(text)
+        self.seconds, self.classifier_seconds = seconds, classifier_seconds
+
+    def of_image(self, i: int, seed: int) -> Trace:
+        """The trace of one image, whose noise is the first of `seed`, of a run that has ended."""
+        own = replace(self, targets=[self.targets[i]], calls=[call.of_image(i) for call in self.calls])
+        own.seed, own.images = int(seed), [0]
+        own.unusable = {why: [count[i]] for why, count in self.unusable.items() if count[i]}
+        own.notes = [note for note in self.notes if note not in self._without_steps()]
+        own.notes += [*own._without_steps(), f"sampled in a batch of {len(self.targets)}"]
+        return own
+
+    def _without_steps(self) -> list[str]:
+        notes = []
         for why, count in self.unusable.items():
             images = sum(times > 0 for times in count)
             most = f"{max(count)} of {self.evaluations} evaluations"
-            self.note(f"{images} of {len(count)} images got no step at up to {most}: {why}")
-        self.seconds, self.classifier_seconds = seconds, classifier_seconds
+            notes.append(f"{images} of {len(count)} images got no step at up to {most}: {why}")
+        return notes
 
     def summary(self) -> str:
         """One line: the outcome and what is to be noted."""

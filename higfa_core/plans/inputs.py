@@ -23,29 +23,31 @@ from .prompts import Prompts
 from .settings import PlanSettings
 
 
-def pick_job(
+def pick_jobs(
     input_folder: str | Path,
     dataset: str,
     index: int,
-    job: str = "",
+    batch: int = 1,
     layout: Mapping[str, str] | None = None,
     **options,
-) -> tuple[Job, int]:
-    """Job `index` of the plan over `input_folder/dataset`, and how many there are.
+) -> tuple[list[Job], int]:
+    """The jobs of batch `index` of the plan over `input_folder/dataset`, and how many batches there are.
 
-    `layout`: how to read the dataset, as `..sources.layouts.read_dataset` is told it. `options` are those of
-    `PlanSettings`. A `job` as JSON wins over everything else (and counts as 1).
+    `batch`: jobs in each, but the last may have fewer. `layout`: how to read the dataset, as
+    `..sources.layouts.read_dataset` is told it. `options` are those of `PlanSettings`.
     """
-    if job.strip():
-        return Job.from_json(job), 1
     plan = _plan(input_folder, dataset, layout or {}, PlanSettings(**options))
-    if not 0 <= index < len(plan):
-        raise ValueError(f"No job {index} in {dataset!r}: there are {len(plan)}, use 0 to {len(plan) - 1}")
-    return plan[index], len(plan)
+    count = math.ceil(len(plan) / batch)
+    if not 0 <= index < count:
+        what = "job" if batch == 1 else f"batch of {batch} jobs with index"
+        raise ValueError(f"No {what} {index} in {dataset!r}: there are {count}, use 0 to {count - 1}")
+    return [plan[i] for i in range(index * batch, min(len(plan), (index + 1) * batch))], count
 
 
-def pick_planned(input_folder: str | Path, plan_folder: str | Path, index: int) -> tuple[Job, int, dict[str, str]]:
-    """Job `index` of the plan that `higfa plan` wrote into `plan_folder`, and how many there are.
+def pick_planned(
+    input_folder: str | Path, plan_folder: str | Path, index: int, batch: int = 1
+) -> tuple[list[Job], int, dict[str, str]]:
+    """The jobs of batch `index` of the plan that `higfa plan` wrote into `plan_folder`, and how many batches there are.
 
     Last come the layout and its options with which the images were read, for `load_job`.
     """
@@ -54,7 +56,9 @@ def pick_planned(input_folder: str | Path, plan_folder: str | Path, index: int) 
     if not Path(input_folder, plan.header["dataset"]["name"]).is_dir():
         outside = f"The plan's images are in {root}, outside ComfyUI's input folder"
         raise ValueError(f"{outside}. Move them there, or use higfa run.")
-    return plan.job(index), len(plan), layout_of(plan.header["options"])
+    count = math.ceil(len(plan) / batch)
+    jobs = [plan.job(i) for i in range(index * batch, min(len(plan), (index + 1) * batch))]
+    return jobs or [plan.job(index * batch)], count, layout_of(plan.header["options"])
 
 
 def load_job(input_folder: str | Path, job: Job, **layout: str) -> tuple[Job, Tensor, Tensor | None]:

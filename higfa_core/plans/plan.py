@@ -83,12 +83,10 @@ class Job:
     @classmethod
     def from_json(cls, text: str) -> Job:
         """The job that `to_json` wrote. ValueError for anything else."""
-        try:
-            values = plain(text.encode())
-        except ValueError as error:  # UnicodeEncodeError is one
-            raise ValueError(f"Job is not JSON ({error}): {text[:80]!r}") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"Job must be a JSON object, got {text[:80]!r}")
+        return cls._from_values(_object(text))
+
+    @classmethod
+    def _from_values(cls, values: Mapping[str, Any]) -> Job:
         names = {field.name for field in fields(cls)}
         if wrong := sorted((_KINDS.keys() - OPTIONAL - values.keys()) | (values.keys() - names)):
             words = ", ".join(f"{name} ({'missing' if name in names else 'unknown'})" for name in wrong)
@@ -97,6 +95,35 @@ class Job:
             raise ValueError(f"Job field 'classes' must be a list of names, got {values['classes']!r}")
         parts: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         return cls(**parts)
+
+
+def jobs_to_json(jobs: Sequence[Job]) -> str:
+    """Jobs of one plan as one line of JSON; one job as `Job.to_json` writes it, more with their classes said once."""
+    if len(jobs) == 1:
+        return jobs[0].to_json()
+    own = [{name: value for name, value in asdict(job).items() if name != "classes"} for job in jobs]
+    return canonical_json({"classes": jobs[0].classes, "jobs": own})
+
+
+def jobs_from_json(text: str) -> list[Job]:
+    """The jobs that `jobs_to_json` wrote. ValueError for anything else."""
+    values = _object(text)
+    if "jobs" not in values:
+        return [Job._from_values(values)]
+    jobs = values["jobs"]
+    if not isinstance(jobs, list) or not jobs or not all(isinstance(job, dict) for job in jobs):
+        raise ValueError(f"Job field 'jobs' must be a list of jobs, got {text[:80]!r}")
+    return [Job._from_values({**job, "classes": values.get("classes")}) for job in jobs]
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        values = plain(text.encode())
+    except ValueError as error:  # UnicodeEncodeError is one
+        raise ValueError(f"Job is not JSON ({error}): {text[:80]!r}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"Job must be a JSON object, got {text[:80]!r}")
+    return values
 
 
 OPTIONAL = {"image_file", "mask_file"}

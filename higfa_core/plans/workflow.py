@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 from ..files.hashes import json_sha256
-from .plan import Job
+from .plan import Job, jobs_to_json
 
 JOB, EXPORT = "HiGFA_DatasetJob", "HiGFA_ExportDataset"
 Graph = Mapping[str, Mapping[str, Any]]
@@ -56,9 +56,9 @@ def image_key(job_key: str, workflow: str) -> str:
     return hashlib.sha256(f"{job_key}{workflow}".encode()).hexdigest() if workflow else job_key
 
 
-def fill_in(graph: Graph, job: Job, dataset_name: str, export: Mapping[str, object] | None = None) -> dict:
-    """A copy of the workflow set to one job, exporting into `dataset_name`; `export`: more widgets of that node."""
-    changes = {JOB: {"job": job.to_json()}, EXPORT: {"dataset_name": dataset_name, **(export or {})}}
+def fill_in(graph: Graph, jobs: Sequence[Job], dataset_name: str, export: Mapping[str, object] | None = None) -> dict:
+    """A copy of the workflow set to these jobs, exporting into `dataset_name`; `export`: more widgets of that node."""
+    changes = {JOB: {"job": jobs_to_json(jobs)}, EXPORT: {"dataset_name": dataset_name, **(export or {})}}
     filled: dict[str, Any] = dict(graph)
     for kind, values in changes.items():
         node = find_node(graph, kind)

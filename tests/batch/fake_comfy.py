@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import json
 import re
 import threading
@@ -16,7 +17,7 @@ from PIL import Image
 
 from higfa_core.files.paths import folder_name
 from higfa_core.files.records import ROW_FIELDS
-from higfa_core.plans.plan import Job
+from higfa_core.plans.plan import jobs_from_json
 from higfa_core.plans.workflow import EXPORT, JOB, digest, find_node, image_key
 from higfa_core.store.manifest import Manifest
 
@@ -35,9 +36,13 @@ def tiny_png(key):
     return buffer.getvalue()
 
 
-def image_row(graph, accepted=lambda key: True, index=0, batch=1):
-    """The manifest row and the content that an image of the graph's job has, whoever makes it."""
-    job = Job.from_json(graph[find_node(graph, JOB)]["inputs"]["job"])
+def jobs_of(graph):
+    return jobs_from_json(graph[find_node(graph, JOB)]["inputs"]["job"])
+
+
+def image_row(graph, accepted=lambda key: True, index=0, batch=1, job=None):
+    """The manifest row and the content that an image of the graph's (first) job has, whoever makes it."""
+    job = job or jobs_of(graph)[0]
     key = image_key(job.key, digest(graph, find_node(graph, EXPORT)))
     good = accepted(key)
     row = dict.fromkeys(ROW_FIELDS) | {"key": key, "index": index, "batch": batch, "class_name": job.class_name}
@@ -69,6 +74,7 @@ class FakeComfy:
         self.uploads, self.silent_until, self.always, self.scores = {}, 0.0, None, {}
         self.batch, self.hung, self.unresponsive, self.before = batch, False, False, 0
         self.interrupted, self.looks, self.lost_answers = [], 0, 0
+        self.prompts = []  # jobs of each prompt that ended
         self.answer_as, self.methods, self.twist, self.content, self.headers = None, ("GET", "POST"), None, None, []
         self.instance, self.stopped = uuid.uuid4().hex, False
         self.httpd = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -137,12 +143,17 @@ class FakeComfy:
         return None
 
     def _end(self, prompt_id, graph):
-        fault = self._fault(image_row(graph)[0]["key"])
+        keys = [image_row(graph, job=job)[0]["key"] for job in jobs_of(graph)]
+        self.prompts.append(len(keys))
+        fault = next(filter(None, [self._fault(key) for key in keys]), None)  # one fails, all do
         self.seen_faults.add(fault)
         if fault == "hangs":
             self._write(graph, self.before)
             return self.hang(prompt_id, graph)
         if fault == "die before":
+            return self.die()
+        if fault == "die between":
+            self._write(graph, self.batch, jobs_of(graph)[: len(keys) // 2])
             return self.die()
         if fault == "drop":
             return None
@@ -161,10 +172,10 @@ class FakeComfy:
             }
         return None
 
-    def _write(self, graph, count):
+    def _write(self, graph, count, jobs=None):
         manifest = Manifest(self.output / graph[find_node(graph, EXPORT)]["inputs"]["dataset_name"])
-        for index in range(count):
-            row, data = image_row(graph, self.accepted, index, self.batch)
+        for job, index in itertools.product(jobs_of(graph) if jobs is None else jobs, range(count)):
+            row, data = image_row(graph, self.accepted, index, self.batch, job)
             if self.twist is None:
                 manifest.write(row | {"scores": row["scores"] | self.scores}, data)
                 continue

@@ -140,7 +140,7 @@ def test_a_filter_while_a_run_is_at_work_holds_for_the_rest_of_it(plan):
     make(folder, range(8))
     with closing(States(folder)) as run:
         for least in (10000, 1000, 0, 0):
-            lease = run.lease("server")
+            (lease,) = run.lease("server")
             if least or lease.idx == 10:
                 options = [f"--min-sharpness={least}"] if least else ["--fresh"]
                 assert filter_cli.main([str(folder), *options]) == 0

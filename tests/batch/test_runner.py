@@ -99,18 +99,19 @@ def test_an_answer_that_gets_lost_does_not_double_the_prompt(tmp_path, make_plan
     assert not server.lost_answers and len(server.posted) == len(set(server.posted)) == len(plan)
 
 
-@pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize("seed", range(2))
-def test_all_faults_at_once_lose_and_double_nothing(tmp_path, make_plan, make_server, clock, count, seed):
+@pytest.mark.parametrize(("count", "seed", "batch"), [(1, 0, 1), (3, 1, 1), (1, 1, 3), (3, 0, 8)])
+def test_all_faults_at_once_lose_and_double_nothing(tmp_path, make_plan, make_server, clock, count, seed, batch):
     make_plan(tmp_path / "calm", 10)
     calm = run(tmp_path / "calm", [make_server(seconds=0)])
     assert calm.counts["done"] == 200 == manifest_rows(tmp_path / "calm")[1], (calm.counts, calm.failures, calm.problem)
     make_plan(tmp_path / "planes", 10)
-    faults, seeds = (*FAULTS, "hangs"), range(seed, seed + 10 * count, 10)
-    servers = [make_server(faults=faults, share=0.3, times=2, seed=seed, seconds=0.001) for seed in seeds]
+    faults, seeds = (*FAULTS, "hangs", "die between"), range(seed, seed + 10 * count, 10)
+    share = 0.3 / batch**0.5  # a prompt has the faults of all of its jobs
+    servers = [make_server(faults=faults, share=share, times=2, seed=seed, seconds=0.001) for seed in seeds]
     for server in servers:
         clock.fly(server)
-    found = run(tmp_path / "planes", servers, Options(attempts=9, poll=0.002, patience=0.5, give_up=5, rest=0.02))
+    options = Options(attempts=9, poll=0.002, patience=0.5, give_up=5, rest=0.02, batch=batch)
+    found = run(tmp_path / "planes", servers, options)
     assert found.counts["done"] == 200, (found.counts, found.problem, found.failures, [vars(w) for w in found.workers])
     rows, lines = manifest_rows(tmp_path / "planes")
     assert lines == len(rows) == 200

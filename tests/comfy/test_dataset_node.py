@@ -19,7 +19,8 @@ WORKFLOW = Path(__file__).parents[2] / "workflows" / "api" / "miniature_augment.
 def execute(pack, dataset, index=0, plan=""):
     with torch.inference_mode():
         values = (dataset, index, "a photo of a {class}", 1, 0, "same", "", plan)
-        return pack.nodes["HiGFA_DatasetJob"].execute(*values).args
+        *lists, count = pack.nodes["HiGFA_DatasetJob"].execute(*values).args
+    return *(value for (value,) in lists), count
 
 
 def test_embedded_dataset_is_drawn_on_first_use_and_then_left_alone(pack):

@@ -161,10 +161,10 @@ class TestOneImageOfABatch:
         run = {**RUN, "seed": 7, "denoise": 1.0}
 
         def ksampler(latent):
-            result, slot, _ = nodes["KSampler"](
-                family.model, family.positive, family.negative, latent, family.vae, classifier, names,
-                guidance=guidance, **run,
-            )  # fmt: skip
+            inputs = {"model": family.model, "positive": family.positive, "negative": family.negative}
+            inputs |= {"latent_image": latent, "vae": family.vae, "classifier": classifier, "class_name": names}
+            lists = {name: [value] for name, value in {**inputs, "guidance": guidance, **run}.items()}
+            (result,), (slot,), _ = nodes["KSampler"](**lists)
             return result["samples"], slot.trace
 
         def guider(latent):

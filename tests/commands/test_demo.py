@@ -14,7 +14,7 @@ from PIL import Image
 from higfa_core.commands import demo
 from higfa_core.miniature import birds
 from higfa_core.miniature.sources import draw_sources
-from higfa_core.plans.inputs import load_job, pick_job
+from higfa_core.plans.inputs import load_job, pick_jobs
 from higfa_core.plans.plan_file import PlanFile
 from higfa_core.plans.workflow import find_node
 from higfa_core.store.manifest import Manifest
@@ -80,7 +80,7 @@ def test_the_sources_have_masks_that_the_plan_finds_and_only_missing_ones_are_dr
     assert draw_sources(folder, 2) == 32
     drawn = sorted((folder / "train").rglob("*.png"))
     assert len(drawn) == 32 and {path.parent.name for path in drawn} == set(birds.CLASS_NAMES)
-    job, count = pick_job(tmp_path, "higfa_demo", 5, replicas=1)
+    (job,), count = pick_jobs(tmp_path, "higfa_demo", 5, replicas=1)
     loaded, image, mask = load_job(tmp_path, job)
     assert count == 32 and loaded.size == (128, 128) and image.shape == (1, 128, 128, 3)
     assert 0 < mask.mean() < 1 and (tmp_path / loaded.mask_file).is_file()
@@ -107,11 +107,11 @@ def test_a_dataset_a_comparison_and_a_report_are_made(made):
 
 def test_its_jobs_are_those_that_run_on_the_canvas_takes(made):
     inputs = dict(json.loads(demo.WORKFLOW.read_text("utf-8"))["2"]["inputs"])
-    assert inputs.pop("plan") == "" and inputs.pop("layout") == "auto"  # which the node reads
+    assert inputs.pop("job") == "" == inputs.pop("plan") and inputs.pop("layout") == "auto"  # which the node reads
     plan = PlanFile(made.folder)
     assert len(plan) == 32
     for index in range(0, 32, 5):
-        assert pick_job(made.base / "input", **{**inputs, "index": index})[0] == plan.job(index)
+        assert pick_jobs(made.base / "input", **{**inputs, "index": index})[0] == [plan.job(index)]
 
 
 def test_another_start_has_nothing_to_do(made):

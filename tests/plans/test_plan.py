@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from higfa_core.plans.inputs import load_job, pick_job
-from higfa_core.plans.plan import Job, Plan, job_seed
+from higfa_core.plans.inputs import load_job, pick_jobs
+from higfa_core.plans.plan import Job, Plan, job_seed, jobs_from_json, jobs_to_json
 from higfa_core.plans.plan_file import write_plan
 from higfa_core.plans.prompts import Prompts, read_lines
 from higfa_core.sources.layouts import read_dataset
@@ -146,9 +146,13 @@ def test_a_large_plan_reads_no_file_until_asked():
 
 
 def test_index_out_of_range_says_how_many(birds):
-    assert pick_job(birds.parent, "birds", 8, replicas=1)[0].index == 8
+    assert [job.index for job in pick_jobs(birds.parent, "birds", 8, replicas=1)[0]] == [8]
     with pytest.raises(ValueError, match="there are 9, use 0 to 8"):
-        pick_job(birds.parent, "birds", 9, replicas=1)
+        pick_jobs(birds.parent, "birds", 9, replicas=1)
+    jobs, count = pick_jobs(birds.parent, "birds", 2, batch=4, replicas=1)
+    assert ([job.index for job in jobs], count) == ([8], 3)
+    with pytest.raises(ValueError, match="No batch of 4 jobs with index 3 .* use 0 to 2"):
+        pick_jobs(birds.parent, "birds", 3, batch=4, replicas=1)
     with pytest.raises(IndexError):
         make(birds)[9]
     assert make(birds)[-1] == make(birds)[8]
@@ -201,8 +205,16 @@ def test_job_round_trip(birds):
     job = make(birds, name="set/birds")[5]
     assert Job.from_json(job.to_json()) == job
     assert "\n" not in job.to_json() and job.classes == ("001.Gull", "002.Tern", "003.Auk")
-    again, count = pick_job(birds.parent, "ignored", 99, job.to_json())
-    assert (again, count) == (job, 1)
+
+
+def test_several_jobs_round_trip_and_say_their_classes_once(birds):
+    jobs = list(make(birds, name="set/birds"))
+    text = jobs_to_json(jobs)
+    assert jobs_from_json(text) == jobs and "\n" not in text and text.count('"classes"') == 1
+    assert jobs_to_json(jobs[:1]) == jobs[0].to_json() and jobs_from_json(jobs[0].to_json()) == jobs[:1]
+    for wrong in ('{"jobs": 1}', '{"jobs": []}', '{"jobs": [1]}', '{"classes": 1, "jobs": [{}]}', "[]", "1"):
+        with pytest.raises(ValueError, match="Job"):
+            jobs_from_json(wrong)
 
 
 @pytest.mark.parametrize(
@@ -273,7 +285,7 @@ def test_without_a_mask_the_box_says_where_the_object_is(birds):
 @pytest.mark.parametrize("dataset", ["../birds", "/tmp", "", "cub/val"])
 def test_dataset_names_that_are_refused(tmp_path, dataset):
     with pytest.raises(ValueError, match="relative and without|never be a source"):
-        pick_job(tmp_path, dataset, 0)
+        pick_jobs(tmp_path, dataset, 0)
 
 
 def test_a_source_that_cannot_be_read_leaves_no_half_a_plan(birds, tmp_path):

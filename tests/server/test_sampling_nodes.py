@@ -165,9 +165,8 @@ def test_the_latent_is_of_the_type_that_comfyui_passes_on(pack, core_nodes, monk
         stock = core_nodes["KSampler"]().sample(
             model=model, positive=prompt, negative=prompt, latent_image=latent, **common
         )[0]["samples"]
-        ours = (
-            pack.nodes["HiGFA_KSampler"]
-            .execute(model, prompt, prompt, latent, vae, classifier, birds.CLASS_NAMES[0], **common)
-            .args[0]["samples"]
-        )
+        inputs = {"model": model, "positive": prompt, "negative": prompt, "latent_image": latent, "vae": vae}
+        inputs |= {"classifier": classifier, "class_name": birds.CLASS_NAMES[0], **common}
+        lists = {name: [value] for name, value in inputs.items()}  # as ComfyUI calls it
+        ours = pack.nodes["HiGFA_KSampler"].execute(**lists).args[0][0]["samples"]
     assert (ours.dtype, ours.device) == (stock.dtype, stock.device) == (torch.float16, torch.device("meta"))

@@ -1,0 +1,126 @@
+"""Images an hour of `higfa run` by the number of jobs in a prompt, against the same engine in one process.
+
+    python run.py exec -- python benchmarks/throughput.py
+    python run.py exec -- python benchmarks/throughput.py --sizes 1 2 4 8 16 --rounds 5
+
+The embedded workflow on one ComfyUI server of this machine. In each round every size makes the same number of images,
+in turn; then the engine samples and decodes as many in this process, without ComfyUI's nodes, files and scores. Printed
+is the median over the rounds, and of the ratios within each round.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import run as setup
+from higfa_core.commands import plan as plan_command
+from higfa_core.commands import run as run_command
+from higfa_core.miniature.sources import draw_sources
+
+WORKFLOW = Path(__file__).parents[1] / "workflows" / "api" / "miniature_augment.json"
+
+
+@contextlib.contextmanager
+def server(base: Path):
+    comfyui = Path(os.environ["COMFYUI_PATH"])
+    setup.prepare_base(base)
+    port = setup.free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = setup.server_command(comfyui, base, port, "throughput", cpu=True, python=sys.executable)
+    with setup.server(command, url, base / "server.log", comfyui):
+        yield url
+
+
+def drive(base: Path, url: str, name: str, size: int, images: int) -> float:
+    """Seconds for so many new images through `higfa run`."""
+    folder = base / "output" / name
+    arguments = ["--workflow", WORKFLOW, "--source", base / "drawn", "--replicas", "99", "--plan-seed", name[1:]]
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert plan_command.main([str(part) for part in (folder, *arguments, "--leaks", "off")]) == 0
+        began = time.perf_counter()
+        options = ["--server", url, "--limit", images, "--batch", size, "--quiet"]
+        assert run_command.main([str(part) for part in (folder, *options)]) == 0
+    took = time.perf_counter() - began
+    rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text("utf-8").splitlines()]
+    together = sum(f"in a batch of {size}" in row["guidance"] for row in rows)
+    assert len(rows) == images and together == (images if size > 1 else 0)
+    return took
+
+
+def engine(images: int):
+    """A function of the batch size: seconds for so many images in this process, with the workflow's settings."""
+    from miniature_world import higfa_guider, load_world, start_comfyui
+
+    start_comfyui()
+    import torch
+
+    from higfa_core.guidance.settings import Guidance
+    from higfa_core.miniature import birds
+
+    nodes = json.loads(WORKFLOW.read_text("utf-8")).values()
+    sampler, guidance, latent = (
+        next(node["inputs"] for node in nodes if node["class_type"] == name)
+        for name in ("HiGFA_KSampler", "HiGFA_Guidance", "EmptyLatentImage")
+    )
+    world, settings = load_world(), Guidance.pick(guidance)
+    height, width = latent["height"], latent["width"]
+
+    def once(size: int, seed: int) -> None:
+        names = [birds.CLASS_NAMES[i % len(birds.CLASS_NAMES)] for i in range(size)]
+        lines = torch.zeros(size, height, width, 3)
+        lines[:, height // 3, width // 4 : -width // 4] = 1.0
+        both = world.with_contour(world.encode([f"a photo of a {name}" for name in names]), lines)
+        noise = torch.randn(size, 4, height // 8, width // 8, generator=torch.Generator().manual_seed(seed))
+        guider = higfa_guider(world, both, world.encode([""] * size), sampler["cfg"], names, settings)
+        found = world.sample(guider, noise, sampler["steps"], sampler["sampler_name"], sampler["scheduler"], seed)
+        world.vae.decode(found)
+
+    def measure(size: int) -> float:
+        with torch.inference_mode():
+            once(size, 0)
+            began = time.perf_counter()
+            for i in range(images // size):
+                once(size, i)
+            return (time.perf_counter() - began) * images / (images // size * size)
+
+    return measure
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 4, 8])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=24, help="of each size and round")
+    args = parser.parse_args()
+    inside, driven = ({size: [] for size in args.sizes} for _ in range(2))
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        draw_sources(base / "drawn", 2)
+        with server(base) as url:
+            drive(base, url, "p0", max(args.sizes), max(args.sizes))  # loads everything
+            for turn in range(args.rounds):
+                for size in args.sizes:
+                    driven[size].append(drive(base, url, f"p{turn + 1}{size:02}", size, args.images))
+    measure = engine(args.images)
+    for _ in range(args.rounds):
+        for size in args.sizes:
+            inside[size].append(measure(size))
+    print(f"{args.rounds} rounds of {args.images} images, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n")
+    print("| jobs in a prompt | images an hour, higfa run | to one | images an hour, engine alone | run / engine |")
+    print("|---|---|---|---|---|")
+    for size in args.sizes:
+        hours = [3600 * args.images / statistics.median(times[size]) for times in (driven, inside)]
+        gain = statistics.median(one / some for one, some in zip(driven[args.sizes[0]], driven[size]))
+        share = statistics.median(own / some for own, some in zip(inside[size], driven[size]))
+        print(f"| {size} | {hours[0]:.0f} | {gain:.2f} | {hours[1]:.0f} | {share:.2f} |")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
