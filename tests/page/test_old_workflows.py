@@ -5,6 +5,10 @@ AGAIN = "async () => { await app.loadGraphData(app.graph.serialize()); return (a
 JOB = ["my_set", 5, "increment", "a {class} from before", 7, 99, "other", "", "", "auto"]
 TRANSFORM = [1, 0, "fixed", 0.5, 15, 0.8, 1.2, 0.1, 0, 0, 0, 448, 512]
 
+RANGES = ("flip", "rotation", "scale_min", "scale_max", "translation", "perspective", "elastic", "outside")
+WIDGETS = {"variants": "INT", "seed": "INT", **dict.fromkeys(RANGES, "FLOAT"), "width": "INT", "height": "INT"}
+WIDTH = 2 + list(WIDGETS).index("width")  # its slot
+
 
 def node(number, kind, values, **slots):
     return {"id": number, "type": kind, "pos": [400 * number, 0], "size": [300, 200], "widgets_values": values, **slots}
@@ -12,14 +16,15 @@ def node(number, kind, values, **slots):
 
 def as_saved_by_0_1_0():
     """Three nodes; the width comes from a node of its own."""
-    widgets = [{"name": name, "type": "INT", "widget": {"name": name}, "link": None} for name in ("width", "height")]
-    widgets[0]["link"] = 1
+    slots = [{"name": "contour", "type": "IMAGE", "link": None}, {"name": "mask", "type": "MASK", "link": None}]
+    slots += [{"name": name, "type": kind, "widget": {"name": name}, "link": None} for name, kind in WIDGETS.items()]
+    slots[WIDTH]["link"] = 1
     nodes = [
         node(1, "PrimitiveInt", [448, "fixed"], outputs=[{"name": "INT", "type": "INT", "links": [1]}]),
-        node(2, "HiGFA_TransformContour", TRANSFORM, inputs=widgets),
+        node(2, "HiGFA_TransformContour", TRANSFORM, inputs=slots),
         node(3, "HiGFA_DatasetJob", JOB),
     ]
-    return {"version": 0.4, "last_node_id": 3, "last_link_id": 1, "nodes": nodes, "links": [[1, 1, 0, 2, 0, "INT"]]}
+    return {"version": 0.4, "last_node_id": 3, "last_link_id": 1, "nodes": nodes, "links": [[1, 1, 0, 2, WIDTH, "INT"]]}
 
 
 def test_an_old_workflow_opens_with_its_values_and_links(view):
