@@ -129,6 +129,22 @@ def test_twenty_kills_lose_and_double_nothing(tmp_path, make_plan, make_server, 
     assert len(set().union(*(server.seen_faults for server in servers))) > 4
 
 
+@pytest.mark.parametrize("batch", [3, 8])
+def test_kills_lose_and_double_no_job_of_a_prompt(tmp_path, make_plan, make_server, drive, calm_rows, made, batch):
+    calm, draw = calm_rows(10), random.Random(batch)
+    make_plan(tmp_path / "planes", 10)
+    faults = ("die between", "die before", "drop", "error")
+    server = make_server(faults=faults, share=0.02, seed=batch, seconds=0.03)
+    for _ in range(6):
+        process = drive(tmp_path / "planes", [server], "--batch", str(batch))
+        kill_after(process, [server], draw.randint(1, 2), draw.uniform(0, 0.05), seconds=0.03)
+    assert len(made) < 200
+    finish(drive(tmp_path / "planes", [server], "--batch", str(batch)))
+    made = dict.fromkeys(made, 1)  # of a prompt that was cut, all jobs go again, and those that are there stay
+    check_whole(tmp_path / "planes", calm, made)
+    assert batch in server.prompts and len(server.seen_faults) > 2
+
+
 def test_two_drivers_at_once_share_the_work(tmp_path, make_plan, make_server, drive, calm_rows, made):
     calm = calm_rows(4)
     make_plan(tmp_path / "planes", 4)
