@@ -161,21 +161,21 @@ def test_masks(tmp_path, image, mask, other):
 def test_load_image_is_upright_and_scaled(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate by 90 degrees
-    Image.new("RGB", (6, 4), (255, 0, 51)).save(tmp_path / "r.png", exif=exif)
+    Image.new("RGB", (12, 8), (255, 0, 51)).save(tmp_path / "r.png", exif=exif)
     image = load_image(tmp_path / "r.png")
-    assert image.shape == (1, 6, 4, 3) and image.dtype == torch.float32
+    assert image.shape == (1, 12, 8, 3) and image.dtype == torch.float32
     torch.testing.assert_close(image[0, 0, 0], torch.tensor([1.0, 0.0, 0.2]))
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
 def test_all_modes_become_rgb(tmp_path, mode):
     path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
-    Image.new(mode, (5, 3)).save(path)
-    assert load_image(path).shape == (1, 3, 5, 3)
+    Image.new(mode, (15, 9)).save(path)
+    assert load_image(path).shape == (1, 9, 15, 3)
 
 
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
-    Image.fromarray(np.full((3, 5), 32768, dtype=np.uint16)).save(tmp_path / "x.png")
+    Image.fromarray(np.full((9, 15), 32768, dtype=np.uint16)).save(tmp_path / "x.png")
     assert load_image(tmp_path / "x.png").mean() == pytest.approx(0.5, abs=0.01)
 
 
