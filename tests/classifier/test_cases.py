@@ -144,7 +144,7 @@ def test_weights_of_other_libraries(tmp_path, keys, message):
         FineGrainedClassifier.load(tmp_path / "birds.pth")
 
 
-# Names of earlier releases of timm: what `benchmarks/old_timm.py` measures with files of those releases themselves
+# Names of earlier releases of timm, in wrappers; see test_old_timm.py
 
 
 def swin_of_2021(state):
@@ -167,14 +167,6 @@ def test_names_of_an_earlier_timm(tmp_path, wrap):
         state["criterion.weight"] = torch.ones(5)
     path = write(tmp_path, arch="swin_tiny_patch4_window7_224", state=state, model_kwargs=kwargs)
     same(FineGrainedClassifier.load(path), net)
-
-
-def test_names_of_a_network_that_timm_computes_differently_now(tmp_path):
-    """PoolFormer: renamed it would load, and give other logits than the release that trained it."""
-    net = timm.create_model("poolformer_s12", num_classes=5)
-    state = {key.replace("head.fc.", "head."): tensor for key, tensor in net.state_dict().items()}
-    with pytest.raises(ValueError, match="not those of poolformer_s12: missing head.fc"):
-        FineGrainedClassifier.load(write(tmp_path, arch="poolformer_s12", state=state))
 
 
 def test_what_timm_would_resample_does_not_fit(tmp_path):

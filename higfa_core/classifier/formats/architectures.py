@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..preprocess import Preprocess
-from . import timm_models, torchvision_models, transformers_models, weights
+from . import earlier_timm, timm_models, torchvision_models, transformers_models, weights
 from .facts import Facts
 from .skeletons import skeleton
 
@@ -25,6 +25,8 @@ def load(arch: str, state: dict[str, Tensor], num_classes: int, kwargs: dict) ->
     library, name = _split(arch)
     if library is transformers_models:
         return library.load(name, state, num_classes, kwargs)
+    if library is timm_models:
+        earlier_timm.warn_of_change(name)
     build = partial(library.build, name, num_classes, kwargs)
     fitted = weights.fitted(skeleton(build), state, arch, num_classes)
     module = build()
@@ -39,7 +41,8 @@ def arguments(facts: Facts, state: dict[str, Tensor]) -> dict:
     if library is transformers_models:
         return given
     if library is timm_models:
-        given = {**timm_models.trained_kwargs(name, facts.args or {}), **given}
+        trained = timm_models.trained_kwargs(name, facts.args or {})
+        given = {**earlier_timm.arguments(name, state), **trained, **given}
     return library.sized(name, given, state, (facts.preprocess or {}).get("input_size"))
 
 

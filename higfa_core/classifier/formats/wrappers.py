@@ -2,21 +2,20 @@
 
 One translation, in this order: what wrappers put in (`_orig_mod.` of torch.compile, `module.` of
 DistributedDataParallel, `model.` of Lightning ...) goes, wherever it stands; where the rest is not what the module
-calls its weights, timm's own `checkpoint_filter_fn` translates the names of its earlier releases. Whether the result
-fits is for `weights.fitted`.
+calls its weights, `.earlier_timm` translates the names of timm's earlier releases. Whether the result fits is for
+`weights.fitted`.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
+from . import earlier_timm
 from .kinds import SAVE_HINT
 
 log = logging.getLogger(__name__)
@@ -26,8 +25,6 @@ NEVER_NAMES = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_
 # Libraries may: removed in front, and within where the module has no such name.
 WORDS = ("module", "model", "net", "state_dict", "timm_model")
 PREFIXES = tuple(f"{word}." for word in WORDS)
-# What timm renames, but computes differently since: the logits of timm 0.6's PoolFormer are 0.03 apart.
-CHANGED = ("timm.models.metaformer",)
 COUNTERS = "num_batches_tracked"  # left out by some files; eval mode does not use it
 
 
@@ -46,6 +43,7 @@ def names(state: Iterable[str]) -> set[str]:
 
 def translated(state: Mapping[str, Tensor], module: nn.Module, arch: str) -> dict[str, Tensor]:
     """The weights under the names of `module`, as far as they are its own; ValueError where there are two sets."""
+    earlier_timm.refuse_changed(arch, state)
     wanted = names(module.state_dict())
     state = _renamed(state, lambda key: NEVER_NAMES.sub("", key))
     whole = _prefixes_of(state, wanted)
@@ -55,9 +53,10 @@ def translated(state: Mapping[str, Tensor], module: nn.Module, arch: str) -> dic
     if len(whole) > 1:
         raise ValueError(f"two sets of weights, in '{whole[0]}' and in '{whole[1]}'. Keep one. {SAVE_HINT}")
     if whole:
-        return _under(state, whole[0], arch)
+        return earlier_timm.trained(_under(state, whole[0], arch), module.state_dict())
     for prefix in _likely_prefixes(state):
-        changed = _by_timm({key.removeprefix(prefix): t for key, t in state.items() if key.startswith(prefix)}, module)
+        part = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+        changed = earlier_timm.translated(part, module)
         if names(changed) == wanted:
             _under(state, prefix, arch)
             log.info("HiGFA: the weights have names of an earlier timm, translated by its %s", type(module).__name__)
@@ -96,28 +95,3 @@ def _under(state: Mapping[str, Tensor], prefix: str, arch: str) -> dict[str, Ten
     if beside:
         log.warning("HiGFA: left out, no part of %s: %s", arch, ", ".join(beside[:5]))
     return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
-
-
-def _by_timm(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """As the filter beside the module's class makes it, or unchanged. What it would resample stays as it is."""
-    translate = _filter_of(type(module))
-    if translate is None or type(module).__module__ in CHANGED:
-        return state
-    try:
-        changed = translate(dict(state), module)
-    except Exception as error:  # it is written for files of its own release, not for what this one may hold
-        log.info("HiGFA: timm does not translate the names: %s", error)
-        return state
-    own = {id(tensor) for tensor in state.values()}  # under another name it is the same tensor still
-    resampled = {k for k, t in changed.items() if k in state and id(t) not in own and t.numel() != state[k].numel()}
-    return {key: state[key] if key in resampled else tensor for key, tensor in changed.items()}
-
-
-def _filter_of(kind: type):
-    """The function (state, module) -> state of the file of timm in which the class is, if it has one."""
-    places = [sys.modules[each.__module__] for each in kind.__mro__ if each.__module__.startswith("timm.models.")]
-    known = ("checkpoint_filter_fn", "checkpoint_filter_fn_classifier", "_filter_fn")
-    found = next((getattr(place, name) for place in places for name in known if hasattr(place, name)), None)
-    if found is None or len(inspect.signature(found).parameters) > 1:
-        return found
-    return lambda state, _: found(state)
