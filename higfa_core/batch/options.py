@@ -10,6 +10,7 @@ from .size import LARGEST
 from .states import Lease, States
 
 if TYPE_CHECKING:
+    from .prompts import Prompts
     from .worker import Worker
 
 
@@ -59,4 +60,4 @@ class RunContext(Protocol):
 
     def hand_back(self, lease: Lease) -> None: ...
 
-    def others_may_take(self, worker: Worker, idx: int) -> bool: ...
+    def others_may_take(self, worker: Prompts, idx: int) -> bool: ...

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from .client import Client
 from .options import Options
+from .prompts import Prompts
 from .states import LEASE_SECONDS, Lease, States
 from .worker import Worker
 
@@ -80,7 +81,7 @@ class Run:
         self.give_back()
         self.states.release(lease.idx)
 
-    def others_may_take(self, worker: Worker, idx: int) -> bool:
+    def others_may_take(self, worker: Prompts, idx: int) -> bool:
         """Whether another server answers, or is worth waiting for if `worker` can never take job `idx`."""
         others = (other for other in self.workers if other is not worker and idx not in other.refused)
         return any(other.usable if idx in worker.unsendable else other.answers for other in others)

@@ -78,6 +78,13 @@ def test_a_run_that_was_cut_makes_the_same_prompts(folder, make_server):
     assert manifest_rows(folder)[1] == 10
 
 
+def test_a_server_that_makes_nothing_does_not_divide_what_others_can_make(folder, make_server):
+    broken, good = make_server(), make_server(seconds=0.02)
+    broken.always = "error"
+    found = drive(folder, [broken, good], batch=4)
+    assert found.counts["done"] == 10 and good.prompts == [4, 4, 2] and not found.failures
+
+
 def test_a_limit_is_kept(folder, make_server):
     assert drive(folder, [make_server()], batch=4, limit=6).counts["done"] == 6
 
