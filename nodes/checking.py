@@ -11,6 +11,7 @@ from ..higfa_core.comfy.stages import Noise, measure
 from ..higfa_core.files import paths
 from ..higfa_core.guidance.targets import class_lines
 from ..higfa_core.training.data import read_labelled
+from ..higfa_core.wording import counted
 from .folders import dataset_folder, dataset_input
 from .types import HiGFAClassifier
 from .widgets import widgets
@@ -106,7 +107,8 @@ def _from_folder(name, classifier, settings):
 def _from_batch(images, names, classifier, size):
     images = as_rgb(images)
     if len(names) not in (1, len(images)):
-        raise ValueError(f"{len(names)} class_names for {len(images)} images. Give one, or one per line and image.")
+        got = f"{counted(len(names), 'class name')} for {counted(len(images), 'image')}"
+        raise ValueError(f"{got}. Give one, or one per line and image.")
     labels = sample.class_indices(names, classifier)
     batches = sample.square(images, size).split(sample.batch_size(size))
     return batches, labels * len(images) if len(labels) == 1 else labels

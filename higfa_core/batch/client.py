@@ -50,20 +50,25 @@ class PromptFailed(RuntimeError):
 
 
 class Client:
-    """ComfyUI at `url`; `timeout` in seconds for one request, from its first byte to the last of its answer (and more
-    for large files). `headers` go with every request. Raises ServerError without a usable answer.
+    """ComfyUI at `url`; `timeout` in seconds for one request, from its first byte to the last of its answer, and up to
+    `longest_extra` more for large files. `headers` are sent with every request. Raises ServerError without a usable
+    answer.
 
     `url` as an attribute is the server's name: without user and password.
     """
 
     def __init__(
-        self, url: str = "http://127.0.0.1:8188", timeout: float = 30.0, headers: Mapping[str, str] | None = None
+        self,
+        url: str = "http://127.0.0.1:8188",
+        timeout: float = 30.0,
+        headers: Mapping[str, str] | None = None,
+        longest_extra: float = LONGEST_EXTRA,
     ):
-        self._start(read_address(url).name, timeout)
+        self._start(read_address(url).name, timeout, longest_extra)
         self._transport = Transport(url, with_agent(headers))
 
-    def _start(self, name: str, timeout: float) -> None:
-        self.url, self.timeout, self.client_id = name, timeout, uuid.uuid4().hex
+    def _start(self, name: str, timeout: float, longest_extra: float = LONGEST_EXTRA) -> None:
+        self.url, self.timeout, self.longest_extra, self.client_id = name, timeout, longest_extra, uuid.uuid4().hex
         self.heard = False  # whether anything ever answered
 
     def submit(self, prompt: dict, prompt_id: str | None = None) -> str:
@@ -196,7 +201,7 @@ class Client:
     def _whole(self, where: str, path: str, body: bytes | None, headers: Mapping, most: int, cut: bool) -> Answer:
         seconds = self.timeout if self.heard else min(self.timeout, FIRST_SECONDS)
         size = len(body or b"") + (0 if most == JSON_BYTES else most)
-        seconds += min(size / SLOWEST, LONGEST_EXTRA)
+        seconds += min(size / SLOWEST, self.longest_extra)
         try:
             return self._answer(path, body, headers, seconds, most, cut)
         except NoAnswer as silence:

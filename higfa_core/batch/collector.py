@@ -37,10 +37,10 @@ class Fetched:
 
 
 class Collector:
-    """Brings home what the server of `client` has made, in at most `seconds` at a time."""
+    """Fetches what the server of `client` has made, in at most `seconds` at a time and `block` bytes of manifest."""
 
-    def __init__(self, client: Client, states: States, seconds: float = 600.0):
-        self.client, self.states, self.seconds = client, states, seconds
+    def __init__(self, client: Client, states: States, seconds: float = 600.0, block: int = BLOCK):
+        self.client, self.states, self.seconds, self.block = client, states, seconds, block
         self._lines: dict[str, list[bytes]] = {}  # of the server's manifest, for jobs that are not done
         self._offset: int | None = None
 
@@ -69,14 +69,14 @@ class Collector:
         if self._offset is None:
             self._offset = self._first_offset()
         name, end = self.states.plan.header["dataset_name"], time.monotonic() + self.seconds
-        while data := self.client.read_output("manifest.jsonl", name, self._offset, BLOCK):
+        while data := self.client.read_output("manifest.jsonl", name, self._offset, self.block):
             lines = data.split(b"\n")[:-1]
             self._offset += sum(len(line) + 1 for line in lines)
             self._keep(lines)
-            if len(data) < BLOCK:
+            if len(data) < self.block:
                 return
             if not lines or self._offset > LONGEST:
-                raise self._hostile(f"it has a line of over {BLOCK} bytes, or no end")
+                raise self._hostile(f"it has a line of over {self.block} bytes, or no end")
             if time.monotonic() > end:
                 raise ServerError(f"{self.client.url} sends its manifest too slowly. Is the network overloaded?")
         if data is None:

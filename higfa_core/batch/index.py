@@ -25,6 +25,7 @@ from ..plans.workflow import image_key
 from ..store.manifest import decide, sizes
 from ..store.repair import put_right
 from ..store.rows import Damage, Tail
+from ..wording import counted
 from .database import Database
 
 VERSION = 4  # of the tables and of how shards are dealt
@@ -107,7 +108,7 @@ class Index(Database):
             return "no image yet: nothing to estimate the disk from"
         jobs = sum(n for state, n in self.counts().items() if state != "surplus")
         total = size / count * jobs * max(self._batch, 1)
-        return f"{size / count / 1024:.0f} KiB an image, {total / 1024**3:.2f} GiB for {jobs} jobs"
+        return f"{size / count / 1024:.0f} KiB per image, {total / 1024**3:.2f} GiB for {counted(jobs, 'job')}"
 
     def is_whole(self, key: str) -> bool:
         """Whether all images of a job are in the manifest."""

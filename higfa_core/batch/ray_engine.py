@@ -106,11 +106,12 @@ def ray_clients(
     comfyui: str | None,
     timeout: float = 30.0,
     headers: Mapping[str, str] | None = None,
+    placing_seconds: float = PLACING_SECONDS,
 ) -> Iterator[list[RayClient]]:
     """Clients for `servers`, and for a ComfyUI on each GPU when its folder on the nodes is given.
 
-    `address`: of the cluster; None takes RAY_ADDRESS, else a cluster of this machine, which is started if need be.
-    `headers` go with every request, from the actors.
+    `address`: of the cluster; None means RAY_ADDRESS, else a cluster on this machine, which is started if needed.
+    `headers`: sent with every request, by the actors. `placing_seconds`: how long an actor may wait for its GPU.
     """
     try:
         import ray
@@ -124,7 +125,7 @@ def ray_clients(
     actors = []
     try:
         actors += _start_actors(servers, os.path.abspath(comfyui) if comfyui else "", with_agent(headers))
-        yield _placed(actors, timeout)
+        yield _placed(actors, timeout, placing_seconds)
     finally:
         for actor in actors:
             ray.kill(actor)
@@ -139,8 +140,10 @@ def _connect(address: str | None) -> None:
     try:
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError) as error:
-        remedy = "does it run (ray status), with this version of Ray? Set RAY_AUTH_MODE=token if it asks for a token"
-        raise ValueError(f"No way into the Ray cluster at {address} ({error}): {remedy}") from error
+        remedy = (
+            "Check that it runs (ray status) with this version of Ray. Set RAY_AUTH_MODE=token if it needs a token."
+        )
+        raise ValueError(f"Cannot connect to the Ray cluster at {address} ({error}). {remedy}") from error
 
 
 def _start_actors(servers: Sequence[str], comfyui: str, headers: Mapping[str, str]) -> list:
@@ -159,13 +162,13 @@ def _start_actors(servers: Sequence[str], comfyui: str, headers: Mapping[str, st
     return owners + [remote.options(num_gpus=1).remote("", comfyui, headers) for _ in range(gpus)]
 
 
-def _placed(actors: list, timeout: float) -> list[RayClient]:
-    """Clients of the actors that found their place; a GPU that somebody else uses is done without."""
+def _placed(actors: list, timeout: float, seconds: float) -> list[RayClient]:
+    """Clients of the actors that got a GPU; GPUs in use by others are skipped."""
     import ray
     from ray.exceptions import RayError
 
     places = {actor.place.remote(): actor for actor in actors}
-    ready, late = ray.wait(list(places), num_returns=len(places), timeout=PLACING_SECONDS)
+    ready, late = ray.wait(list(places), num_returns=len(places), timeout=seconds)
     if late:
         print(f"{len(late)} of {len(places)} actors found no free GPU, see ray status", file=sys.stderr)
     if not ready:

@@ -12,7 +12,7 @@ HEAD = ("stage", "n", "accuracy", "95 % interval", "p(true class)", "lost agains
 
 
 def table(check: Check) -> str:
-    """A line a stage; the last two columns compare it with the stage before it, on the same images."""
+    """One line per stage; the last two columns compare it with the stage before it, on the same images."""
     rows = [HEAD, *(_row(check, reading) for reading in check.readings)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
     lines = [f"{row[0]:<{widths[0]}}" + "".join(f"  {c:>{w}}" for c, w in zip(row[1:], widths[1:])) for row in rows]

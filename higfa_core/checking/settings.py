@@ -20,9 +20,9 @@ class CheckSettings(NoiseLevels):
         "validation: only images held out from training, those of val/ or else the share of each class that Train "
         "Fine-Grained Classifier holds out. all: training images too."
     )
-    per_class: int = Setting(10, 1, 10_000, unit="images").help("Most images of a class, drawn by seed.")
+    per_class: int = Setting(10, 1, 10_000, unit="images").help("Maximum number of images per class, drawn by seed.")
     image_size: int = Setting(512, 16, 4096, step=8, unit="pixels").help(
-        "Side in pixels of the images you generate: the images are cropped and resized to that. 64 for the miniature."
+        "Side in pixels of the images you generate; the images are cropped and resized to it. 64 for the miniature."
     )
     validation_share: float = replace(SHARE, low=0.01, step=0.01).help(
         "Share of each class that was held out, as in Train Fine-Grained Classifier."

@@ -1,17 +1,17 @@
-"""Is a classifier fit to guide? Statistics and verdict, as pure functions of what it read.
+"""Can a classifier guide? Statistics and verdict, as pure functions of its readings.
 
 The same images go through every stage (real, decoded, denoised), so stages are compared in pairs. Only images that are
-read rightly in one stage and wrongly in the other tell the stages apart; given their number, chance alone would split
-them evenly (McNemar), and the binomial test of that is exact for any number of images. It is not corrected for several
-comparisons: SMALL_LOSS also stands between a chance difference and a verdict.
+read correctly in one stage and wrongly in the other tell the stages apart; given their number, chance alone would split
+them evenly (McNemar), and the binomial test of that is exact for any number of images. It is not corrected for multiple
+comparisons: SMALL_LOSS also has to be exceeded before a chance difference leads to a verdict.
 
 The thresholds are our choice:
 
-MIN_ACCURACY  wanted on real images: below it the gradient leads to another class too often.
+MIN_ACCURACY  required on real images: below it the gradient leads to another class too often.
 SMALL_LOSS    a real loss up to this is no reason to change anything.
 UNSEEN_LOSS   where no loss is found, the largest that the images must be able to rule out.
-KEPT_SKILL    share of the accuracy above chance that must be left at a noise level to let the classifier speak there.
-LEVEL         of the tests; intervals hold 1 - LEVEL.
+KEPT_SKILL    share of the accuracy above chance that must remain at a noise level for the classifier to act there.
+LEVEL         significance level of the tests; intervals cover 1 - LEVEL.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ HEADLINES = {
 class Reading:
     """What a classifier read in one stage, image by image; all readings of a check have the same images.
 
-    `right`: the likeliest class was the true one. `probability`: calibrated, of the true class. `sigma` and `percent`
-    (share of the noise schedule) are those of a noise level, None where no noise was added.
+    `right`: the most probable class was the true one. `probability`: calibrated, of the true class. `sigma` and
+    `percent` (share of the noise schedule) are those of a noise level, None where no noise was added.
     """
 
     stage: str
@@ -77,7 +77,7 @@ class Reading:
 @dataclass(frozen=True)
 class Check:
     """All readings of a check, the real images first. `classes`: how many the classifier has; `missing`: what was not
-    measured, and how to get it."""
+    measured, and how to measure it."""
 
     readings: tuple[Reading, ...]
     classes: int
@@ -85,7 +85,7 @@ class Check:
 
     @classmethod
     def of(cls, stages: Sequence, labels: list[int], has_model: bool) -> Check:
-        """The check of what `comfy.stages.measure` gave for images of these classes (the classifier's indices)."""
+        """The check of `comfy.stages.measure`'s stages, for images of these classes (the classifier's indices)."""
         readings = [
             read(NAMES[stage.name], stage.probabilities, labels, stage.sigma, stage.percent) for stage in stages
         ]
@@ -103,7 +103,7 @@ class Check:
         return sorted(levels, key=lambda r: r.sigma or 0.0, reverse=True)
 
     def needed(self, clean: Reading) -> float:
-        """Accuracy that a noise level must reach: KEPT_SKILL of what is above chance without noise."""
+        """Accuracy required at a noise level: KEPT_SKILL of what is above chance without noise."""
         chance = 1 / self.classes
         return chance + KEPT_SKILL * max(0.0, clean.accuracy - chance)
 
@@ -142,7 +142,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
 
 def mcnemar(lost: int, gained: int) -> float:
-    """Exact two-sided p-value of as uneven a split of lost + gained images as this one."""
+    """Exact two-sided p-value of a split of lost + gained images at least as uneven as this one."""
     n, tail = lost + gained, min(lost, gained)
     return min(1.0, 2 * sum(comb(n, i) for i in range(tail + 1)) / 2**n)
 
@@ -170,7 +170,7 @@ def findings(check: Check) -> list[Finding]:
 
 
 def verdict(check: Check) -> str:
-    """The findings in plain words: a headline, then a line each, then what was not measured."""
+    """The findings in plain words: a headline, one line per finding, then what was not measured."""
     found = findings(check)
     grade = max((f.grade for f in found), key=list(HEADLINES).index)
     headline = HEADLINES[grade]
@@ -201,7 +201,8 @@ def _real(real: Reading) -> Finding:
         )
     right = f"The classifier is right on {percentage(real.accuracy)} of the real images ({numbers})"
     if real.accuracy < MIN_ACCURACY:
-        return Finding(UNCLEAR, f"{right}; {percentage(MIN_ACCURACY)} is wanted and may be reached: check more images.")
+        needed = percentage(MIN_ACCURACY)
+        return Finding(UNCLEAR, f"{right}; {needed} is required and may be reached: check more images.")
     return Finding(FINE, f"{right}.")
 
 
@@ -234,7 +235,7 @@ def _noise(check: Check, clean: Reading) -> Finding | None:
     if worst.accuracy < needed:
         return Finding(
             UNCLEAR,
-            f"The accuracy falls to {numbers}; {percentage(needed)} is needed there and may be reached: "
+            f"The accuracy falls to {numbers}; {percentage(needed)} is required there and may be reached: "
             "check more images.",
         )
     return Finding(
@@ -252,7 +253,7 @@ def _too_noisy(clean: Reading, bad: Reading, usable: list[Reading]) -> Finding:
     if not usable:
         return Finding(
             STOP,
-            f"{fault}, and no lower noise level is better: see that model, VAE and prompt belong together; "
+            f"{fault}, and no lower noise level is better: check that model, VAE and prompt belong together; "
             "if they do, this model loses the marks and this classifier cannot guide it.",
         )
     percent = min(usable[0].percent or 0.0, 0.99)  # at 1.00 there would be no window left

@@ -19,14 +19,14 @@ from .engine import ModelCall
 class Branches:
     """The conditionings of one model call, as ComfyUI's samplers take them.
 
-    Patches see ordinary CFG of `cond` and `uncond`. The contour's share D_tc - D_t, told by a third branch, comes on
+    Patches see ordinary CFG of `cond` and `uncond`. The contour's share D_tc - D_t, from a third branch, is added on
     top: D_u + w_text (D_tc - D_u) + (w_contour - w_text) (D_tc - D_t) is the same sum as (1).
 
     Args:
         cond: text and contour; text alone where `contour_apart`.
         uncond: None where CFG needs none.
-        third: the text without contour; with it where `contour_apart`. None where nothing weighs the contour.
-        contour_apart: the contour has a weight of its own also in the fixed stage (contour_scale is not 1).
+        third: the text without contour; with it where `contour_apart`. None if the contour is never weighted.
+        contour_apart: the contour has its own weight in the fixed stage as well (contour_scale is not 1).
     """
 
     cond: list
@@ -36,9 +36,9 @@ class Branches:
 
     @classmethod
     def of(cls, conds: dict[str, list], cfg: float, contour_scale: float, options: dict) -> Branches:
-        """The branches of a run's conditionings `positive`, `negative` and, where the contour can be weighed, `text`.
+        """The branches of a run's conditionings `positive`, `negative` and, where the contour is weighted, `text`.
 
-        As stock does, the branch whose coefficient 1 - cfg is 0 is not run.
+        As in stock sampling, the branch whose coefficient 1 - cfg is 0 is not run.
         """
         skip = math.isclose(cfg, 1.0) and not options.get("disable_cfg1_optimization", False)
         uncond = None if skip else conds.get("negative")
@@ -52,7 +52,7 @@ def predict_pair(model: BaseModel, pair: list, call: ModelCall) -> list[Tensor]:
     """Estimates of [cond, uncond], as comfy.samplers.sampling_function makes them; zeros for None.
 
     The only place that runs the diffusion model. Every call is one that stock sampling makes, so that patches of the
-    model meet nothing unknown: `cond_or_uncond` holds 0 and 1, and both in one batch where stock would put them there.
+    model see nothing unusual: `cond_or_uncond` holds 0 and 1, in one batch wherever stock sampling batches them.
     """
     if patch := call.options.get("sampler_calc_cond_batch_function"):
         return patch(_arguments(model, pair, call))
@@ -71,20 +71,20 @@ def _arguments(model: BaseModel, pair: list, call: ModelCall) -> dict:
 
 
 class Composition:
-    """Runs the branches of a model call, the third one when it is first needed; called with weights, it gives the
-    estimate that they make.
+    """Runs the branches of a model call, the third one when it is first needed; calling it with weights gives their
+    estimate.
 
     Args:
-        cfg: the weight of the text in the fixed stage, which pre-CFG patches are told.
+        cfg: the weight of the text in the fixed stage, which pre-CFG patches receive.
     """
 
     def __init__(self, model: BaseModel, branches: Branches, call: ModelCall, cfg: float):
         self.model, self.branches, self.call = model, branches, call
-        self.images: list[int] | None = None  # that the contour's share will be asked for; None for all
+        self.images: list[int] | None = None  # those whose contour share will be needed; None for all
         pair = [branches.cond, branches.uncond]
         out = predict_pair(model, pair, call)
         patches = call.options.get("sampler_pre_cfg_function", [])
-        # The contour's share is told from what the model gave, not from what patches make of one side of it.
+        # The contour's share comes from the model's own outputs, before patches change one side of it.
         self.unpatched = out[0].clone() if patches else out[0]
         for patch in patches:
             arguments = _arguments(model, pair, call)
@@ -98,7 +98,7 @@ class Composition:
         return third - self.unpatched if self.branches.contour_apart else self.unpatched - third
 
     def _third(self) -> Tensor:
-        """The third branch's estimate; of `images` alone where no patch would notice, the others' being `unpatched`."""
+        """The third branch's estimate; of `images` only, if no patch would notice, and `unpatched` for the others."""
         conds, call, batch = self.branches.third or [], self.call, len(self.call.x)
         if self.images is None or len(self.images) == batch or not rows.may_split(self.model, conds, call.options):
             return predict_pair(self.model, [conds, None], call)[0]
@@ -108,7 +108,7 @@ class Composition:
         return third
 
     def __call__(self, w_text: float | Tensor, w_contour: float | Tensor, options: dict | None = None) -> Tensor:
-        """The estimate [B, C, H, W] at these weights; `options` replace the call's for the patches of CFG."""
+        """The estimate [B, C, H, W] at these weights; `options` replace those of the call for CFG patches."""
         branches = self.branches
         mixed = self._mixed(w_text, self.call.options if options is None else options)
         share = w_contour if branches.contour_apart else w_contour - w_text

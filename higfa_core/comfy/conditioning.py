@@ -1,4 +1,4 @@
-"""Conditioning with its ControlNets taken off, kept to their own branch, or scaled. Inputs are never changed."""
+"""Conditioning with its ControlNets removed, confined to their own branch, or scaled. Inputs are never changed."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from comfy.controlnet import ControlBase
 
-Conditioning = list  # of [tensor, options], as ComfyUI's nodes hand it on
+Conditioning = list  # of [tensor, options], as ComfyUI's nodes pass it
 
 
 def without_control(conditioning: Conditioning) -> Conditioning:
-    """Every ControlNet taken off, entries copied.
+    """A copy without ControlNets.
 
-    The flag of the legacy Apply ControlNet must go too: with it ComfyUI copies the positive's control into every
+    The flag of the legacy Apply ControlNet is removed as well: with it ComfyUI copies the positive's control into every
     other branch (comfy.samplers.process_conds).
     """
     drop = ("control", "control_apply_to_uncond")
@@ -21,7 +21,7 @@ def without_control(conditioning: Conditioning) -> Conditioning:
 
 
 def own_control(conditioning: Conditioning) -> Conditioning:
-    """Controls stay in this branch, whatever Apply ControlNet node made them."""
+    """Controls stay in this branch, whichever Apply ControlNet node made them."""
     return [[t, {**o, "control_apply_to_uncond": False} if "control" in o else o] for t, o in conditioning]
 
 
@@ -32,7 +32,7 @@ def has_control(conditioning: Conditioning) -> bool:
 def scaled_control(conditionings: list[Conditioning], factor: float) -> list[Conditioning]:
     """Conditionings whose ControlNets are copies of `factor` times the strength.
 
-    A control that stands in several entries stays one object: ComfyUI runs such entries in one batch.
+    A control shared by several entries stays one object: ComfyUI runs such entries in one batch.
     """
     copies: dict[ControlBase, ControlBase] = {}
 

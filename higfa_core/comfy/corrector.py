@@ -1,6 +1,6 @@
 """The classifier's part of a guided run: when it evaluates, on what, and with which memory. One object per run.
 
-The mathematics is in `guidance.classifier_step`. An evaluation reads back which images need more work, no more.
+The mathematics is in `guidance.classifier_step`. An evaluation reads back only which images need more work.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ..guidance.classifier_step import Correction, Reading, Signal
 from ..guidance.schedule import Pacing, Window, next_level
 from ..guidance.stopwatch import Stopwatch
 from ..guidance.trace import Call, Trace
+from ..wording import counted
 from .decoder import Decoder, image_size
 from .engine import Engine, Plan
 from .memory_ladder import MemoryLadder
@@ -40,7 +41,7 @@ class Corrector:
         window: the final stage.
         trace: where each guided call is recorded.
         device: where the diffusion model runs.
-        known: what a masked run keeps, in model space [B, C, H, W]; the classifier sees it around the new part.
+        known: what a masked run keeps, in model space [B, C, H, W]; the classifier sees it around the generated part.
         carried: from the run that this one continues.
     """
 
@@ -72,7 +73,7 @@ class Corrector:
             self.ladder.run(self._load)
 
     def __call__(self, estimates: Tensor, sigma: float, mask: Tensor | None = None) -> Correction | None:
-        """The correction of estimates [B, C, H, W]; None where there is no memory for the classifier."""
+        """The correction of estimates [B, C, H, W]; None without memory for the classifier."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         rows = self.unsettled if self.pacing.evaluates(self.window.progress(sigma)) else []
         evaluated = len(rows) > 0
@@ -97,7 +98,7 @@ class Corrector:
         return made
 
     def _evaluate(self, rows: list[int], estimates: Tensor, mask: Tensor | None) -> None:
-        """Evaluate those images of the batch; the others' signal stays as it is."""
+        """Evaluate those images of the batch; the signal of the others stays unchanged."""
         every, before = len(rows) == len(estimates), self.signal
         shown, targets, chance = self._shown(estimates, mask), self.targets, self.chance
         if not every:
@@ -124,7 +125,7 @@ class Corrector:
             self.trace.left_out(why, images)
 
     def _read_back(self, rows: list[int], before: Signal | None, now: Signal) -> None:
-        """What the host must know to save work: the only values read from the device, once per evaluation."""
+        """What the host needs in order to skip work: the only values read from the device, once per evaluation."""
         modulation = self.settings.modulation
         if not (modulation.moves or modulation.rests):
             return
@@ -144,7 +145,7 @@ class Corrector:
         return estimates * mask + self.known * (1 - mask)
 
     def _read(self, shown: Tensor, targets: Tensor) -> Reading | None:
-        """The classifier's reading of these images; None when there is no memory even for one."""
+        """The classifier's reading of these images; None if there is not even memory for one."""
         height, width = image_size(self.ladder.latent_format, shown.shape)
 
         def read_rows(decoder: Decoder, rows: slice) -> Reading:
@@ -164,7 +165,7 @@ class Corrector:
         logits = self.classifier.logits(images, self.params)
         if logits.shape[1] != self.targets.shape[1]:
             raise ValueError(
-                f"The classifier has {logits.shape[1]} outputs for {self.targets.shape[1]} class names. "
+                f"The classifier has {counted(logits.shape[1], 'output')} for {self.targets.shape[1]} class names. "
                 "Give it one name per output, in order."
             )
         return logits
@@ -176,6 +177,6 @@ class Corrector:
         return "the gradient was not finite" + (remedy if half else "")
 
     def _load(self, decoder: Decoder) -> None:
-        """The classifier's weights for this run; the ladder has built the decoder's."""
+        """Load the classifier's weights for this run; the ladder has already built the decoder's."""
         if self.params is None:
             self.params = self.classifier.clone_params(self.device)

@@ -1,7 +1,7 @@
 """From a denoised latent to the pixels a classifier reads, differentiably.
 
-VAE.decode cannot be used: it works in place, moves to the CPU and tiles under inference mode. Weights that ComfyUI
-moved are inference tensors, which autograd refuses, so they are cloned once a run and the module is called with the
+VAE.decode is unsuitable: it works in place, moves to the CPU and tiles under inference mode. Weights that ComfyUI has
+moved are inference tensors, which autograd refuses, so they are cloned once per run and the module is called with the
 clones.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from comfy.latent_formats import LatentFormat
     from comfy.sd import VAE
 
-TINY_ABOVE = 512  # pixels; up to here the full decoder is affordable and shows finer marks
+TINY_ABOVE = 512  # pixels; up to this size the full decoder is affordable and shows finer marks
 
 
 class _Decode(torch.nn.Module):
@@ -46,7 +46,7 @@ class VAEDecoder:
     def __init__(self, vae: VAE, latent_format: LatentFormat, device: torch.device):
         self.module, self.process_output, self.dtype = _Decode(vae.first_stage_model), vae.process_output, vae.vae_dtype
         with torch.inference_mode(False):
-            # Means and standard deviations that some formats hold were born in inference mode.
+            # Some formats hold means and standard deviations that were created in inference mode.
             self.latent_format = copy.deepcopy(latent_format)
             self.params = {
                 name: weight.to(device, self.dtype if weight.is_floating_point() else weight.dtype, copy=True)
@@ -59,12 +59,12 @@ class VAEDecoder:
         decoded = functional_call(self.module, self.params, (z,))
         if decoded.ndim == 5:
             decoded = decoded[:, :, 0]
-        # A copy: process_output works in place, on what backward may still need.
+        # A copy: process_output works in place on a tensor that backward may still need.
         return self.process_output(decoded[:, :3].to(torch.float32, copy=True)).clamp(0, 1)
 
 
 class TinyDecoder:
-    """TAESD from models/vae_approx, which takes model-space latents as they are; always float32."""
+    """TAESD from models/vae_approx, which takes model-space latents unchanged; always float32."""
 
     name, dtype = "tiny", torch.float32
 
@@ -85,7 +85,7 @@ Decoder = VAEDecoder | TinyDecoder
 
 @dataclass(frozen=True)
 class VAEChoice:
-    """The full decoder, chosen before a run, to be built at its first guided call."""
+    """The full decoder, chosen before a run and built at its first guided call."""
 
     vae: VAE
     latent_format: LatentFormat
@@ -129,10 +129,10 @@ def choose_decoder(choice: str, vae: VAE | None, latent_format: LatentFormat, im
     if choice == "tiny" and path is None:
         wanted = latent_format.taesd_decoder_name
         raise ValueError(
-            f"decoder is 'tiny', but models/vae_approx holds no file that starts with {wanted!r}; "
-            "put it there, or set decoder to 'vae'."
+            f"decoder is 'tiny', but models/vae_approx holds no file that starts with {wanted!r}. "
+            "Put it there, or set decoder to 'vae'."
             if wanted and latent_format.latent_dimensions == 2
-            else "decoder is 'tiny', but this model's latents have no tiny decoder; set decoder to 'vae'."
+            else "decoder is 'tiny', but this model's latents have no tiny decoder. Set decoder to 'vae'."
         )
     if path is not None and (choice == "tiny" or vae is None or (choice == "auto" and image_side > TINY_ABOVE)):
         return TinyChoice(path, latent_format)

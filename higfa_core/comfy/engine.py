@@ -1,4 +1,4 @@
-"""What the guider and the MODEL patch share: what a run needs, checked before any work."""
+"""Shared by the guider and the MODEL patch: what a run needs, checked before any work."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ModelCall:
 
 @dataclass(frozen=True)
 class GuidedCall(ModelCall):
-    """One in the final stage, and its noise level."""
+    """A call in the final stage, with its noise level."""
 
     sigma: float
 
@@ -45,7 +45,7 @@ class Engine:
 
     Args:
         targets: from `read_targets`.
-        vae: None where a tiny decoder is there.
+        vae: None if a tiny decoder is available.
         images: the `batch_index` of the latent to sample; None where it has none.
     """
 
@@ -56,10 +56,10 @@ class Engine:
     images: Sequence[int] | None = None
 
     def plan(self, latent_format, shape: Sequence[int]) -> Plan:
-        """What guides latents of that shape.
+        """The plan for latents of that shape.
 
         Raises:
-            ValueError: nothing does.
+            ValueError: such latents cannot be guided.
         """
         frames = shape[2] if len(shape) == 5 else 1
         if len(shape) not in (4, 5) or frames != 1:

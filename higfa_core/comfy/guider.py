@@ -33,12 +33,12 @@ class HiGFAGuider(comfy.samplers.CFGGuider):
         model: MODEL; cloned, never changed.
         classifier: None for text and contour alone.
         class_names: targets, cycled over the batch; a line may be a mixture, see `read_targets`.
-        vae: VAE for the pixels the classifier reads; may be None where a tiny decoder is there.
+        vae: VAE for the pixels the classifier reads; may be None if a tiny decoder is available.
         images: the `batch_index` of the latent to sample: each image keeps the target of its place in that batch.
 
     Raises:
-        ValueError: unknown class, or a model that already carries classifier guidance. When sampling begins: nothing
-            to decode with, a batch that the targets do not fill, video, audio or nested latents.
+        ValueError: unknown class, or a model that a classifier already guides. When sampling begins: no decoder,
+            a batch that the targets do not fill, video, audio or nested latents.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class HiGFAGuider(comfy.samplers.CFGGuider):
         return self.slot.trace
 
     def set_conds(self, positive: Conditioning, negative: Conditioning | None) -> None:
-        """As CFGGuider; the negative may be None for models that need no second branch (cfg 1)."""
+        """As in CFGGuider; the negative may be None for models that need no second branch (cfg 1)."""
         self.original_conds = {}
         self.inner_set_conds({name: conds for name, conds in self._split(positive, negative or []).items() if conds})
 
@@ -115,7 +115,7 @@ class HiGFAGuider(comfy.samplers.CFGGuider):
         return denoised
 
     def _fixed(self, call: ModelCall) -> Tensor:
-        """Strong, fixed text and contour; as many branches as stock CFG where that will do."""
+        """Strong, fixed text and contour, with no more branches than stock CFG where possible."""
         branches = self._branches(call)
         if branches.contour_apart:
             return Composition(self.inner_model, branches, call, self.cfg)(self.cfg, self._w_contour)
@@ -125,7 +125,7 @@ class HiGFAGuider(comfy.samplers.CFGGuider):
         )
 
     def _guided(self, run: Run, call: GuidedCall) -> Tensor:
-        """The final stage: what the classifier adds to the estimate at the fixed weights."""
+        """The final stage: the estimate at the fixed weights, plus what the classifier adds."""
         if self.settings.modulation.moves:
             return self._modulated(run, call)
         estimate = self._fixed(call)

@@ -1,4 +1,4 @@
-"""Model files, read by ComfyUI's own loaders in a program of our own."""
+"""Model files, read by ComfyUI's own loaders in a standalone program."""
 
 from pathlib import Path
 

@@ -11,15 +11,15 @@ from ..classifier import FineGrainedClassifier
 from ..guidance.settings import Guidance
 from .decoder import DecoderChoice, TinyChoice, image_size
 
-# Peak of a guided call, measured by benchmarks/guided_call.py, with room to spare: times ComfyUI's own estimate of
-# decoding without gradient; float32 values a pixel of TAESD; float32 values an input pixel of a ResNet-50 or ViT-B.
+# Peak of a guided call, measured by benchmarks/guided_call.py, with a margin: a multiple of ComfyUI's own estimate of
+# decoding without gradient; float32 values per pixel (TAESD); float32 values per input pixel (ResNet-50, ViT-B).
 VAE_FACTOR, TINY_VALUES, CLASSIFIER_VALUES = 1.5, 600, 500
 
 
 def guidance_memory(
     classifier: FineGrainedClassifier, decoder: DecoderChoice, settings: Guidance, shape: Sequence[int]
 ) -> int:
-    """Bytes that guided calls take beside the diffusion model: clones of the weights, and what backward saves.
+    """Bytes that guided calls need beside the diffusion model: clones of the weights, and what backward saves.
 
     Args:
         shape: of the run's latents, [B, C, H, W].
@@ -57,9 +57,9 @@ class Workspace:
 def load_with_room(
     size: int, executor: Callable, model: ModelPatcher, noise_shape: Sequence[int], conds: dict, *args, **kwargs
 ) -> tuple:
-    """ComfyUI's prepare_sampling (as `executor`), asking for `size` bytes more than the model itself needs.
+    """ComfyUI's prepare_sampling (as `executor`), requesting `size` bytes more than the model itself needs.
 
-    Not with several GPUs, where ComfyUI wants to clone whatever stands among the controls.
+    Not with several GPUs, where ComfyUI would clone everything among the controls.
     """
     if model.get_additional_models_with_key("multigpu"):
         return executor(model, noise_shape, conds, *args, **kwargs)

@@ -19,8 +19,8 @@ T = TypeVar("T")
 class MemoryLadder:
     """Holds a run's decoder and how many images it takes at once; a run is never lost.
 
-    `choice` is the decoder to begin with, built when it is first needed; None once there is no memory for any.
-    `at_once` is how many images are decoded together; 0 until the first are. `note` is told what was given up.
+    `choice` is the decoder to start with, built when it is first needed; None once there is no memory for any.
+    `at_once` is how many images are decoded together; 0 until the first decoding. `note` receives what was given up.
     """
 
     def __init__(self, choice: DecoderChoice, device: torch.device, note: Callable[[str], None]):
@@ -38,7 +38,7 @@ class MemoryLadder:
             except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise
-            # Outside of the handler: the exception holds on to the memory that is to be freed.
+            # Outside the handler: the exception keeps the memory that is to be freed alive.
             self._step_down()
         return None
 
@@ -72,5 +72,5 @@ class MemoryLadder:
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    """As ComfyUI tells it; Apple's backend raises a plain RuntimeError."""
+    """As ComfyUI decides it; Apple's backend raises a plain RuntimeError."""
     return comfy.model_management.is_oom(error) or "backend out of memory" in str(error)

@@ -28,15 +28,15 @@ def guide_model(
 ) -> tuple[ModelPatcher, TraceSlot]:
     """MODEL -> (guided clone, TraceSlot of its latest run); the arguments are those of HiGFAGuider.
 
-    The step is added to what the guider predicts, after CFG and every patch of it. The guider's own weights are
-    not ours to move: of the settings' modulation only the classifier's part acts.
+    The step is added to the guider's prediction, after CFG and all of its patches. The guider's own weights are not
+    ours to change: of the settings' modulation only the classifier's part applies.
 
     Raises:
-        ValueError: unknown class, or the model is guided already. When sampling begins: as HiGFAGuider.
+        ValueError: unknown class, or the model is already guided. When sampling begins: as HiGFAGuider.
     """
     if is_guided(model):
         raise ValueError(
-            "This model is already guided by a classifier: mix classes in class_name, as in 'A:0.5 | B:0.5'."
+            "This model is already guided by a classifier. To mix classes, use class_name, as in 'A:0.5 | B:0.5'."
         )
     model, slot = model.clone(), TraceSlot()
 

@@ -8,7 +8,7 @@ from ..classifier import FineGrainedClassifier
 
 
 class WholePatcher(comfy.model_patcher.ModelPatcher):
-    """Loads all weights or none: plain PyTorch layers cannot fetch what was left on the CPU, as ComfyUI's own do."""
+    """Loads all weights or none: unlike ComfyUI's own, plain PyTorch layers cannot fetch weights left on the CPU."""
 
     def partially_load(
         self, device_to: torch.device, extra_memory: float = 0, force_patch_weights: bool = False

@@ -1,11 +1,11 @@
-"""Calls the classifier under ComfyUI's memory management and lets a person interrupt."""
+"""Calls the classifier under ComfyUI's memory management, interruptibly."""
 
 import comfy.model_management
 import torch
 
 from ..classifier import FineGrainedClassifier
 
-CHUNK = 32  # images between two checks for an interrupt
+CHUNK = 32  # images between checks for an interrupt
 
 
 def predict(classifier: FineGrainedClassifier, images: torch.Tensor) -> torch.Tensor:

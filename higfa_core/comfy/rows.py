@@ -1,4 +1,4 @@
-"""A model call for some images of a batch only, where nothing but the diffusion model sees the smaller batch."""
+"""A model call for only some images of a batch, if nothing but the diffusion model sees the smaller batch."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor
 
 from .engine import ModelCall
 
-# Options that leave a model call as it is; any other may belong to a patch that counts on the whole batch.
+# Options that do not affect a model call; any other may belong to a patch that relies on the whole batch.
 HARMLESS = {"transformer_options", "sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function",
             "disable_cfg1_optimization", "denoise_mask_function", "to_load_options"}  # fmt: skip
 HARMLESS_TRANSFORMER = {"wrappers", "callbacks", "sample_sigmas"}
 OF_A_CALL = (WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
-# What a conditioning may hold: the first four have no rows, of the last two those are taken.
+# What a conditioning may hold: the first four have no rows, the last two are indexed by row.
 KNOWN = {"area", "strength", "uuid", "pooled_output", "timestep_start", "timestep_end", "start_percent", "end_percent",
          "mask_strength", "set_area_to_bounds", "cross_attn", "model_conds", "mask"}  # fmt: skip
 
 
 def may_split(model: BaseModel, conds: list[dict], options: dict) -> bool:
-    """Whether a call may be made for some images only: no patch, hook or unknown conditioning counts on the rest."""
+    """Whether a call may cover only some images: no patch, hook or unknown conditioning relies on the others."""
     transformer = options.get("transformer_options", {})
     wrapped = any(transformer.get("wrappers", {}).get(kind) for kind in OF_A_CALL)
     unknown = [transformer[name] for name in transformer.keys() - HARMLESS_TRANSFORMER]

@@ -29,15 +29,15 @@ KEY = "higfa"
 
 
 def is_guided(model: ModelPatcher) -> bool:
-    """Whether a classifier guides this MODEL already."""
+    """Whether a classifier already guides this MODEL."""
     return bool(model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY))
 
 
 def attach(engine: Engine, model: ModelPatcher, slot: TraceSlot, started: Callable[[Any, Run], None]) -> None:
-    """Add to a MODEL (a clone) what checks the input, asks for memory and gives each run its state.
+    """Add to a MODEL (a clone) what checks the input, requests memory and gives each run its state.
 
     Args:
-        slot: gets the trace of each run; a run that takes its latents from one of them continues it.
+        slot: gets the trace of each run; a run that starts from the latents of one of them continues it.
         started: called with guider and run before the first model call of a run.
     """
 
@@ -72,7 +72,7 @@ def attach(engine: Engine, model: ModelPatcher, slot: TraceSlot, started: Callab
 def _continued(
     slot: TraceSlot, engine: Engine, plan: Plan, noise: Tensor, latent_image: Tensor, sigmas: Tensor
 ) -> Trace | None:
-    """The run whose last latents these are, taken on without new noise at the level where it ended."""
+    """The run that produced these latents, if it is continued without new noise at the level where it ended."""
     trace = None if torch.count_nonzero(noise) else slot.find(latent_image)
     if trace is None or not 0 < trace.sigmas[-1] == float(sigmas[0]):
         return None
@@ -81,7 +81,7 @@ def _continued(
 
 
 def add_to_run(guider: CFGGuider, kind: str, wrapper: Callable) -> None:
-    """Wrap for the run that has begun: ComfyUI clones the options for each run and drops them at its end."""
+    """Wrap for the current run only: ComfyUI clones the options for each run and drops them at its end."""
     add_wrapper_with_key(kind, KEY, wrapper, guider.model_options, is_model_options=True)
 
 
@@ -134,8 +134,8 @@ class Run:
     def call(self, x: Tensor, timestep: Tensor, options: dict) -> ModelCall:
         """A model call of this run, counted.
 
-        The noise level is the one value per call that is read from the device: whether to decode is the host's
-        decision. ComfyUI's ControlNets and most of its samplers read the same value at every step.
+        The noise level is the only value per call that is read from the device: the host decides whether to decode.
+        ComfyUI's ControlNets and most of its samplers read the same value at every step.
         """
         self.trace.model_calls += 1
         sigma = float(timestep.flatten()[0])
@@ -145,7 +145,7 @@ class Run:
         return GuidedCall(x, timestep, options, sigma) if active else ModelCall(x, timestep, options)
 
     def correct(self, call: GuidedCall, estimates: Tensor) -> Correction | None:
-        """The classifier's correction of a guided call; None where there is no memory for the classifier."""
+        """The classifier's correction of a guided call; None without memory for the classifier."""
         if self.corrector is None:
             self.trace.decoder = self.plan.decoder.name
             self.corrector = Corrector(
@@ -159,7 +159,7 @@ class Run:
         return self.corrector.moved if self.corrector else []
 
     def record(self, w_text: float | Tensor, w_contour: float | Tensor) -> None:
-        """Add the weights in force, numbers or one per image, to the trace of this call."""
+        """Add the current weights, single numbers or one per image, to the trace of this call."""
         call, batch = self.trace.calls[-1], len(self.plan.targets)
         call.w_text, call.w_contour = (
             w.flatten() if isinstance(w, Tensor) else torch.full([batch], w, device=self.device)

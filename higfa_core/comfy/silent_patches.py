@@ -7,11 +7,11 @@ from collections.abc import Callable
 from comfy.model_patcher import create_model_options_clone
 from torch import Tensor
 
-KINDS = ("attn1_output_patch", "attn2_output_patch")  # they get the rows of a whole batch and may mix them
+KINDS = ("attn1_output_patch", "attn2_output_patch")  # they receive the rows of a whole batch and may mix them
 
 
 class WatchedPatch:
-    """A patch of attention outputs that records whether it acts; it does what the patch does."""
+    """Wraps a patch of attention outputs and records whether it changes anything."""
 
     def __init__(self, patch: Callable):
         self.patch, self.acted = patch, False
@@ -25,7 +25,7 @@ class WatchedPatch:
 
 
 class Watch:
-    """For one model call with `options`: a copy in which patches that ask for the branches of a batch are watched."""
+    """For one model call with `options`: a copy in which patches that look at a batch's branches are watched."""
 
     def __init__(self, options: dict):
         self.options = create_model_options_clone(options)

@@ -1,4 +1,4 @@
-"""What a classifier reads in the same images as they are, through the decoders, and at the guidance's noise levels."""
+"""What a classifier reads in the same images: unchanged, through the decoders, and at the guidance's noise levels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .run import is_guided
 
 @dataclass(frozen=True)
 class Noise:
-    """What the model is shown to make the estimates that the guidance shows to the classifier.
+    """What the model needs to make the estimates that the guidance shows to the classifier.
 
     Args:
         positive, negative: conditioning without a ControlNet; without `negative`, cfg is 1.
@@ -156,7 +156,7 @@ class _Run:
         probabilities, latents = [], []
         for images in batches:
             probabilities.append(self._shown(images))
-            # One by one: VAEs of video take a batch for frames.
+            # One by one: video VAEs treat a batch as frames.
             latents.append(torch.cat([vae.encode(image) for image in images.split(1)]))
         return Stage("real", torch.cat(probabilities)), latents
 

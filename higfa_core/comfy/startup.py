@@ -1,4 +1,4 @@
-"""Makes ComfyUI importable in a program of our own; inside ComfyUI nothing calls this."""
+"""Makes ComfyUI importable in a standalone program; inside ComfyUI nothing calls this."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ import torch
 
 
 def start_comfyui() -> None:
-    """Put the ComfyUI of COMFYUI_PATH on sys.path and let it read its options: none but --cpu where there is no GPU.
+    """Put the ComfyUI of COMFYUI_PATH on sys.path and let it read its options: only --cpu, if there is no GPU.
 
     Raises:
         SystemExit: COMFYUI_PATH is not set; `python run.py exec -- ...` sets it.

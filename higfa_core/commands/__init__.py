@@ -1,1 +1,1 @@
-"""What a person types: the sub-commands of `higfa`."""
+"""The command line: the subcommands of `higfa`."""

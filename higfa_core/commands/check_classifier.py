@@ -48,7 +48,7 @@ def _as_dict(reading: check.Reading) -> dict:
 
 
 def run(args: argparse.Namespace) -> check.Check:
-    """The check that the command's arguments ask for; everything cheap is checked before a model is loaded."""
+    """The check that the arguments request; everything cheap is checked before a model is loaded."""
     settings = CheckSettings.pick(vars(args))
     if args.image_size is None and args.miniature:
         settings = replace(settings, image_size=64)
@@ -79,7 +79,7 @@ def save(image, path: Path) -> None:
 
 
 def _models(args) -> SimpleNamespace:
-    """MODEL, CLIP and VAE; without a checkpoint the VAE alone."""
+    """MODEL, CLIP and VAE; without a checkpoint only the VAE."""
     if not (args.miniature or args.vae or args.checkpoint):
         raise ValueError("No models given to decode with. Add --miniature, --vae FILE or --checkpoint FILE.")
     for path in (args.vae, args.checkpoint):

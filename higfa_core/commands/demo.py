@@ -1,4 +1,4 @@
-"""`higfa demo`: the embedded birds through plan, run and report, beside what stock nodes make of the same jobs."""
+"""`higfa demo`: the embedded birds through plan, run and report, beside stock nodes' results for the same jobs."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class Demo:
-    """The demo's datasets in `base`, ComfyUI's base folder: HiGFA's images, and beside them in `comparison/` what
-    other workflows make of the first job of each class."""
+    """The demo's datasets in `base`, ComfyUI's base folder: HiGFA's images, and in `comparison/` those of other
+    workflows for the first job of each class."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Demo:
             self.plans[self.folder / "comparison" / name] = variant, 1
 
     def make(self, *options: str) -> int:
-        """Make what is missing, with these options of `higfa run`; 0 when everything is there afterwards."""
+        """Make what is missing, with these options of `higfa run`; 0 if everything exists afterwards."""
         if drawn := draw_sources(self.sources, self.images_per_class):
             print(f"{drawn} source images drawn in {self.sources}")
         for folder in self.plans:
@@ -71,10 +71,10 @@ class Demo:
         return self._report()
 
     def check(self) -> int:
-        """0 when every image is there, 1 otherwise; generates nothing and imports no torch."""
+        """0 if every image exists, else 1; generates nothing and does not import torch."""
         if not self.sources.is_dir() or not all(map(self._is_finished, self.plans)):
             return 1
-        print("everything is there, nothing to do")
+        print("everything exists, nothing to do")
         return self._report()
 
     def _plan(self, folder: Path, *options: str) -> int:
@@ -82,7 +82,7 @@ class Demo:
         file, name = folder / "workflow.json", folder.relative_to(self.output).as_posix()
         write_atomic(file, json.dumps(workflow, indent=1).encode())
         command = [str(folder), "--workflow", str(file), "--input-dir", str(self.input), "--dataset-name", name]
-        # What we have drawn ourselves needs no search for leaks, which would import NumPy for a check.
+        # Our own renders need no search for leaks, which would make `check` import NumPy.
         return plan.main([*command, "--per-class", str(jobs), "--leaks", "off", *options])
 
     def _is_finished(self, folder: Path) -> bool:
@@ -111,7 +111,7 @@ def variants(workflow: dict) -> dict[str, dict]:
     node, end = find_node(workflow, "HiGFA_KSampler"), find_node(workflow, EXPORT)
     sampler, export = workflow[node]["inputs"], dict(workflow[end]["inputs"], min_confidence=0.0, require_top1=False)
     del export["trace"]  # only HiGFA's sampler has one
-    plain = workflow[sampler["positive"][0]]["inputs"]  # what goes into Apply ControlNet
+    plain = workflow[sampler["positive"][0]]["inputs"]  # the inputs of Apply ControlNet
     drawn = {name: value for name, value in export.items() if name != "classifier"} | {"images": export["contour"]}
     found = {"warped_contour": {end: {**workflow[end], "inputs": drawn}}}
     for name, conditions in (("text_only", plain), ("text_and_contour", sampler)):
@@ -125,7 +125,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser("demo", about=__doc__)
     parser.add_argument("--base", type=Path, required=True, help="ComfyUI's base directory (has input/ and output/)")
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--check", action="store_true", help="exit 0 when every image is there, else 1; generate none")
+    group.add_argument("--check", action="store_true", help="exit 0 if every image exists, else 1; generate none")
     group.add_argument("--server", default="http://127.0.0.1:8188", metavar="URL", help="ComfyUI's address")
     parser.add_argument("--images-per-class", type=int, default=8, metavar="N", help="source images (default: 8)")
     parser.add_argument("--jobs-per-class", type=int, metavar="N", help=f"images to make (default: {JOBS_PER_CLASS})")

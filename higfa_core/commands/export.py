@@ -16,6 +16,7 @@ from ..exports.pictures import IMAGE_FORMATS
 from ..plans.plan_file import PlanFile
 from ..sources.options import layout_of
 from ..sources.source import SourceImage
+from ..wording import counted
 from .progress import CountView
 from .shell import Parser, Speech, add_json_option, command
 
@@ -71,7 +72,7 @@ def _validation(args: argparse.Namespace) -> tuple[Path, tuple[SourceImage, ...]
     if not found.validation:
         raise ValueError(
             f"No image in {root} is held out for validation: there is no val folder and no held_out.txt. "
-            "higfa train-classifier holds some out; a test split is never taken."
+            "Run higfa train-classifier to hold some out; a test split is never used."
         )
     return root, tuple(_source_image(item, found, plan.classes) for item in found.validation)
 
@@ -91,13 +92,13 @@ def summary(done: Exported, format: str) -> str:
     if empty := [name for name, (made, _) in done.counts.items() if not made]:
         lines.append(f"no accepted image: {', '.join(empty)}")
     if done.validation:
-        lines.append(f"validation split: {done.validation} real images")
+        lines.append(f"validation split: {counted(done.validation, 'real image')}")
     if done.known:
         lines.append(f"real images that the trainer's copy has: {done.known[0]} of {done.known[1]}")
     if done.others:
-        lines.append(f"{done.others} accepted images are not of this plan and left out: --all-images takes them")
-    sheets = f", {done.sheets} contact sheets" if done.sheets else ""
-    size = f"{sum(total)} images of {len(done.counts)} classes, {done.bytes / 1e6:.1f} MB"
+        lines.append(f"left out: {counted(done.others, 'accepted image')} of other plans (--all-images includes them)")
+    sheets = f", {counted(done.sheets, 'contact sheet')}" if done.sheets else ""
+    size = f"{counted(sum(total), 'image')} of {counted(len(done.counts), 'class')}, {done.bytes / 1e6:.1f} MB"
     return "\n".join([*lines, f"{done.out} ({format}): {size}{sheets}"])
 
 

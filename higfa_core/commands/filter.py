@@ -17,6 +17,7 @@ from ..files.records import plain
 from ..plans.plan_file import HEADER, planned_keys
 from ..plans.rules import Rules
 from ..store.manifest import Manifest, decide
+from ..wording import counted
 from .options import add_options, given
 from .shell import Parser, Speech, add_json_option, command
 
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 @dataclass(frozen=True)
 class Refiltered:
     """What other rules changed, or would change: `outcomes` counts images by verdict or reason, `accepted` and
-    `rejected` those whose verdict is new, `others` those that are not of the plan."""
+    `rejected` those with a new verdict, `others` those of other plans."""
 
     rules: Rules
     outcomes: Counter
@@ -55,23 +56,23 @@ class Refiltered:
         asked = ", ".join(f"{name} {value:g}" for name, value in self.rules.given().items()) or "none"
         lines = [f"rules: {asked}", *(f"  {count:6} {reason}" for reason, count in self.outcomes.most_common())]
         if self.others:
-            lines.append(f"  {self.others:6} are not of this plan and stay as they are")
+            lines.append(f"  {self.others:6} of other plans, left unchanged")
         verb = "would change" if self.dry_run else "changed"
         gone = f"{self.accepted} accepted now, {self.rejected} rejected now"
         return "\n".join([*lines, f"{self.accepted + self.rejected} {verb}: {gone}"])
 
 
 def refilter(folder: Path, changes: dict, fresh: bool = False, dry_run: bool = False) -> Refiltered:
-    """Judge every image again and move those whose verdict changed. ValueError without the scores.
+    """Judge every image again and move those whose verdict changed. ValueError if scores are missing.
 
-    Where there is a plan, its images only. A run in progress waits, and then follows these rules.
+    Where there is a plan, only its images. A run in progress waits, and then follows these rules.
     """
     manifest = Manifest(folder)
     if not len(manifest):
         raise ValueError(f"No images in {folder}. Give the folder that has manifest.jsonl.")
     with nullcontext() if dry_run else alone(folder):
         manifest.refresh()
-        manifest.info()  # says what is wrong with it
+        manifest.info()  # raises with the reason
         keys = planned_keys(folder)
         rules = Rules.recorded(({} if fresh else _present_rules(manifest)) | changes)
         changed, restated, outcomes = _judge(manifest, keys, rules)
@@ -85,10 +86,10 @@ def refilter(folder: Path, changes: dict, fresh: bool = False, dry_run: bool = F
 
 
 def _judge(manifest: Manifest, keys: set[str] | None, rules: Rules) -> tuple[list, list, Counter]:
-    """(row, verdict) of those with a new verdict, and of those with a new reason; how often each outcome occurs."""
+    """(row, verdict) of those with a new verdict, and of those with a new reason; the number of each outcome."""
     if missing := [row for row in manifest.missing() if keys is None or row["key"] in keys]:
         raise ValueError(
-            f"{len(missing)} files are missing, the first is {missing[0]['file']}. `higfa run` generates them again."
+            f"Missing: {counted(len(missing), 'file')}, such as {missing[0]['file']}. `higfa run` generates them again."
         )
     classes = defaultdict(list)
     for row in manifest.rows():
@@ -127,8 +128,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser("filter", about=__doc__)
     add = parser.add_argument
     add("folder", type=Path, help="the dataset, with manifest.jsonl")
-    add("--dry-run", action="store_true", help="say what would change, change nothing")
-    add("--fresh", action="store_true", help="forget the dataset's present rules; otherwise the given ones change them")
+    add("--dry-run", action="store_true", help="show what would change without changing it")
+    add("--fresh", action="store_true", help="discard the dataset's rules; otherwise the given ones change them")
     add_json_option(parser)
     add_options(parser, Rules, unset="the dataset's")
     return parser.parse_args(argv)

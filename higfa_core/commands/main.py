@@ -1,4 +1,4 @@
-"""The command `higfa`. Each command is imported when it is called, so that `higfa --help` is quick."""
+"""The command `higfa`. Each subcommand is imported when it is called, so that `higfa --help` is fast."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from .shell import Parser
 
 COMMANDS = {
-    "unpack": (".unpack", "the images of a Hub clone, out of its Parquet files"),
+    "unpack": (".unpack", "extract the images of a Hub clone from its Parquet files"),
     "plan": (".plan", "from labelled images and a workflow to a list of jobs; --dry-run to see it"),
     "run": (".run", "make the images of a plan on one or many ComfyUI servers; again to resume"),
     "status": (".status", "what is planned, made, accepted and failed, class by class"),
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENTS")
     args = parser.parse_args(argv)
     module, _ = COMMANDS[args.command]
-    # The names are those above, never what somebody typed.
+    # The names are those above, never user input.
     return importlib.import_module(module, __package__).main(args.arguments)
 
 

@@ -15,8 +15,8 @@ def add_options(parser: Any, cls: type, *names: str, unset: str = "", **defaults
 
     Args:
         parser: an `argparse.ArgumentParser` or a group of one.
-        unset: what applies where an option is not given, in words; its value is then None.
-        defaults: by name, where the command line's default is another one.
+        unset: what applies if an option is not given, in words; its value is then None.
+        defaults: by name, where the command line has a different default.
     """
     for item in settings_of(cls, *names):
         _add(parser, item, unset, None if unset else defaults.get(item.name, item.default))
@@ -36,7 +36,7 @@ def _add(parser: Any, item: Setting, unset: str, default: Any) -> None:
     shown = unset or in_words(default)
     text = f"{item.text} (default: {shown})" if shown else item.text
     option = parser.add_argument(f"--{item.name.replace('_', '-')}", help=text.replace("%", "%%"), **_form(item))
-    option.default = default  # given to add_argument, Python before 3.13 would put it into the help once more
+    option.default = default  # passed to add_argument, Python before 3.13 would repeat it in the help
 
 
 def _form(item: Setting) -> dict[str, Any]:

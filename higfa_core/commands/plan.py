@@ -22,6 +22,7 @@ from ..sources.layouts import describe, read_dataset
 from ..sources.options import OPTIONS as SOURCE_OPTIONS
 from ..sources.options import layout_of
 from ..sources.source import SourceDataset
+from ..wording import counted
 from .options import add_options, given, names_of
 from .shell import Parser, Speech, add_json_option, command, hint
 from .source_options import add_source_arguments
@@ -29,7 +30,7 @@ from .source_options import add_source_arguments
 if TYPE_CHECKING:
     from ..sources.leaks import Leak
 
-HASHES = "image_hashes.txt"  # of the sources, so that leaks are found quickly the next time
+HASHES = "image_hashes.txt"  # of the sources, to speed up the next search for leaks
 LEAKS = ("exclude", "report", "off")
 MANY, SHOWN = 5000, 10  # images that take a while, leaks that are printed
 
@@ -94,7 +95,7 @@ def _result(args: argparse.Namespace, plan: Plan, quota: Mapping | None) -> dict
 
 
 def read_workflow(path: str | Path) -> dict:
-    """The API-format workflow in a file. ValueError when it is not one that makes a dataset."""
+    """The API-format workflow in a file. ValueError unless it makes a dataset."""
     try:
         graph = plain(Path(path).read_bytes())
     except (OSError, ValueError) as error:
@@ -117,17 +118,17 @@ def _source(args: argparse.Namespace, dataset: str) -> tuple[Path, str]:
 def _inspected(
     dataset: SourceDataset, leaks: str, kept: Path
 ) -> tuple[SourceDataset, Sequence[Leak], dict[str, str], Callable[[], None]]:
-    """The data set without leaks, these, the SHA-256 of its files, and what keeps their hashes for the next time."""
+    """The dataset without leaks, the leaks, the SHA-256 of its files, and a function that saves their hashes."""
     if leaks == "off":
         return dataset, (), {}, lambda: None
-    # Here: a plan that looks for none should not wait for NumPy.
+    # Here: a plan without this search should not wait for NumPy.
     from ..sources.image_hashes import ImageHashes
     from ..sources.leaks import inspect, without_leaks
 
     hashes = ImageHashes(kept)
     count = len(dataset.images) + len(dataset.held_out_images)
     if count >= MANY:
-        print(f"looking for leaks among {count:,} images (--leaks off does not)", file=sys.stderr)
+        print(f"looking for leaks among {counted(count, 'image', ',')} (--leaks off skips this)", file=sys.stderr)
     seen = inspect(dataset, hashes)
     return without_leaks(dataset, seen, keep_leaks=leaks == "report"), seen.leaks, seen.sha256, hashes.keep
 
@@ -136,8 +137,7 @@ def _leak_lines(leaks: Sequence[Leak], way: str) -> list[str]:
     if not leaks:
         return []
     kept = "kept" if way == "report" else "left out of the sources"
-    images = "image" if len(leaks) == 1 else "images"
-    lines = [f"leaks: {len(leaks):,} {images} in two splits or two classes, {kept}"]
+    lines = [f"leaks: {counted(len(leaks), 'image', ',')} in two splits or two classes, {kept}"]
     return lines + [f"  {leak}" for leak in leaks[:SHOWN]] + ["  ..."] * (len(leaks) > SHOWN)
 
 
@@ -172,9 +172,9 @@ def _rules(args: argparse.Namespace, graph: Mapping) -> Rules:
 def _summary(plan: Plan, quota: Mapping[str, int] | None) -> str:
     counts = [count for count in plan.counts().values() if count]
     spread = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-    line = f"jobs: {len(plan)} in {len(counts)} classes, {spread} per class"
+    line = f"jobs: {len(plan)} in {counted(len(counts), 'class')}, {spread} per class"
     if quota:
-        line += f"; {sum(quota.values())} accepted images are wanted, so not all jobs may be needed"
+        line += f"; wanted: {counted(sum(quota.values()), 'accepted image')}, so not all jobs may be needed"
     return line
 
 
@@ -204,7 +204,7 @@ OPTIONS = (*SOURCE_OPTIONS, "prompt", "backgrounds", "styles", "super", *names_o
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser("plan", about=__doc__)
     add = parser.add_argument
-    add("folder", type=Path, help="the dataset's folder, for instance ComfyUI/output/my_dataset")
+    add("folder", type=Path, help="the dataset's folder, for example ComfyUI/output/my_dataset")
     add("--workflow", type=Path, required=True, metavar="FILE", help="API format, with Dataset Job and Export Dataset")
     add("--source", type=Path, metavar="FOLDER", help="the labelled real images, in any known layout")
     add("--input-dir", type=Path, metavar="FOLDER", help="ComfyUI's input folder, where the workflow's own dataset is")
@@ -212,7 +212,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     leaks = (
         "images that are in two splits or two classes, identical or nearly so: leave them out (default), keep them, "
     )
-    add("--leaks", choices=LEAKS, default="exclude", help=leaks + "or do not look")
+    add("--leaks", choices=LEAKS, default="exclude", help=leaks + "or skip the search")
     unset = "the workflow's"
     amount = parser.add_mutually_exclusive_group()
     add_options(amount, PlanSettings, "replicas", unset=unset)
@@ -233,7 +233,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_options(parser, Rules, unset=unset)
     add_json_option(parser)
     add("--server", action="append", metavar="URL", help="for --pilot: a ComfyUI server; repeat it for more")
-    add("--header", action="append", default=[], metavar="NAME=VALUE", help="for --pilot: as higfa run has it")
+    add("--header", action="append", default=[], metavar="NAME=VALUE", help="for --pilot: as in higfa run")
     add("--attempts", type=int, default=3, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.pilot is not None and args.pilot < 1:

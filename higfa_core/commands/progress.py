@@ -1,4 +1,4 @@
-"""How far a command has come, how fast it goes, and how people say that."""
+"""A command's progress and rate, and how to express them in words."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def wanted(row: dict) -> int:
 
 
 def images_per_hour(folder: Path) -> float | None:
-    """The rate at which the last images of a dataset were made; None where fewer than two tell."""
+    """The rate at which the last images of a dataset were made; None if there are fewer than two."""
     times = sorted(_times(folder / "manifest.jsonl"))
     recent = [time for time in times if times[-1] - time <= WINDOW]
     if len(recent) < 2 or recent[-1] == recent[0]:
@@ -69,7 +69,7 @@ def _times(path: Path) -> list[float]:
 
 
 def spoken_time(seconds: float) -> str:
-    """A duration as people say it: 42 s, 13 min, 5 h 07 min, 3 d 4 h."""
+    """A duration in words: 42 s, 13 min, 5 h 07 min, 3 d 4 h."""
     minutes, hours = seconds / 60, int(seconds // 3600)
     if minutes < 2:
         return f"{seconds:.0f} s"
@@ -79,11 +79,11 @@ def spoken_time(seconds: float) -> str:
 
 
 class CountView:
-    """Progress of something that is counted: a bar in a terminal, else a line every 30 seconds. Call it with how many
-    are done and how many there are."""
+    """Progress of something countable: a bar in a terminal, else a line every `every` seconds. Call it with the number
+    done and the total."""
 
-    def __init__(self, what: str, file: TextIO | None = None):
-        self.what, self.file = what, file or sys.stderr
+    def __init__(self, what: str, file: TextIO | None = None, every: float = PLAIN_EVERY):
+        self.what, self.file, self.every = what, file or sys.stderr, every
         self._bar: tqdm | None = None
         self._last = time.monotonic()
 
@@ -102,6 +102,6 @@ class CountView:
         if self._bar is not None:
             self._bar.total = total
             self._bar.update(done - self._bar.n)
-        elif time.monotonic() - self._last >= PLAIN_EVERY:
+        elif time.monotonic() - self._last >= self.every:
             self._last = time.monotonic()
             print(f"{self.what}: {done} of {total}", file=self.file)

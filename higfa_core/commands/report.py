@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def counts(folder: Path) -> str:
-    """How many images of the dataset are planned (where there is a plan), written and accepted, in words."""
+    """The numbers of images planned (where there is a plan), written and accepted, in words."""
     return _words(Dataset(folder))
 
 
@@ -36,10 +36,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("folder", type=Path, metavar="DATASET_FOLDER", help="the folder with manifest.jsonl")
     add("--out", type=Path, metavar="FILE", help=f"the page (default: {NAME} in the dataset's folder)")
-    beside = "a dataset that another workflow made of the same jobs, to be shown beside it; repeat it for more"
+    beside = "a dataset made by another workflow from the same jobs, to show beside it; repeat it for more"
     add("--compare", type=Path, action="append", default=[], metavar="FOLDER", help=beside)
     add("--source", type=Path, metavar="FOLDER", help="the real images, where the plan does not name their folder")
-    add("--per-class", type=int, metavar="N", help="images shown of each class (default: 24, fewer of many classes)")
+    add("--per-class", type=int, metavar="N", help="images shown per class (default: 24, fewer for many classes)")
     add_json_option(parser)
     args = parser.parse_args(argv)
     if args.per_class is not None and args.per_class < 1:

@@ -17,6 +17,7 @@ from ..batch.options import Options
 from ..batch.runner import Run
 from ..batch.size import LARGEST
 from ..batch.states import States
+from ..wording import counted
 from .progress import Progress, progress, spoken_time
 from .shell import Parser, Speech, add_json_option, command, hint
 from .view import View
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     speech = Speech(args.json)
     with closing(States(args.folder, args.shard)) as states:
         if args.retry_failed and (count := states.retry_failed()):
-            speech.say(f"{count} failed jobs are planned again")
+            speech.say(f"{counted(count, 'failed job')} planned again")
         with _clients(args) as clients:
             code, result = run_plan(states, clients, _options(args), speech, args.quiet)
     speech.result(**result)
@@ -38,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_plan(
     states: States, clients: Sequence[Client], options: Options, speech: Speech, quiet: bool = False
 ) -> tuple[int, dict]:
-    """Run and say what came of it; returns that for programs, too, after the exit code: 0 when everything that was
-    wanted is there, or the limit of this run is reached."""
+    """Run and report the result; returns the exit code, 0 if everything wanted exists or the limit of this run is
+    reached, and the result for programs."""
     before, started = progress(states.table()), time.monotonic()
     run = Run(states, clients, options)
     with nullcontext() if quiet else View() as view:
@@ -47,11 +48,14 @@ def run_plan(
     table, failures, seconds = states.table(), states.failures(), time.monotonic() - started
     after = progress(table)
     short = [row["name"] for row in table if (row["quota"] or 0) > row["accepted"] and not row["planned"]]
-    speech.say(f"{states.folder}: {after.done} of {after.goal}, {after.accepted} of {after.written} images accepted")
+    speech.say(
+        f"{states.folder}: {after.done} of {after.goal}, {after.accepted} of {counted(after.written, 'image')} accepted"
+    )
     if after.written > before.written:
-        speech.say(f"{after.written - before.written} images in {spoken_time(seconds)}{_rest(before, after, seconds)}")
+        made = counted(after.written - before.written, "image")
+        speech.say(f"{made} in {spoken_time(seconds)}{_rest(before, after, seconds)}")
     for worker in run.workers if options.batch is None else ():
-        speech.say(f"{worker.client.url}: {worker.size.value} jobs in one prompt made most images a second")
+        speech.say(f"{worker.client.url}: {counted(worker.size.value, 'job')} per prompt made most images per second")
     for trouble in (*_troubles(states, short, failures, run.problem), *_unused(run)):
         print(trouble, file=sys.stderr)
     reached = after.done >= after.goal or (options.limit is not None and not run.problem)
@@ -62,7 +66,7 @@ def run_plan(
 
 
 def _rest(before: Progress, after: Progress, seconds: float) -> str:
-    """How long the rest takes at the pace of this run, in words."""
+    """How long the rest will take at this run's rate, in words."""
     if not after.goal > after.done > before.done:
         return ""
     return f", {spoken_time((after.goal - after.done) * seconds / (after.done - before.done))} left at this rate"
@@ -71,9 +75,9 @@ def _rest(before: Progress, after: Progress, seconds: float) -> str:
 def _troubles(states: States, short: list[str], failures: list[tuple[int, str]], problem: str) -> Iterator[str]:
     """What kept the run from making everything, in words."""
     if short:
-        tries = "all tries are used"
+        tries = "all tries are used up"
         if states.shard.parts > 1:
-            tries = "all tries of this shard are used. A run without --shard tries those of the others"
+            tries = "all tries of this shard are used up. A run without --shard uses those of the other shards"
         more = f" and {len(short) - 5} more" if len(short) > 5 else ""
         yield f"classes below their quota: {', '.join(short[:5])}{more}; {tries}."
     for idx, reason in failures[:5]:
@@ -85,14 +89,14 @@ def _troubles(states: States, short: list[str], failures: list[tuple[int, str]],
 
 
 def _unused(run: Run) -> Iterator[str]:
-    """The servers that a run did without, where others made everything."""
+    """The servers that were unusable while others made everything."""
     for worker in run.workers:
         if worker.health.unusable and not run.problem:
             yield f"{worker.client.url} got no more jobs: {worker.health.unusable}"
 
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that say which servers, for the commands that need one."""
+    """The options that name servers, for the commands that need one."""
     parser.add_argument(
         "--server",
         action="append",
@@ -107,7 +111,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"goes with every request, for a login before the servers; repeat it for more (secrets: one on each line "
         f"of the environment variable {VARIABLE}, out of the shell's history)",
     )
-    parser.add_argument("--attempts", type=int, default=3, metavar="N", help="tries of a job that fails (default: 3)")
+    parser.add_argument("--attempts", type=int, default=3, metavar="N", help="tries per failing job (default: 3)")
 
 
 def http_clients(args: argparse.Namespace) -> list[Client]:
@@ -125,14 +129,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_server_arguments(parser)
     parser.add_argument("--limit", type=int, metavar="N", help="stop after N jobs; the next run resumes")
     parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="only the I-th of N disjoint parts")
-    parser.add_argument("--retry-failed", action="store_true", help="plan jobs again that failed for good")
+    parser.add_argument("--retry-failed", action="store_true", help="plan permanently failed jobs again")
     parser.add_argument(
         "--wait",
         type=float,
         default=Options.wait,
         metavar="S",
-        help="seconds until the first answer of any server, else the run ends; longer, where they are only being "
-        "started (default: %(default)g)",
+        help="seconds to wait for the first answer of any server before the run ends; raise it if servers are still "
+        "starting (default: %(default)g)",
     )
     parser.add_argument(
         "--patience", type=float, default=30, metavar="S", help="seconds until a silent server loses its jobs"

@@ -1,4 +1,4 @@
-"""What all commands share: how they read arguments, fail, speak to people and to programs."""
+"""Shared by all commands: reading arguments, failing, and talking to people and to programs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from difflib import get_close_matches
 from ..files.faults import in_words
 
 LONGEST = 4000  # characters of an error
-CALLED_AS = "HIGFA_CALLED_AS"  # set by whoever starts this for somebody, as run.py does
+CALLED_AS = "HIGFA_CALLED_AS"  # set by programs that start this for a user, such as run.py
 INTERRUPTED = 130
 Command = Callable[..., int]
 
 
 def hint(*words: object) -> str:
-    """A command of ours that can be pasted as it stands: `python run.py higfa run FOLDER`, or `higfa run FOLDER`."""
+    """A command of ours, ready to paste: `python run.py higfa run FOLDER`, or `higfa run FOLDER`."""
     return " ".join([os.environ.get(CALLED_AS) or "higfa", *(_quoted(str(word)) for word in words)])
 
 
@@ -33,7 +33,7 @@ def _quoted(word: str) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that guesses what a mistyped command or option was meant to be, and does not print its whole usage.
+    """A parser that suggests corrections for mistyped commands and options instead of printing its whole usage.
 
     Args:
         name: The command.
@@ -55,13 +55,13 @@ class Parser(argparse.ArgumentParser):
             message = f"unknown {found[1].lower()}: {found[2]!r}. {remedy}"
         else:
             message = f"{message}. {_guess(self._mistyped(), self._options())}"
-        self.exit(2, f"error: {message.strip()} `{self.prog} --help` lists what there is.\n")
+        self.exit(2, f"error: {message.strip()} `{self.prog} --help` lists them all.\n")
 
     def _options(self) -> list[str]:
         return [option for option in self._option_string_actions if option.startswith("--")]
 
     def _mistyped(self) -> str:
-        """The first option that this parser does not have."""
+        """The first option that this parser lacks."""
         names = [word.partition("=")[0] for word in self._words if word.startswith("--")]
         return next((name for name in names if not any(known.startswith(name) for known in self._options())), "")
 
@@ -77,7 +77,7 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
 
 
 class Speech:
-    """What a command says: text for people or, with `--json`, the same as one object for programs."""
+    """A command's output: text for people or, with `--json`, the same as one object for programs."""
 
     def __init__(self, as_json: bool = False):
         self.as_json = as_json
@@ -87,7 +87,7 @@ class Speech:
         print(text, file=sys.stderr if self.as_json else sys.stdout)
 
     def result(self, **values: object) -> None:
-        """The result for programs; nothing is printed unless they asked for it."""
+        """The result for programs; printed only with `--json`."""
         if self.as_json:
             print(json.dumps(values, ensure_ascii=False, default=str))
 
@@ -115,7 +115,7 @@ def command(lower: str = "the batch size", safe: str = "") -> Callable[[Command]
                     raise
                 _complain(f"{str(error).rstrip('.')}. Lower {lower}.")
             except KeyboardInterrupt:
-                print("\ninterrupted. What is made stays; the same command resumes.", file=sys.stderr)
+                print("\ninterrupted. Nothing made so far is lost; the same command resumes.", file=sys.stderr)
                 return INTERRUPTED
             return 1
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..batch.index import Index
 from ..plans.plan_file import HEADER
 from ..store.manifest import Manifest
+from ..wording import counted
 from .progress import Progress, images_per_hour, progress, spoken_time, wanted
 from .shell import Parser, Speech, add_json_option, command, hint
 
@@ -40,7 +41,7 @@ def _planned(folder: Path, speech: Speech) -> int:
     speech.say(f"{found.done} of {found.goal} {unit}; {disk}")
     speech.say(_pace(folder, found, runs, rate))
     if others:
-        speech.say(f"{others} more accepted images are not of this plan: higfa export leaves them out")
+        speech.say(f"{counted(others, 'accepted image')} of other plans: higfa export leaves them out")
     for idx, reason in failures[:5]:
         speech.say(f"job {idx} failed: {reason}")
     speech.result(
@@ -57,7 +58,7 @@ def _planned(folder: Path, speech: Speech) -> int:
 
 
 def _pace(folder: Path, found: Progress, runs: int, rate: float | None) -> str:
-    """Whether a run is at work, and when it will be done, in words."""
+    """Whether a run is in progress, and when it will be done, in words."""
     if not runs:
         return "complete" if found.done >= found.goal else f"stopped. To resume: {hint('run', folder)}"
     words = "running" if runs == 1 else f"running ({runs} processes)"
@@ -73,7 +74,7 @@ def _unplanned(folder: Path, speech: Speech) -> int:
     missing = [row["file"] for row in manifest.missing()]
     speech.say(as_text(table, ("written", "accepted")))
     if missing:
-        speech.say(f"{len(missing)} of these files are missing, the first is {missing[0]}")
+        speech.say(f"missing: {counted(len(missing), 'file')}, such as {missing[0]}")
     speech.result(folder=folder, classes=table, missing=missing)
     return 0
 

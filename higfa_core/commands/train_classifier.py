@@ -66,8 +66,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
         "train-classifier",
         about=__doc__,
-        epilog="0 means: chosen for you. Ctrl-C stops after the current step or image and keeps the best so far; "
-        "--resume continues.",
+        epilog="0 means: chosen for you. Ctrl-C stops after the current step or image and keeps the best weights so "
+        "far; --resume continues.",
     )
     add = parser.add_argument
     add("folder", type=Path, help="folder/<class>/<image>, or folder/train and folder/val; test is never read")
@@ -78,7 +78,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--judge", nargs="?", const="", metavar="ARCH", help="also train an independent judge, with this architecture")
     add_options(parser, TrainOptions, "resume", "overwrite", resume=False)
     add("--plots", action="store_true", help="save curves, confusion matrix and reliability diagram beside the file")
-    add("--device", default="", help="cuda, mps or cpu; by default the best there is")
+    add("--device", default="", help="cuda, mps or cpu; by default the best available")
     add_options(parser, TrainOptions, "workers", unset="by device and system")
     return parser.parse_args(argv)
 
@@ -123,7 +123,7 @@ def _best_device() -> str:
 
 
 def _workers(device: torch.device) -> int:
-    """On a CPU the network needs the cores itself; processes are cheap on Linux only."""
+    """On a CPU the network itself needs the cores; processes are cheap only on Linux."""
     if device.type == "cpu" or sys.platform != "linux":
         return 0
     return min(8, max(0, (os.cpu_count() or 1) - 1))

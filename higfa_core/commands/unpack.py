@@ -1,4 +1,4 @@
-"""`higfa unpack`: the images of a Hub clone, out of its Parquet files, as a folder that `higfa plan` reads."""
+"""`higfa unpack`: the images in the Parquet files of a Hub clone, as a folder that `higfa plan` reads."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..sources.unpack import unpack
+from ..wording import counted
 from .shell import Parser, Speech, add_json_option, command
 
 
@@ -20,7 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     speech = Speech(args.json)
     counts = unpack(args.folder, args.out, args.label_column)
-    speech.say(f"unpacked {', '.join(f'{count:,} {split} images' for split, count in counts.items())} into {args.out}")
+    unpacked = ", ".join(counted(count, f"{split} image", ",") for split, count in counts.items())
+    speech.say(f"unpacked {unpacked} into {args.out}")
     speech.say(f"next: higfa plan ... --source {args.out}")
     speech.result(out=args.out, images=counts)
     return 0

@@ -1,4 +1,4 @@
-"""A run in the terminal: live with rich, or plain lines where stderr is no terminal."""
+"""A run in the terminal: live with rich, or as plain lines if stderr is not a terminal."""
 
 from __future__ import annotations
 

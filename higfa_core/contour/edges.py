@@ -16,14 +16,14 @@ log = logging.getLogger(__name__)
 
 METHODS = ("canny", "soft", "silhouette")
 
-_WEAKEST_EDGE = 40.0  # a step of 10 grey levels: below this, automatic thresholds would trace sensor noise
-_MOST = 0.9  # share of the edges: an object is where most are, unless its background is a thicket
+_WEAKEST_EDGE = 40.0  # a step of 10 grey levels: below it, automatic thresholds would trace sensor noise
+_MOST = 0.9  # share of the edges: most are on the object, unless the background is cluttered
 _MASK_MARGIN = 2  # pixels kept around a mask, since edges lie on either side of its outline
 
 
 @dataclass(frozen=True)
 class Extraction(Settings):
-    """How a contour is found; see `extract`, where a threshold of 0 is None."""
+    """How a contour is extracted; see `extract`, where None stands for a threshold of 0."""
 
     method: str = Setting("canny", choices=METHODS).help(
         "canny: thin binary lines, for Canny ControlNets. soft: grey edge strength, for soft-edge (HED) ControlNets. "
@@ -59,16 +59,16 @@ def extract(
 ) -> torch.Tensor:
     """Edge map [B,H,W,3] (white on black, same size) of an image [B,H,W,1|3|4] in 0..1; alpha is dropped.
 
-    `canny`: binary lines; `low`/`high` are cv2.Canny thresholds as fractions of 255. Left out, `high` is
+    `canny`: binary lines; `low`/`high` are cv2.Canny thresholds as fractions of 255. By default `high` is
     Otsu's split of the gradient magnitude and `low` half of `high`.
     `soft`: gradient magnitude in 0..1, where the strong edges (above Otsu's split) reach about 1; magnitudes
     below `low` (default 0.1) turn black, above `high` (default 1) white.
-    `silhouette`: one-pixel outline of the mask. Without a mask, the object is taken to be the largest region
-    whose colour differs (Otsu) from the median colour of the image border: good for plain backgrounds only.
+    `silhouette`: one-pixel outline of the mask. Without a mask, the object is assumed to be the largest region
+    whose colour differs (Otsu) from the median colour of the image border: suitable for plain backgrounds only.
 
     `blur`: standard deviation in pixels of the smoothing before detection, 0 for none.
-    `mask`: see `planes.read_mask`, 1 = foreground; edges more than 2 pixels outside are dropped. An empty
-    mask (what Load Image gives for a picture without alpha) counts as no mask.
+    `mask`: see `planes.read_mask`, 1 = foreground; edges more than 2 pixels outside are dropped. An empty mask
+    (from Load Image, for an image without alpha) counts as no mask.
     """
     Extraction(method, blur, low or 0.0, high or 0.0)
     check_image(image)
@@ -98,7 +98,7 @@ def _edges(picture, method, low, high, blur, region) -> np.ndarray:
     if outside > _MOST * float(lines.sum()):
         log.warning(
             "HiGFA: %.0f %% of the edges lie where the mask says background. Load Image gives 1 for transparent "
-            "pixels: put Invert Mask in between",
+            "pixels: insert Invert Mask in between",
             100 * outside / float(lines.sum()),
         )
     return np.where(near, lines, np.float32(0))
@@ -135,7 +135,7 @@ def _silhouette(region: np.ndarray, blur: float) -> np.ndarray:
     if blur > 0:
         plane = cv2.GaussianBlur(plane, (0, 0), blur, borderType=cv2.BORDER_REPLICATE)
     solid = (plane >= 0.5).astype(np.uint8)
-    # OpenCV erodes as if the object went on beyond the frame, so a cut-off object gets no line at the cut.
+    # OpenCV erodes as if the object continued beyond the frame, so a cut-off object gets no line at the cut.
     return (solid - cv2.erode(solid, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))).astype(np.float32)
 
 

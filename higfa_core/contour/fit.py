@@ -1,6 +1,6 @@
-"""How a ControlNet fits a hint of another shape to its image: the hint's centre is cut out and resized, not stretched.
+"""How a ControlNet fits a hint of another shape to its image: it crops the hint's centre and resizes it undistorted.
 
-What belongs to a contour (mask, box) has to follow, or it lies beside the object that is generated.
+What belongs to a contour (mask, box) has to follow, or it misses the generated object.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .planes import thicken
 
 
 def centre(height: int, width: int, to_height: int, to_width: int) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of what `comfy.utils.common_upscale(..., crop="center")` cuts out."""
+    """(top, left, height, width) of the crop that `comfy.utils.common_upscale(..., crop="center")` makes."""
     old, new = width / height, to_width / to_height
     left = round((width - width * (new / old)) / 2) if old > new else 0
     top = round((height - height * (old / new)) / 2) if old < new else 0
@@ -22,7 +22,7 @@ def centre(height: int, width: int, to_height: int, to_width: int) -> tuple[int,
 
 
 def fit_plane(plane: np.ndarray, height: int, width: int, lines: bool = False) -> np.ndarray:
-    """A plane [h, w] as it lies in an image of that size; thin `lines` stay when it shrinks."""
+    """A plane [h, w] fitted to an image of that size; thin `lines` survive when it shrinks."""
     if plane.shape == (height, width):
         return plane
     rows, columns = plane.shape
@@ -35,8 +35,8 @@ def fit_plane(plane: np.ndarray, height: int, width: int, lines: bool = False) -
 
 
 def fit_boxes(boxes: np.ndarray, size: tuple[int, int], to_size: tuple[int, int]) -> np.ndarray:
-    """Boxes [N, 4] (x0, y0, x1, y1) in a plane of `size` (height, width) as they lie in an image of `to_size`,
-    clipped to it."""
+    """Boxes [N, 4] (x0, y0, x1, y1) in a plane of `size` (height, width), fitted to an image of `to_size` and clipped
+    to it."""
     top, left, h, w = centre(*size, *to_size)
     scale = np.array([to_size[1] / w, to_size[0] / h])
     moved = (np.asarray(boxes, dtype=np.float64).reshape(-1, 2, 2) - [left, top]) * scale

@@ -24,14 +24,14 @@ def check_image(image: torch.Tensor) -> None:
     if not image.is_floating_point():
         raise ValueError(f"Expected a floating point image in 0..1, but got {image.dtype}. Divide by 255.")
     if not torch.isfinite(image).all():
-        raise ValueError("The image holds NaN or infinite values. Check the node that made it.")
+        raise ValueError("The image has NaN or infinite values. Check the node that made it.")
 
 
 def read_mask(mask: torch.Tensor | None, batch: int, height: int, width: int) -> torch.Tensor | None:
-    """The mask as float32 planes [batch,height,width] on the CPU; None where it says nothing.
+    """The mask as float32 planes [batch,height,width] on the CPU; None where it carries no information.
 
-    A plane of one value and of another size than the image has no shape to tell: Load Image gives 64 x 64 zeros for a
-    picture without alpha, and Invert Mask makes ones of them. Other masks of another size are scaled.
+    A constant plane whose size differs from the image's carries none: Load Image gives 64 x 64 zeros for an image
+    without alpha, and Invert Mask turns them into ones. Other masks of a different size are scaled.
 
     Args:
         mask: [H,W], [B,H,W], [B,1,H,W] or [B,H,W,1], where B is 1 or `batch`.
@@ -45,14 +45,14 @@ def read_mask(mask: torch.Tensor | None, batch: int, height: int, width: int) ->
     if planes is None or planes.shape[0] not in (1, batch):
         raise ValueError(
             f"The mask has shape {tuple(mask.shape)}, but the images need ({batch}, {height}, {width}). "
-            f"Connect one mask, or one for each of {batch} images."
+            f"Connect one mask, or one per image."
         )
     if not torch.isfinite(planes).all():
-        raise ValueError("The mask holds NaN or infinite values. Check the node that made it.")
+        raise ValueError("The mask has NaN or infinite values. Check the node that made it.")
     if tuple(planes.shape[1:]) != (height, width):
         if bool((planes == planes.flatten()[0]).all()):
             return None
-        log.warning("HiGFA: a mask of %dx%d is scaled to the image, %dx%d", *planes.shape[:0:-1], width, height)
+        log.warning("HiGFA: a mask of %dx%d is scaled to the image's %dx%d", *planes.shape[:0:-1], width, height)
         planes = torch.nn.functional.interpolate(planes[:, None], (height, width), mode="nearest-exact")[:, 0]
     return planes.expand(batch, -1, -1)
 
@@ -66,7 +66,7 @@ def _planes(mask: torch.Tensor) -> torch.Tensor | None:
 
 
 def strongest(planes: Planes) -> Planes:
-    """Largest channel; a few times faster than max over so short an axis."""
+    """Largest channel; several times faster than `max` over such a short axis."""
     maximum: Callable[..., Any] = torch.maximum if isinstance(planes, torch.Tensor) else np.maximum
     largest: Any = planes[..., 0]
     for channel in range(1, planes.shape[-1]):

@@ -18,15 +18,15 @@ MAX_VARIANTS = 64
 
 @dataclass(frozen=True)
 class ContourTransform(Settings):
-    """Ranges of a random warp. The defaults are the label-safe similarity transforms; the rest is off."""
+    """Ranges of a random warp. The defaults are label-safe similarity transforms; the rest is off."""
 
-    flip: float = Setting(0.5, 0, 1, step=0.005).help("Probability of a mirror image. 0 where left and right differ.")
+    flip: float = Setting(0.5, 0, 1, step=0.005).help("Probability of mirroring. 0 where left and right matter.")
     rotation: float = Setting(15.0, 0, 180, step=0.5, unit="degrees", usual="5 to 20").help(
         "Largest rotation to either side, in degrees."
     )
     scale_min: float = Setting(0.8, 0.1, 4, step=0.01).help("Smallest size factor; factors are drawn log-uniformly.")
     scale_max: float = Setting(1.2, 0.1, 4, step=0.01).help(
-        "Largest size factor. An object that would leave the frame grows less."
+        "Largest size factor. An object that would leave the frame is enlarged less."
     )
     translation: float = Setting(0.1, 0, 1, step=0.005, tier=ADVANCED).help(
         "Largest shift, as a fraction of width and height."
@@ -43,7 +43,7 @@ class ContourTransform(Settings):
     )
     # 0 by default: the marks that tell fine-grained classes apart (beak, tail, nose) sit at the extremities.
     outside: float = Setting(0.0, 0, 0.9, step=0.005, tier=ADVANCED).help(
-        "Share of the object's width and height that may leave the frame. 0 keeps it whole."
+        "Share of the object's width and height that may leave the frame. 0: the whole object stays inside."
     )
 
     def __post_init__(self):
@@ -65,14 +65,14 @@ class ContourTransform(Settings):
         outline: np.ndarray | None = None,
         size: tuple[int, int] | None = None,
     ) -> TransformParams:
-        """Draw warp number `index` of `seed` (whole numbers >= 0 of any size): the same answer at every call.
+        """Draw warp number `index` of `seed` (whole numbers >= 0 of any size): the same result at every call.
 
-        Every range has its own random number, so that changing one range leaves the others' draws alone.
+        Every range has its own random number, so that changing one range leaves the other draws unchanged.
         `outline`: points [N,2] around the object (see `object_outline`). When given, the object stays in the
         frame: the translation is clamped, and an object too large for the frame is shrunk even below
         `scale_min`, until at most the fraction `outside` of its width and of its height is cut off.
-        `size`: (height, width) of the output, by default the same. Before it is warped, the image is fitted to it
-        as a ControlNet would (its centre, filling the frame), only that nothing is cut off for good.
+        `size`: (height, width) of the output, by default unchanged. Before it is warped, the image is fitted to it as
+        a ControlNet would (its centre, filling the frame), except that nothing is cut off for good.
         """
         if min(height, width, *(size or ())) < 1:
             raise ValueError(f"Cannot transform {width}x{height} pixels{f' to {size[1]}x{size[0]}' if size else ''}.")
@@ -118,7 +118,7 @@ class ContourTransform(Settings):
 
 
 def object_outline(contour: torch.Tensor, mask: torch.Tensor | None = None) -> np.ndarray | None:
-    """Points [N,2] (x, y) around what is lit in a mask [H,W], else in a contour [H,W,C]; None if all dark."""
+    """Points [N,2] (x, y) around the lit pixels of a mask [H,W], else of a contour [H,W,C]; None if all are dark."""
     if mask is None or not (mask >= 0.5).any():
         mask = strongest(contour)
     lit = (mask.detach().cpu() >= 0.5).numpy()
@@ -141,8 +141,8 @@ def transform_batch(
     """`variants` (1..64) warps of each contour of [B,h,w,C]: images [B*V,H,W,C], masks [B*V,H,W], B*V params.
 
     `size` is (H, W), by default (h, w); see `ContourTransform.sample`.
-    Source-major: all variants of the first contour come first. A variant depends on (seed, source, number)
-    only, not on how many there are. Without a mask, the masks say which pixels come from inside the source.
+    Source-major: all variants of the first contour come first. A variant depends on (seed, source, number) only, not
+    on how many there are. Without an input mask, the masks mark the pixels that come from inside the source.
     `on_image()` is called before each image.
     """
     if not 1 <= variants <= MAX_VARIANTS:
@@ -161,14 +161,14 @@ def transform_batch(
             on_image()
             params = settings.sample(seed, source * MAX_VARIANTS + variant, height, width, outline, size)
             image, moved, _ = apply(contour[source], params, everywhere if plane is None else plane)
-            assert moved is not None  # as a mask was given
+            assert moved is not None  # because a mask was given
             images[len(drawn)], masks[len(drawn)] = image, moved
             drawn.append(params)
     return images, masks, drawn
 
 
 def _fill(size: tuple[int, int], to_size: tuple[int, int]) -> np.ndarray:
-    """The centre of an image of `size` (height, width) at the centre of `to_size`, as large as fills it."""
+    """Centres an image of `size` (height, width) on `to_size`, scaled so that it fills it."""
     if size == to_size:
         return np.eye(3)
     scale = max(new / old for new, old in zip(to_size, size))

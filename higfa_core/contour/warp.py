@@ -1,4 +1,4 @@
-"""One given warp (`TransformParams`), carried out alike on contours, masks, boxes and points.
+"""One given warp (`TransformParams`), applied identically to contours, masks, boxes and points.
 
 Pixel centres sit on whole numbers (OpenCV); boxes are edges (x0, y0, x1, y1) in 0..width, 0..height.
 """
@@ -25,8 +25,8 @@ class TransformParams:
     """One warp to a `height` x `width` image: `matrix` (source to output pixels), then elastic displacement.
 
     `elastic` (largest displacement) and `smoothness` (distance between control points) are fractions of the
-    shorter side. `flipped` says whether left and right are exchanged. `source_height`, `source_width`: the size
-    of what is warped, 0 for the same. Plain data: `to_dict` is JSON-ready.
+    shorter side. `flipped` says whether left and right are swapped. `source_height`, `source_width`: the input size,
+    0 for the output's. Plain data: `to_dict` is JSON-ready.
     """
 
     matrix: tuple[tuple[float, ...], ...]
@@ -41,7 +41,7 @@ class TransformParams:
 
     @property
     def source_size(self) -> tuple[int, int]:
-        """(height, width) of what is warped."""
+        """(height, width) of the input."""
         return self.source_height or self.height, self.source_width or self.width
 
     def to_dict(self) -> dict:
@@ -50,7 +50,7 @@ class TransformParams:
 
     @classmethod
     def from_dict(cls, values: dict) -> TransformParams:
-        """The object that `to_dict` described, for instance a row of a manifest. ValueError for anything else."""
+        """The object that `to_dict` described, for example in a manifest row. ValueError for anything else."""
         try:
             params = msgspec.convert(values, cls)
         except (msgspec.ValidationError, UnicodeEncodeError) as error:  # the latter: half a character
@@ -112,11 +112,11 @@ def apply(
     boxes=None,
     interpolation: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """Warp a contour [B,H,W,C] or [H,W,C], its mask [B,H,W] or [H,W] and boxes [N,4] alike, resampling once.
+    """Warp a contour [B,H,W,C] or [H,W,C], its mask [B,H,W] or [H,W] and boxes [N,4] together, resampling once.
 
     `auto`: bilinear, and binary again when the contour was binary, at a threshold that keeps one-pixel lines
     whole (ControlNets are trained on hard strokes); grey contours stay grey. `linear`, `nearest`: as named.
-    Masks are resampled by nearest neighbour. Whatever comes from outside the source is 0.
+    Masks are resampled by nearest neighbour. Pixels from outside the source are 0.
     """
     if interpolation not in INTERPOLATIONS:
         raise ValueError(f"Unknown interpolation '{interpolation}'. Use one of {', '.join(INTERPOLATIONS)}.")
@@ -135,7 +135,7 @@ def apply(
 
 
 def uniform(seed: int, index: int, count: int) -> np.ndarray:
-    """`count` numbers in 0..1 that depend on seed and index only."""
+    """`count` numbers in 0..1 that depend only on seed and index."""
     if seed < 0 or index < 0:
         raise ValueError(f"seed and index must not be negative, but got seed {seed} and index {index}.")
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index]))).random(count)
@@ -148,7 +148,7 @@ def project(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def _elastic_field(params: TransformParams) -> np.ndarray:
-    """Displacement in pixels [H,W,2], output to source: smooth noise, its largest length the amplitude."""
+    """Displacement in pixels [H,W,2], output to source: smooth noise whose greatest length is the amplitude."""
     short = min(params.height, params.width)
     rows, columns = (max(2, round(n / (params.smoothness * short))) for n in (params.height, params.width))
     noise = 2 * uniform(params.elastic_seed, 0, rows * columns * 2).reshape(rows, columns, 2) - 1
@@ -184,9 +184,9 @@ def _stroke(params: TransformParams) -> tuple[int, float]:
     """Width to thicken a binary contour to before a bilinear warp, and where to cut it after.
 
     Across a one-pixel line the bilinear profile is a triangle, above `t` over 2 (1 - t) source pixels, or
-    2 (1 - t) s output pixels at scale s: at least one for t <= 1 - 1 / (2 s); the rest spares the dips of
+    2 (1 - t) s output pixels at scale s: at least one for t <= 1 - 1 / (2 s); the margin covers the dips of
     diagonal lines. Below s = 0.7 such lines would fall between the samples. The constants come from warping
-    circles: lines stay closed, 1.4 to 1.9 pixels wide; enlarged ones grow along.
+    circles: lines stay closed, 1.4 to 1.9 pixels wide; enlarged ones widen accordingly.
     """
     h, w = (length - 1 for length in params.source_size)
     spots = np.array([[0, 0], [w, 0], [0, h], [w, h], [w / 2, h / 2]], dtype=np.float64)

@@ -1,4 +1,4 @@
-"""What every format is given, and how it writes."""
+"""The input of every format, and how formats write."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .pictures import IMAGE_FORMATS
 
 @dataclass(frozen=True)
 class Options:
-    """What an export may be asked for.
+    """The options of an export.
 
-    `image_format`: see `.pictures`. `real`: also copy the real training images. `source`: their folder, where no plan
+    `image_format`: see `.pictures`. `real`: also copy the real training images. `source`: their folder, if no plan
     names it or they were moved. `per_class`: only the first accepted images of each class. `all_images`: include those
     of plans that the present one replaced. `probability`: of a synthetic image in the mixing lists. `shard_size`:
-    samples per WebDataset shard. `validation`: real images below the real ones' folder that no image was made from.
-    `check_against`: a trainer's own copy of the real images, whose file names the lists must know.
+    samples per WebDataset shard. `validation`: images in the folder of the real ones that are nobody's source.
+    `check_against`: a trainer's own copy of the real images, whose file names must match the lists.
     """
 
     name: str = ""
@@ -49,9 +49,9 @@ class Options:
 
 @dataclass(frozen=True)
 class Export:
-    """One export: the images chosen from a collection, where they go (`out`) and as what (`format`).
+    """One export: the images chosen from a collection, their destination (`out`) and `format`.
 
-    `validation`: real images beside them, in a split of their own.
+    `validation`: additional real images, in a split of their own.
     """
 
     collection: Collection
@@ -64,17 +64,17 @@ class Export:
 
     @property
     def name(self) -> str:
-        """What the dataset is called."""
+        """The name of the dataset."""
         return self.options.name or self.out.name
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Exact names in label order."""
+        """The exact class names, in label order."""
         return self.collection.classes
 
     @property
     def splits(self) -> dict[str, tuple[Item, ...]]:
-        """Name -> images, of the splits that there are."""
+        """Split -> images, for the existing splits."""
         return {"train": self.items} | ({"validation": self.validation} if self.validation else {})
 
     def counts(self, synthetic: bool) -> Counter:
@@ -82,7 +82,7 @@ class Export:
         return Counter(item.row["class_name"] for item in self.items if item.row["synthetic"] == synthetic)
 
     def licences(self) -> tuple[str, str]:
-        """Of the real images and of the checkpoint; "unknown" where nothing says."""
+        """The licences of the real images and of the checkpoint; "unknown" if not stated."""
         plan = self.collection.plan
         known = plan.get("licences") or {}
         source = self.options.licence or known.get("sources") or (plan.get("dataset") or {}).get("licence")
@@ -90,7 +90,7 @@ class Export:
 
 
 def put(path: Path, data: bytes) -> None:
-    """Write a file of an export, with its folder. The whole export is made durable at its end."""
+    """Write a file of an export, creating its folder. The whole export is made durable at its end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
 

@@ -12,6 +12,7 @@ import yaml
 
 from ..files.hashes import file_sha256
 from ..sources.ledger import LeftOut
+from ..wording import counted
 from .base import Export
 from .markdown import FORMULA, bullets, inline, table
 from .reasons import reasons
@@ -58,7 +59,7 @@ def front_matter(stage: Path, export: Export, writer: ModuleType) -> dict:
         front["source_datasets"] = [f"extended|other-{name}"]
     front |= writer.front_matter(export)
     for config in front.get("configs", ()):
-        # `datasets` keeps what it has read by name and version, and would not see that another export took its place.
+        # `datasets` caches by name and version, and would not notice that another export replaced this one.
         config["version"] = f"1.0.{int(file_sha256(stage / 'manifest.jsonl')[:8], 16)}"
     return front
 
@@ -67,7 +68,7 @@ SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_
 
 
 def weights(workflow: Mapping) -> list[tuple[str, str]]:
-    """(node type, file) of every model file that an API graph names."""
+    """(node type, file) of every model file named in an API graph."""
     found = []
     for node in workflow.values():
         inputs = node.get("inputs") if isinstance(node, Mapping) else None
@@ -79,7 +80,7 @@ def weights(workflow: Mapping) -> list[tuple[str, str]]:
 
 class _Plain(yaml.SafeDumper):
     def ignore_aliases(self, data):
-        return True  # readers of front matter do not all know them
+        return True  # not all readers of front matter know them
 
 
 def _images(export: Export) -> list[str]:
@@ -91,7 +92,8 @@ def _images(export: Export) -> list[str]:
         for label, name in enumerate(export.classes)
     ]
     head = ("label", "class", "synthetic", "real, in here", "real, in the source", "rejected")
-    text = [f"{sum(made.values())} synthetic and {sum(real.values())} real images of {len(export.classes)} classes."]
+    images = f"{sum(made.values())} synthetic and {counted(sum(real.values()), 'real image')}"
+    text = [f"{images} of {counted(len(export.classes), 'class')}."]
     if held_out := len(export.validation):
         text.append(f"The validation split has {held_out} more real images, of which no synthetic one was made.")
     if empty := [name for name in export.classes if not made[name]]:

@@ -22,7 +22,7 @@ from ..store.manifest import Manifest
 class Item:
     """One image to export: its manifest row, its file and, if there is one, the file of its mask.
 
-    `real`: which image below `root` it is, if it was not generated.
+    `real`: the source image below `root`, if it was not generated.
     """
 
     row: Mapping
@@ -36,8 +36,8 @@ class Item:
 class Collection:
     """Accepted images in plan order, of all `classes` (in label order).
 
-    `rejected`: class name -> reason -> number. `plans`: each folder's `plan.json`, where it has one.
-    `others`: how many accepted images were left out because they are not of the plan in their folder.
+    `rejected`: class name -> reason -> number. `plans`: each folder's `plan.json`, if it has one.
+    `others`: how many accepted images were left out because they belong to other plans than their folder's.
     """
 
     folders: tuple[Path, ...]
@@ -49,7 +49,7 @@ class Collection:
 
     @property
     def plan(self) -> dict:
-        """The first `plan.json`, or an empty one: shards differ in nothing that is read here."""
+        """The first `plan.json`, or an empty one: shards do not differ in anything read here."""
         return self.plans[0] if self.plans else {}
 
     @cached_property
@@ -66,13 +66,13 @@ class Collection:
 
     @property
     def root(self) -> Path | None:
-        """The folder of the real images, where a plan names it; it may be unreachable."""
+        """The folder of the real images, if a plan names it; it may be unreachable."""
         root = (self.plan.get("dataset") or {}).get("root")
         return Path(root) if root else None
 
     @cached_property
     def sources(self) -> tuple[SourceImage, ...]:
-        """The real training images that the plan knows."""
+        """The real training images of the plans."""
         found = {path: about for plan in self.plans for path, about in (plan.get("sources") or {}).items()}
         return tuple(_source(path, about, self.classes) for path, about in sorted(found.items()))
 
@@ -86,7 +86,7 @@ class Collection:
         return taken
 
     def real_sources(self, root: Path) -> tuple[SourceImage, ...]:
-        """All real training images: those of the plans, else what `root` holds. ValueError if the classes differ."""
+        """All real training images: those of the plans, else those in `root`. ValueError if the classes differ."""
         if self.sources:
             return self.sources
         from ..sources.layouts import read_dataset  # reads a whole image set: a last resort
@@ -98,9 +98,9 @@ class Collection:
 
 
 def read_collection(folders: Sequence[str | Path], all_images: bool = False) -> Collection:
-    """Read finished datasets of the same classes. ValueError when they differ, or an accepted image is not intact.
+    """Read finished datasets of the same classes. ValueError if they differ, or an accepted image is not intact.
 
-    A folder with a plan contributes only images of that plan, not of one that it replaced, unless `all_images`.
+    A folder with a plan contributes only images of that plan, not of replaced plans, unless `all_images`.
     """
     if not folders:
         raise ValueError("No dataset given. Name a folder that Export Dataset or `higfa run` has filled.")
@@ -150,7 +150,7 @@ def _classes(manifests: Sequence[Manifest]) -> tuple[str, ...]:
 
 
 def _class_list(manifest: Manifest) -> list[str] | None:
-    # Where servers write elsewhere, dataset.json stays with them.
+    # Servers that write elsewhere keep dataset.json there.
     info = manifest.info()
     names = info["classes"] if info else list(PlanFile(manifest.folder).classes)
     return names and list(map(class_name, names))

@@ -1,4 +1,4 @@
-"""Contact sheets: for each class, real images and what was made of them, with score and seed, as JPEG pages."""
+"""Contact sheets: per class, real images and the images made from them, with score and seed, as JPEG pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Row = tuple[str, list[Item]]
 
 
 def write_sheets(folder: Path, export: Export) -> int:
-    """Write `<class>-001.jpg` and so on; returns how many. Sources are drawn where they can be read."""
+    """Write `<class>-001.jpg` and so on; returns how many. Sources are drawn if they are readable."""
     pages, by_class = 0, defaultdict(list)
     for item in export.items:
         if item.row["synthetic"]:
@@ -83,5 +83,5 @@ def _thumbnail(path: Path) -> Image.Image:
 
 def _text(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, font) -> None:
     lines = [line[:26] if "\n" in text else line for line in text.splitlines()]
-    shown = "\n".join(lines).encode("latin-1", "replace").decode("latin-1")  # all that Pillow's built-in font has
+    shown = "\n".join(lines).encode("latin-1", "replace").decode("latin-1")  # all that Pillow's own font has
     draw.multiline_text(place, shown, fill="black", font=font, spacing=2)

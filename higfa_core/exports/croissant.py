@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from ..files.hashes import file_sha256
+from ..wording import counted
 from .base import Export, put_json
 from .card import LIMITS, METHOD, weights
 from .reasons import reasons
@@ -77,7 +78,7 @@ CITATION = (
 
 
 def write_croissant(stage: Path, export: Export) -> None:
-    """Write `croissant.json` about everything that is in `stage`."""
+    """Write `croissant.json`, describing everything in `stage`."""
     put_json(stage / "croissant.json", describe(stage, export))
 
 
@@ -89,7 +90,7 @@ def describe(stage: Path, export: Export) -> dict:
         "@context": CONTEXT,
         "@type": "sc:Dataset",
         "name": export.name,
-        "description": f"{made} synthetic images of {len(export.classes)} classes. {METHOD}",
+        "description": f"{counted(made, 'synthetic image')} of {counted(len(export.classes), 'class')}. {METHOD}",
         "conformsTo": ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"],
         "citeAs": CITATION,
         "license": [f"real images: {source}", f"checkpoint: {checkpoint}"],

@@ -1,4 +1,4 @@
-"""Finished datasets -> a folder in a format that training code reads, complete or not there at all."""
+"""Finished datasets -> a folder in a format that training code reads, either complete or absent."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from types import ModuleType
 
 from ..files.faults import naming
 from ..sources.source import SourceImage
+from ..wording import counted
 from .base import Export, Options
 from .card import write_card
 from .collection import Collection, Item, read_collection
@@ -29,8 +30,8 @@ class Exported:
     """What was written: images by class (name -> (synthetic, real)), their bytes, and where.
 
     `others`: accepted images that were left out because they belong to other plans. `validation`: real images in the
-    validation split. `known`: of the real images that the lists name, how many a trainer's own copy has, and of how
-    many (see `Options.check_against`).
+    validation split. `known`: how many of the real images in the lists a trainer's own copy has, and how many there are
+    (see `Options.check_against`).
     """
 
     out: Path
@@ -53,7 +54,7 @@ def export(
     """Write the accepted images of finished datasets into the new folder `out`.
 
     Everything is written beside it and renamed at the end. `replace`: an earlier export there may be replaced.
-    `progress` is called after each image with how many are done and how many there are.
+    `progress` is called after each image with the number done and the total.
     ValueError for what cannot be exported, mostly before the first write.
     """
     if format not in FORMATS:
@@ -90,11 +91,11 @@ def _choose(collection: Collection, out: Path, format: str, options: Options) ->
 
 
 def _validation(collection: Collection, root: Path | None, like: Mapping, images: Sequence[SourceImage]) -> list[Item]:
-    """The items of a validation split. ValueError when an image of it is a source as well."""
+    """The items of a validation split. ValueError if one of its images is also a source."""
     if both := {image.path for image in images} & {source.path for source in collection.sources}:
         raise ValueError(
-            f"{len(both)} images held out for validation are sources of the plan as well, such as {min(both)}: they "
-            "were held out after planning. Plan again, or export without a validation split."
+            f"Sources of the plan are held out for validation: {counted(len(both), 'image')}, such as {min(both)}, "
+            "held out after planning. Plan again, or export without a validation split."
         )
     assert root is not None
     return real_items(root, images, like, {}, split="validation")
@@ -108,13 +109,13 @@ def _real(collection: Collection, root: Path | None, like: Item) -> list[Item]:
 
 
 def _between(items: list[Item], others: list[Item]) -> list[Item]:
-    """Both lists in their own order, interleaved evenly, so that a sequential reader keeps seeing both kinds."""
+    """Both lists in their own order, evenly interleaved, so that a sequential reader keeps seeing both kinds."""
     placed = [((i + 0.5) / len(group), item) for group in (items, others) for i, item in enumerate(group)]
     return [item for _, item in sorted(placed, key=lambda pair: pair[0])]
 
 
 def _check_place(out: Path, replace: bool, sources: list[Path]) -> Identity | None:
-    """What is at `out` and may be replaced. ValueError when nothing may be put there."""
+    """The folder at `out` that may be replaced. ValueError if `out` is not available."""
     place = Path(os.path.realpath(out))
     for source in sources:
         folder = Path(os.path.realpath(source))
@@ -141,7 +142,7 @@ def _write_images(stage: Path, job: Export, writer: ModuleType, progress: Callab
 
 
 def _sync(stage: Path) -> None:
-    """Make all files durable, then their folders; at the end, when most are on the disk already."""
+    """Make all files durable, then their folders; at the end, when most are already on disk."""
     for where, _, files in os.walk(stage, topdown=False):
         for name in files:
             with open(Path(where, name), "rb+") as file:

@@ -1,4 +1,4 @@
-"""Training on real images, some of them replaced by synthetic ones of the same class, as in SaSPA and Diff-Mix."""
+"""Training on real images, some replaced by synthetic ones of the same class, as in SaSPA and Diff-Mix."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Sample = tuple[str, int]
 class MixedDataset(Dataset):
     """`real_samples` (path, label), each replaced with `probability` by one of its synthetic images.
 
-    `pairs`: real path -> paths of synthetic images; an image without any is never replaced. What is drawn is a
-    function of (seed, epoch, index) alone, so neither workers nor the order of access change it; call
-    `set_epoch` before each epoch. Random transforms draw from torch as always.
+    `pairs`: real path -> paths of synthetic images; an image without any is never replaced. The draw is a function of
+    (seed, epoch, index) alone, so neither workers nor the order of access change it; call `set_epoch` before each
+    epoch. Random transforms draw from torch as usual.
     """
 
     def __init__(
@@ -34,22 +34,22 @@ class MixedDataset(Dataset):
         loader: Callable[[str], object] = default_loader,
     ):
         if not 0 <= probability <= 1:
-            raise ValueError(f"probability must be in 0..1, got {probability}")
+            raise ValueError(f"probability must be in 0..1, got {probability}.")
         self.samples = [(str(path), label) for path, label in real_samples]
         self.pairs = {str(path): [str(other) for other in others] for path, others in pairs.items()}
         if unknown := sorted(self.pairs.keys() - {path for path, _ in self.samples}):
             raise ValueError(f"pairs has {unknown[0]}, which is not a real sample. Give the same paths in both.")
         self.probability, self.seed, self.transform, self.loader = probability, seed, transform, loader
         self.classes: tuple[str, ...] = ()
-        # Shared, because workers that persist over epochs hold a copy of this object.
+        # Shared, because persistent workers hold a copy of this object.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     @classmethod
     def from_lists(cls, mix: str | Path, root: str | Path | None = None, **options) -> MixedDataset:
         """The dataset that a `mix.json` of `higfa export --format lists` describes.
 
-        `root`: where the real images are now, if they were moved. `options`: as above; the probability is that of the
-        file unless given. `classes` of the result are the names in label order.
+        `root`: where the real images are now, if they were moved. `options`: as above; the probability defaults to the
+        file's. `classes` of the result are the names in label order.
         """
         mix = Path(mix)
         try:
@@ -73,11 +73,11 @@ class MixedDataset(Dataset):
         return image if self.transform is None else self.transform(image), self.samples[index][1]
 
     def set_epoch(self, epoch: int) -> None:
-        """Make new draws from now on, in running workers as well."""
+        """Draw anew from now on, also in running workers."""
         self._epoch.fill_(epoch)
 
     def path(self, index: int) -> str:
-        """The file that stands for sample `index` in this epoch."""
+        """The file used for sample `index` in this epoch."""
         path, _ = self.samples[index]
         draw = random.Random(f"{self.seed}/{int(self._epoch)}/{index % len(self)}")
         synthetic = self.pairs.get(path)

@@ -1,6 +1,6 @@
 """The images of an export, one after the other: read, verified and, on request, re-encoded.
 
-`keep` copies bytes, so hashes and text chunks stay those of the dataset. Every other format re-encodes the pixels:
+`keep` copies bytes, preserving the dataset's hashes and text chunks. Every other format re-encodes the pixels:
 text chunks (prompt, workflow) are dropped, and generated images are marked in their XMP with IPTC's DigitalSourceType
 trainedAlgorithmicMedia.
 """
@@ -64,7 +64,7 @@ def pictures(items: Iterable[Item], image_format: str) -> Iterator[Picture]:
         waiting = deque()
         for item in items:
             waiting.append(pool.submit(_picture, item, image_format))
-            if len(waiting) > 2 * threads:  # never all in memory
+            if len(waiting) > 2 * threads:  # never hold all in memory
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -88,7 +88,7 @@ def real_items(
         row |= {"accepted": True, "reason": "real image", "scores": {}, "versions": {}}
         row |= {"box": list(source.box) if source.box else None, **more}
         found.append(Item(row, path, inside(root, source.mask) if source.mask else None, source, root))
-    return sorted(found, key=lambda item: item.row["key"])  # mixes the classes, always in the same way
+    return sorted(found, key=lambda item: item.row["key"])  # shuffles the classes deterministically
 
 
 def kept_suffix(path: Path) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 
 def reasons(rejected: Mapping[str, int]) -> Counter:
-    """Reasons without the numbers and names of single images, so that like ones are counted together."""
+    """Reasons without the numbers and names of single images, so that similar ones are counted together."""
     found = Counter()
     for reason, count in rejected.items():
         reason = re.sub(r" -?[\d.e+-]+ is below", " is below", reason)

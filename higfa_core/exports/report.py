@@ -1,4 +1,4 @@
-"""A dataset as one self-contained HTML page: pictures inline, no script, nothing fetched from anywhere."""
+"""A dataset as one self-contained HTML page: images inline, no script, nothing fetched."""
 
 from __future__ import annotations
 
@@ -70,18 +70,18 @@ class Dataset:
 
     @cached_property
     def by_job(self) -> dict[tuple, dict]:
-        """Rows by what identifies a job in datasets that other workflows made of the same plan."""
+        """Rows by what identifies a job across datasets that different workflows made from the same plan."""
         return {_job(row): row for row in self.rows}
 
     def picture(self, row: Mapping) -> dict:
-        """One image as the page shows it."""
+        """One image in the form that the page shows."""
         words = [f"{who} {value:.1%}" for who, value in _confidences(row).items()]
         about = f"{Path(row['file']).name}: {', '.join(words) or 'no score'}; {row['reason'] or 'no reason given'}"
         kind = "accepted" if row["accepted"] else "rejected"
         return {"data": _data(self.folder / row["file"]), "kind": kind, "words": words, "about": about}
 
     def real_picture(self, row: Mapping) -> dict:
-        """The real image that one was made from."""
+        """The real image that it was made from."""
         path = inside(self.source, row["source"]) if self.source and row["source"] else None
         return {"data": _data(path) if path else None, "kind": "real", "words": [], "about": row["source"] or "real"}
 
@@ -97,9 +97,9 @@ def write_report(
 
     Args:
         out: The file; by default `report.html` in the dataset's folder.
-        compare: Datasets that other workflows made of the same jobs, to be shown side by side.
-        per_class: Images shown of each class; by default as many as keep the page small.
-        higfa: How the command line is called here, for the hints on the page.
+        compare: Datasets that other workflows made from the same jobs, to show side by side.
+        per_class: Images shown per class; by default as many as keep the page small.
+        higfa: How the command line is invoked here, for the hints on the page.
     """
     out = Path(out) if out else dataset.folder / NAME
     per_class = per_class or max(2, min(24, MOST_PICTURES // len(dataset.classes)))
@@ -120,7 +120,7 @@ def write_report(
 
 
 def _comparison(dataset: Dataset, others: Sequence[Dataset]) -> dict:
-    """For one job of each class, what every dataset has."""
+    """For one job of each class, the image of every dataset."""
     columns = {other.folder.name.replace("_", " "): other for other in others} | {"this dataset": dataset}
     shared = [row for row in dataset.rows if all(_job(row) in other.by_job for other in others)]
     firsts = {row["class_name"]: row for row in reversed(shared)}
@@ -207,7 +207,7 @@ def _confidences(row: Mapping) -> dict[str, float]:
 
 
 def _job(row: Mapping) -> tuple:
-    # Not the job's key, which covers the prompt too: other prompts may well be what is compared.
+    # Not the job key, which also covers the prompt: a comparison may well be about prompts.
     return row["class_name"], row["source"], row["seed"], row["index"]
 
 
@@ -217,7 +217,7 @@ def _order(row: Mapping) -> tuple:
 
 
 def _data(path: Path) -> str | None:
-    """An image as a data URI without the texts that ComfyUI puts into files; None when it cannot be read."""
+    """An image as a data URI without the text that ComfyUI embeds in files; None if it is unreadable."""
     buffer = io.BytesIO()
     try:
         with opened(path) as found:

@@ -1,7 +1,7 @@
-"""A folder that is filled beside its place, and put there when it is complete.
+"""A folder that is filled beside its destination, and moved there once it is complete.
 
-Beside `out`: the stage `out.part-TOKEN`, what it replaces for a moment `out.part-TOKEN.old`, and the hidden file
-`.out.part-TOKEN`, which is held as long as the export runs and tells the next one whether that is so.
+Beside `out`: the stage `out.part-TOKEN`, briefly the replaced folder `out.part-TOKEN.old`, and the hidden file
+`.out.part-TOKEN`, which is held as long as the export runs, so that others can tell.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class Stage:
     out: Path
 
     def put(self, replaced: Identity | None) -> None:
-        """Put the folder in its place. ValueError, and nothing changes, when something else is there by now.
+        """Move the folder to its destination. ValueError, without any change, if something else is there by now.
 
         Args:
-            replaced: The `identity` of the folder that may be replaced; None: nothing may be there.
+            replaced: The `identity` of the folder that may be replaced; None: the destination must not exist.
         """
         old = self.path.with_name(f"{self.path.name}.old")
         if replaced is not None:
-            with suppress(FileNotFoundError):  # removed meanwhile
+            with suppress(FileNotFoundError):  # removed in the meantime
                 os.rename(self.out, old)
         try:
             if old.exists() and identity(old) != replaced:
@@ -46,16 +46,16 @@ class Stage:
             if old.exists():
                 os.rename(old, self.out)
             if self.out.exists():
-                appeared = f"{self.out} was made by somebody else meanwhile, so it is not replaced"
+                appeared = f"{self.out} was created by another program in the meantime, so it is not replaced"
                 raise ValueError(f"{appeared}. Choose another folder, or add --replace.") from error
             raise
         shutil.rmtree(old, ignore_errors=True)
 
 
 def identity(folder: Path) -> Identity:
-    """What stays the same as long as it is this very folder, and nothing was added to it."""
+    """A value that stays the same as long as this is the same folder, and nothing was added to it."""
     info = folder.stat()
-    return info.st_dev, info.st_ino, info.st_mtime_ns  # a new folder may get the number of one that was removed
+    return info.st_dev, info.st_ino, info.st_mtime_ns  # a new folder may reuse the inode of a removed one
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def stage_beside(out: Path) -> Iterator[Stage]:
 
 
 def clear_left(out: Path) -> None:
-    """Put right what exports to `out` left when they were killed. ValueError when one of them is still running."""
+    """Clean up after killed exports to `out`. ValueError if one of them is still running."""
     name = re.escape(out.name)
     for path in sorted(out.parent.iterdir()):
         if re.fullmatch(rf"\.{name}\.part-[0-9a-f]{{16}}", path.name):
@@ -92,7 +92,7 @@ def _clear(sign: Path, stage: Path, out: Path) -> None:
     if sign.exists() and not remove_left(sign):
         raise ValueError(f"Another export to {out} is running. Wait for it, or choose another folder.")
     old = stage.with_name(f"{stage.name}.old")
-    if old.exists() and not out.exists():  # it died between taking the old one away and putting the new one there
+    if old.exists() and not out.exists():  # it died between removing the old one and moving the new one there
         with suppress(OSError):
             os.rename(old, out)
     for folder in (old, stage):

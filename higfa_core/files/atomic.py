@@ -1,4 +1,4 @@
-"""Files that are whole or not there, also after a crash; and one at a time."""
+"""Files that are complete or absent, even after a crash; and exclusive access to a folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOCK, LOCK_SECONDS = "lock.sqlite", 86400.0
 
 
 def write_atomic(path: str | Path, data: bytes | memoryview) -> None:
-    """Write a file so that readers see all of it or nothing, also after a crash; makes its folder. OSError names it."""
+    """Write a file so that readers see all of it or nothing, even after a crash; creates its folder. OSError names it."""
     with naming(path):
         _write(Path(path), data)
 
@@ -38,7 +38,7 @@ def _write(path: Path, data: bytes | memoryview) -> None:
 
 @contextmanager
 def alone(folder: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
-    """Only one thread of one process of this machine at a time; waits for the others, `seconds` at most
+    """Exclusive access for one thread of one process on this machine; waits for others, `seconds` at most
     (sqlite3.OperationalError). Ends with its process."""
     with naming(folder):
         lock = sqlite3.connect(folder / LOCK, timeout=seconds, isolation_level=None)

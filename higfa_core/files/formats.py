@@ -1,4 +1,4 @@
-"""Which image files can be read here, and what the others would need."""
+"""Which image files are readable here, and what the others would need."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ INSTALL = {"pillow_heif": "pip install pillow-heif", "pillow_avif": "pip install
 OTHERS = frozenset(
     ".svg .psd .tga .jp2 .j2k .jxl .ico .eps .exr .hdr .dng .cr2 .cr3 .nef .arw .raf .orf .rw2 .raw".split()
 )
-MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 
 
 @functools.cache
@@ -24,32 +23,27 @@ def readable_suffixes() -> frozenset[str]:
 
 
 def suffix_of(name: str) -> str:
-    """What follows the last dot of a file name, with the dot and in lower case; empty where nothing does."""
+    """The suffix of a file name, with its dot and in lower case; empty if there is none."""
     stem, dot, suffix = name.rpartition(".")
     return f".{suffix.lower()}" if dot and stem else ""
 
 
 def is_image(name: str) -> bool:
-    """Whether a file of that name is an image that can be read here."""
+    """Whether a file of that name is an image that is readable here."""
     return name[name.rfind(".") :].lower() in readable_suffixes()
 
 
 def unreadable_image(name: str) -> str:
-    """Why the image file of that name cannot be read here: what to do about it. Empty for other files."""
+    """How to make the image file of that name readable here; empty for readable and for other files."""
     suffix = suffix_of(name)
     if suffix in readable_suffixes():
         return ""
     return INSTALL.get(PLUGINS.get(suffix, ""), "convert to PNG or JPEG" if suffix in OTHERS else "")
 
 
-def starts_as_image(head: bytes) -> bool:
-    """Whether a file that begins so is an image, whatever its name."""
-    return head.startswith(MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
-
-
 @functools.cache
 def register_plugins() -> None:
-    """Tell Pillow about the plugins that are installed. Pillow's own decoders come first."""
+    """Register the installed plugins with Pillow. Pillow's own decoders come first."""
     if ".heic" in readable_suffixes():
         importlib.import_module("pillow_heif").register_heif_opener()
     if ".avif" in readable_suffixes() and not _pillow_has_avif():

@@ -24,7 +24,7 @@ def json_sha256(value: object) -> str:
 
 
 def file_sha256(path: str | Path) -> str:
-    """SHA-256 (hex) of a file of any size, remembered until its size or time changes."""
+    """SHA-256 (hex) of a file of any size, cached until its size or time changes."""
     try:
         info = Path(path).stat()
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Files that a running process holds: whoever finds one later can tell whether that process has gone.
+"""Files that a running process holds: others can tell later whether that process is gone.
 
-A lock of the operating system, which ends with its process however that ends. A process id would not do: in a
+A lock of the operating system, which ends with its process in any case. A process id would not suffice: in a
 container the next process may have the same one, on the same host.
 """
 
@@ -15,12 +15,12 @@ from pathlib import Path
 if os.name == "posix":
     import fcntl
 
-STALE_SECONDS = 3600  # where a file system knows no locks, a file of that age belongs to a process that died
-PART = re.compile(r"\..+\.\d+(\.[0-9a-f]{8,16})?\.part")  # how temporary files are called, here and in earlier versions
+STALE_SECONDS = 3600  # on file systems without locks, a file of that age belongs to a dead process
+PART = re.compile(r"\..+\.\d+(\.[0-9a-f]{8,16})?\.part")  # names of temporary files, here and in earlier versions
 
 
 def create_held(path: Path) -> int:
-    """A descriptor of a new file, held until it is closed. FileExistsError when there is one."""
+    """A descriptor of a new file, held until it is closed. FileExistsError if it exists."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         if os.name != "posix":
@@ -29,11 +29,11 @@ def create_held(path: Path) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.fstat(descriptor).st_nlink:
             return descriptor
-        os.close(descriptor)  # somebody found it before it was held, and removed it
+        os.close(descriptor)  # another process found it before it was held, and removed it
 
 
 def remove_left(path: Path) -> bool:
-    """Remove a file whose process has gone; returns whether it did."""
+    """Remove a file whose process is gone; returns whether it did."""
     if os.name != "posix":
         with suppress(OSError):
             path.unlink()
@@ -55,7 +55,7 @@ def remove_left(path: Path) -> bool:
 
 
 def remove_left_parts(folder: Path) -> None:
-    """Remove what processes that have gone were writing into `folder`."""
+    """Remove what dead processes were writing into `folder`."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if PART.fullmatch(entry.name):

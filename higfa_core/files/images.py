@@ -1,4 +1,4 @@
-"""Image files -> tensors, as every reader of the pack sees them."""
+"""Image files -> tensors, identically for every reader in the pack."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .opening import LEAST_SIDE, opened
 
 
 def load_image(path: str | Path, crop_bottom: int = 0) -> Tensor:
-    """Image file -> [1, H, W, 3] float32 in 0..1, turned as its EXIF tag says, without its lowest `crop_bottom`
+    """Image file -> [1, H, W, 3] float32 in 0..1, rotated by its EXIF tag, without its lowest `crop_bottom`
     rows. ValueError if unreadable, too large or too small (see `.opening`), or nothing is left."""
     pixels = torch.from_numpy(_pixels(path, "RGB"))[None]
     if min(pixels.shape[1:3]) < LEAST_SIDE:
@@ -26,11 +26,11 @@ def load_image(path: str | Path, crop_bottom: int = 0) -> Tensor:
 
 
 def load_mask(path: str | Path, height: int, width: int) -> Tensor:
-    """Mask file -> [1, H, W] float32 in 0..1, 1 = foreground. ValueError when the size is not the image's."""
+    """Mask file -> [1, H, W] float32 in 0..1, 1 = foreground. ValueError if its size is not the image's."""
     mask = torch.from_numpy(_pixels(path, "L"))[None]
     if mask.shape != (1, height, width):
         size = f"{mask.shape[2]}x{mask.shape[1]}"
-        raise ValueError(f"Mask {path} is {size} pixels, its image {width}x{height}: they must be equal")
+        raise ValueError(f"Mask {path} is {size} pixels, its image {width}x{height}. Resize the mask, or remove it.")
     return mask
 
 
@@ -38,7 +38,7 @@ def _pixels(path: str | Path, mode: str) -> np.ndarray:
     try:
         with opened(path) as found:
             image = ImageOps.exif_transpose(found)
-            if image.mode[0] in "IF":  # 16 bits a pixel, or floats: convert() would clip instead of scale
+            if image.mode[0] in "IF":  # 16 bits per pixel, or floats: convert() would clip instead of scale
                 image = Image.fromarray(_as_bytes(np.asarray(image)))
             pixels = np.array(image.convert(mode), dtype=np.float32)
             return np.divide(pixels, 255, out=pixels)  # in place: large images are large
@@ -48,7 +48,7 @@ def _pixels(path: str | Path, mode: str) -> np.ndarray:
 
 
 def _as_bytes(pixels: np.ndarray) -> np.ndarray:
-    """Pixels of 16 bits as those of 8, and floats by the range that they are in: 0..1, 0..255 or 0..65535."""
+    """16-bit pixels as 8-bit ones, and floats by their range: 0..1, 0..255 or 0..65535."""
     if pixels.dtype.kind != "f":
         return (pixels / 65535 * 255).clip(0, 255).astype(np.uint8)
     least, most = float(pixels.min()), float(pixels.max())

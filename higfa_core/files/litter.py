@@ -1,4 +1,4 @@
-"""What systems leave behind among a user's files: never part of a data set."""
+"""What operating systems leave among a user's files: never part of a dataset."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ FILES = frozenset(("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file or folder of that name is hidden, or one that a system or a disk made for itself."""
+    """Whether a file or folder of that name is hidden, or created by an operating system or a disk for itself."""
     return name[:1] == "." or name[:2] == "~$" or name.lower() in FOLDERS or name.lower() in FILES

@@ -1,21 +1,21 @@
-"""When two names mean the same thing: of folders, listed files and classes, however a system encoded them."""
+"""Whether two names of folders, listed files or classes mean the same thing, however a system encoded them."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
-# Invisible wherever they stand. Joiners (U+200C, U+200D) shape letters inside a word and are only noise at its ends.
+# Invisible in any position. Joiners (U+200C, U+200D) shape letters inside a word and are noise only at its ends.
 INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]|^[\u200c\u200d]+|[\u200c\u200d]+$")
 
 
 def composed(name: str) -> str:
-    """The name in Unicode form NFC: macOS hands out decomposed ones."""
+    """The name in Unicode form NFC: macOS returns decomposed ones."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def class_name(name: str) -> str:
-    """A folder's or a table's name for a class, as a class is called: composed, without invisible characters."""
+    """The class name in a folder's name or a table: composed, without invisible characters."""
     return name.strip() if name.isascii() else INVISIBLE.sub("", composed(name)).strip()
 
 
@@ -27,12 +27,12 @@ def matching_key(name: str) -> str:
 
 
 def undecodable(path: str) -> bool:
-    """Whether a path on disk has bytes that are no UTF-8, which neither JSON nor another system can hold."""
+    """Whether a path on disk has bytes that are not UTF-8, which neither JSON nor other systems can represent."""
     return not path.isascii() and any("\udc80" <= character <= "\udcff" for character in path)
 
 
 def printable(path: str) -> str:
-    """The path for a message, with what no terminal could show as escapes."""
+    """The path for a message, with unprintable bytes as escapes."""
     return path.encode("utf-8", "backslashreplace").decode()
 
 

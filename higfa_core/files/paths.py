@@ -1,4 +1,4 @@
-"""Names and places on disk: what may be a folder, what stays inside which folder, what is never a source."""
+"""Names and places on disk: valid folder names, paths that stay inside a folder, folders that are never sources."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .names import matching_key
 
-# As Hugging Face's datasets calls them, too; training_set and the like see split_of.
+# The names of Hugging Face's datasets included; for training_set and the like see split_of.
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
@@ -30,7 +30,7 @@ def inside(root: str | Path, relative: str) -> Path:
             f"Path {relative!r} has half a character (a lone surrogate), which no disk can store. Rename it."
         )
     if leads_out(relative):
-        raise ValueError(f"Path {relative!r} must be relative and without '..': it has to stay inside {root}")
+        raise ValueError(f"Path {relative!r} must be relative and without '..'. It has to stay inside {root}.")
     base, target = os.path.realpath(root), os.path.realpath(os.path.join(root, relative))
     # A path on another Windows drive has no common path at all, hence the drive comparison first.
     same_drive = os.path.splitdrive(base)[0] == os.path.splitdrive(target)[0]
@@ -40,8 +40,8 @@ def inside(root: str | Path, relative: str) -> Path:
 
 
 def leads_out(relative: str) -> bool:
-    """Whether a path is empty, absolute on some system, or has `..`. As text alone: `inside` also sees links."""
-    # Not by pathlib, which takes a fifth of the time of a plan. A Windows server sees backslashes and drives.
+    """Whether a path is empty, absolute on any system, or has `..`. Checks the text only: `inside` also sees links."""
+    # Not by pathlib, which would take a fifth of the time of a plan. A Windows server sees backslashes and drives.
     path = relative.replace("\\", "/")
     parts = set(path.split("/"))
     anchored = path[:1] == "/" or path[:1].isalpha() and path[1:2] == ":"
@@ -49,9 +49,9 @@ def leads_out(relative: str) -> bool:
 
 
 def path_flaw(path: str) -> str:
-    """Why a path in a record could lead out of its folder on Linux, macOS or Windows; empty when it cannot.
+    """Why a path in a record could lead out of its folder on Linux, macOS or Windows; empty if it cannot.
 
-    As text alone: whether a link leads out of it is for `inside` to see.
+    Checks the text only: `inside` sees links that lead out.
     """
     if re.search(r"[\x00-\x1f\x7f\\:]", path):
         return "has a backslash, a colon or a control character"
@@ -61,7 +61,7 @@ def path_flaw(path: str) -> str:
 
 
 def split_of(name: str) -> str:
-    """Which split a folder of that name is: train, validation, test, or "" for none. `Training`, `test_set`."""
+    """Which split a folder of that name (`Training`, `test_set`) is: train, validation, test, or "" for none."""
     return SPLITS.get(re.sub("[ _-]?set$", "", name.strip().lower()), "")
 
 
@@ -88,7 +88,7 @@ def refuse_held_out(*parts: str) -> None:
 
 
 def held_out_part(path: Path) -> str:
-    """The part of an absolute path that is a validation or test split; empty when there is none."""
+    """The part of an absolute path that is a validation or test split; empty if there is none."""
     if is_held_out(path.name):
         return path.name
     # Any folder may be called "test", but one beside "train" is a split.
@@ -101,16 +101,16 @@ def refuse_inside_held_out(root: Path) -> None:
 
 
 def folder_name(class_name: str) -> str:
-    """The folder of a class: its name, with what some system cannot store percent-encoded.
+    """The folder of a class: its name, with whatever some system cannot store percent-encoded.
 
-    `F-16A/B` -> `F-16A%2FB`. `class_of_folder` gives the name back. ValueError when it is too long.
+    `F-16A/B` -> `F-16A%2FB`. `class_of_folder` is the inverse. ValueError if it is too long.
     """
     name = re.sub(r'[\x00-\x1f\x7f%<>:"/\\|?*]', lambda found: _encoded(found[0]), class_name)
     if name[:1] in (".", " "):
         name = _encoded(name[0]) + name[1:]
     if name[-1:] in (".", " "):
         name = name[:-1] + _encoded(name[-1])
-    # Folders that readers of image folders take for something else than a class are encoded, too.
+    # Names that readers of image folders would not treat as a class are encoded as well.
     if name.split(".")[0].rstrip().lower() in WINDOWS_NAMES or split_of(name) or name.lower() == "masks":
         name = _encoded(name[0]) + name[1:]
     if flaw := name_flaw(name):
@@ -142,7 +142,7 @@ def check_class_names(names: Sequence[str]) -> None:
 
 
 def name_flaw(name: str) -> str:
-    """Why `name` cannot be a folder on Linux, macOS and Windows alike; empty when it can."""
+    """Why `name` cannot be a folder on all of Linux, macOS and Windows; empty if it can."""
     if re.search(r'[\x00-\x1f\x7f<>:"/\\|?*]', name):
         return 'has a slash, a control character or one of <>:"|?*'
     if SURROGATE.search(name):
@@ -155,8 +155,8 @@ def name_flaw(name: str) -> str:
 
 
 def fingerprint(root: str | Path) -> str:
-    """A value that changes when a file below `root`, or a list of images held out above it, is added, removed,
-    renamed or written."""
+    """A value that changes when a file below `root`, or a held-out list above it, is added, removed, renamed or
+    written."""
     digest, root = hashlib.sha256(), Path(root)
     above = [folder / HELD_OUT_LIST for folder in list(root.absolute().parents)[:2]]
     for file in (*walk(root), *filter(Path.is_file, above)):
@@ -166,7 +166,7 @@ def fingerprint(root: str | Path) -> str:
 
 
 def walk(folder: Path) -> list[Path]:
-    """All files below `folder` but hidden ones, sorted."""
+    """All files below `folder` except hidden ones, sorted."""
     found = []
     for where, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]

@@ -1,4 +1,4 @@
-"""What records on disk must look like: one schema per record, and one way to read them.
+"""The schemas of records on disk: one per record, and one way to read them.
 
 msgspec, because it decodes and checks a row in less time than `json.loads` takes to decode it, and needs nothing else.
 A schema only lists the fields that somebody reads; others may come along and are kept.
@@ -183,7 +183,6 @@ class MixedLists(Struct):
 
 
 _ROW = msgspec.json.Decoder(Row)
-ROW_FIELDS = tuple(field.name for field in msgspec.structs.fields(Row) if field.required)
 
 
 def check_row(line: bytes) -> Row:

@@ -1,6 +1,6 @@
 """The classifier's step as pure functions: estimates -> `Reading` -> `Signal` -> `Correction`.
 
-Neither the diffusion model nor ComfyUI is known here. Everything stays on the device: no value is read back.
+Independent of the diffusion model and of ComfyUI. Everything stays on the device: no value is read back.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from .settings import Guidance
 
 @dataclass(frozen=True)
 class Reading:
-    """What a classifier read in estimates: the gradient of the class score [B, C, H, W], and for each image [B] the
-    probability of the target, the entropy of all classes and the likeliest class."""
+    """A classifier's output for estimates: the gradient of the class score [B, C, H, W], and per image [B] the
+    probability of the target, the entropy over all classes and the most probable class."""
 
     gradient: Tensor
     probability: Tensor
@@ -37,11 +37,11 @@ class Signal:
 
     Args:
         direction: of the step, RMS at most 1, [B, C, H, W].
-        probability: of the target, [B]; 0 where the classifier gave no number.
+        probability: of the target, [B]; 0 where the classifier's was not finite.
         confidence: what the weights follow, [B]: above chance, smoothed; 1 for an image without a usable gradient,
-            whose text and contour thus stay as they were.
-        entropy, top: as `Reading`.
-        answered: images of which the classifier gave a finite probability, [B] bool.
+            which leaves its text and contour weights unchanged.
+        entropy, top: as in `Reading`.
+        answered: images for which the classifier gave a finite probability, [B] bool.
         usable: those that also have a finite gradient.
     """
 
@@ -60,7 +60,7 @@ class Signal:
         return Signal(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def updated(self, rows: list[int], part: Signal) -> Signal:
-        """With those images' values from `part`."""
+        """The signal with the values of images `rows` taken from `part`."""
         new = []
         for field in fields(self):
             values = getattr(self, field.name).clone()
@@ -103,7 +103,7 @@ def read(
         z = estimates.detach().clone().float().requires_grad_(steps)
         image = decode(z)
         logits = [classify(view) for view in (image, image.flip(-1))[:views]]
-        # A sum, not a mean: the gradient of one image must not depend on how many are beside it.
+        # A sum, not a mean: an image's gradient must not depend on the size of its batch.
         scores = [formulas.class_score(f, targets, settings.label_sharpness).sum() / views for f in logits]
         p = torch.stack([(f.detach() / temperature).softmax(1) / views for f in logits]).sum(0)
         gradient = torch.zeros_like(z)
@@ -122,11 +122,11 @@ def signal(
     before: Signal | None = None,
     mask: Tensor | None = None,
 ) -> Signal:
-    """The reading of `estimates` as what steers the next calls; `before` is the signal of the last evaluation.
+    """The signal that follows from the reading of `estimates`; `before` is that of the last evaluation.
 
     Args:
-        chance: what an ignorant classifier's probability would be, [B].
-        mask: 1 where the image is made, 0 where it is kept (inpainting).
+        chance: the probability that an ignorant classifier would give, [B].
+        mask: 1 where the image is generated, 0 where it is kept (inpainting).
     """
     direction, finite = formulas.direction(reading.gradient, estimates.float(), settings.parallel, mask)
     answered = torch.isfinite(reading.probability)
@@ -140,10 +140,10 @@ def signal(
 
 
 def settled(before: Signal, now: Signal, settings: Guidance) -> Tensor:
-    """Images [B] (bool) whose weights and step will not change any more, so that they need no further evaluation.
+    """Images [B] (bool) whose weights and step will no longer change, so that they need no further evaluation.
 
-    Those that were satisfied at both of the last two evaluations, at full confidence, and would still be if their
-    probability fell once more by as much as it did between the two.
+    These were satisfied, at full confidence, at the last two evaluations, and would stay so if their probability fell
+    again by as much as it did between the two.
     """
     falling = now.probability + (now.probability - before.probability).clamp(max=0)
     return (before.confidence == 1) & (now.confidence == 1) & now.usable & (falling >= settings.p_stop)
@@ -152,8 +152,8 @@ def settled(before: Signal, now: Signal, settings: Guidance) -> Tensor:
 def correction(
     signal: Signal, size: float, estimates: Tensor, classes: int, settings: Guidance, mask: Tensor | None = None
 ) -> Correction:
-    """The step of `size` (eta ramp(sigma) s_post(sigma)) at these estimates, and what the confidence makes of the
-    weights of text and contour."""
+    """The step of `size` (eta ramp(sigma) s_post(sigma)) at these estimates, and the multipliers of the text and
+    contour weights that follow from the confidence."""
     weights = formulas.modulation(settings.modulation, signal.confidence, signal.entropy, classes)
     delta = formulas.displacement(signal.direction, size, weights.classifier, estimates, settings.rms_cap, mask)
     return Correction(weights.text, weights.contour, weights.classifier, delta)

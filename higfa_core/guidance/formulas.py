@@ -1,8 +1,8 @@
 """Hierarchical guidance in denoised (x0) space, as pure functions of tensors.
 
-HiGFA (arXiv 2511.12547) gives text, a transformed contour and, in the final stage, a fine-grained classifier a say
-in every step, and lets the classifier's confidence set the strength of all three. Its formulas were not available to
-us: every formula here is our choice and stands in `docs/method.md` with its reason and its source.
+HiGFA (arXiv 2511.12547) steers every step with text, a transformed contour and, in the final stage, a fine-grained
+classifier, whose confidence sets the strength of all three. Its formulas were not available to us: every formula here
+is our choice, explained in `docs/method.md` with its reason and its source.
 
 Shapes: latents and denoised estimates [B, C, H, W]; per-sample weights, confidences [B].
 """
@@ -14,7 +14,7 @@ import torch
 
 from .settings import Modulation
 
-# A gradient below this RMS is not scaled up to unit size: where the classifier is certain, float noise would be.
+# A gradient below this RMS is not scaled up to unit size: where the classifier is certain, it is mere float noise.
 GRADIENT_FLOOR = 1e-4
 BOOST_CAP = 3.0
 
@@ -22,13 +22,13 @@ BOOST_CAP = 3.0
 def agreement(log_p: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """exp(-KL(q || p)) [B] of log-probabilities and target weights q, both [B, K].
 
-    For one class it is the class's probability; for a mixture of classes it is 1 where p is that mixture.
+    For a single class it is the class's probability; for a mixture of classes it is 1 where p equals the mixture.
     """
     return torch.exp((target * log_p).sum(1) - torch.special.xlogy(target, target).sum(1))
 
 
 def chance(target: torch.Tensor) -> torch.Tensor:
-    """What `agreement` gives a classifier that knows nothing (uniform p): 1 / K for one class. [B, K] -> [B]."""
+    """The `agreement` of a classifier that knows nothing (uniform p): 1 / K for one class. [B, K] -> [B]."""
     return torch.exp(-torch.special.xlogy(target, target).sum(1)) / target.shape[1]
 
 
@@ -39,7 +39,7 @@ def confidence(p: torch.Tensor, chance: torch.Tensor, p_stop: float) -> torch.Te
 
 
 class Multipliers(NamedTuple):
-    """What the confidence makes of the three strengths, each [B]."""
+    """The multipliers of the three strengths that follow from the confidence, each [B]."""
 
     text: torch.Tensor
     contour: torch.Tensor
@@ -66,7 +66,7 @@ def class_score(logits: torch.Tensor, target: torch.Tensor, sharpness: float) ->
 
 
 def rms(x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Root mean square of each sample, [B, 1, 1, 1]; with a mask (0..1, broadcast to x) over the part it shows."""
+    """Root mean square of each sample, [B, 1, 1, 1]; with a mask (0..1, broadcast to x) over the masked part only."""
     dims = tuple(range(1, x.ndim))
     if mask is None:
         return x.square().mean(dims, keepdim=True).sqrt()
@@ -77,9 +77,9 @@ def rms(x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
 def direction(gradient: torch.Tensor, denoised: torch.Tensor, parallel: float = 0.0, mask: torch.Tensor | None = None):
     """Raw gradient -> (step direction of RMS at most 1, which samples were finite [B]).
 
-    Samples with a non-finite gradient get no step. The part parallel to the estimate only changes its contrast and
-    is removed up to the share `parallel`. Each sample is scaled by its own RMS, so batches do not mix; with a mask
-    (inpainting) the step stays inside it and has that RMS there.
+    Samples with a non-finite gradient get no step. The part parallel to the estimate only changes its contrast and is
+    removed, except for the share `parallel`. Each sample is scaled by its own RMS, so that the images of a batch do not
+    influence each other; with a mask (inpainting) the step stays inside it and has that RMS there.
     """
     dims = tuple(range(1, gradient.ndim))
     finite = torch.isfinite(gradient).flatten(1).all(1) & torch.isfinite(denoised).flatten(1).all(1)

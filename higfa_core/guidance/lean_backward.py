@@ -1,8 +1,8 @@
-"""Gradients through frozen networks that keep a third of what PyTorch keeps for backward; the same result.
+"""Gradients through frozen networks that keep a third of what PyTorch keeps for backward, with the same result.
 
 PyTorch keeps the input of every convolution (pytorch/pytorch#133566; memsave_torch, arXiv 2404.12406), of every batch
-norm in eval mode and of every SiLU. Where weights are frozen only the gradient of the input is asked for, and that
-needs none of them. GroupNorm + SiLU keeps the norm's input alone and norms it again on the way back.
+norm in eval mode and of every SiLU. With frozen weights only the gradient of the input is needed, which requires none
+of them. GroupNorm + SiLU keeps the norm's input only and recomputes the norm in backward.
 """
 
 import torch
@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 class LeanBackward(TorchFunctionMode):
     """Within this block conv2d, relu, group_norm + silu and batch_norm with frozen weights keep less for backward.
 
-    Any other function runs as it is, and so do these where a weight wants a gradient. Backward may run outside.
+    Any other function runs unchanged, as do these where a weight requires a gradient. Backward may run outside.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -37,7 +37,7 @@ class _Conv(torch.autograd.Function):
 class _Relu(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, inplace):
-        ctx.save_for_backward(x > 0)  # a byte a value in place of four
+        ctx.save_for_backward(x > 0)  # one byte per value instead of four
         if inplace:
             ctx.mark_dirty(x)
         return F.relu(x, inplace)
@@ -50,7 +50,7 @@ class _Relu(torch.autograd.Function):
 class _SiluOfNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, normed, inplace, x, *norm):
-        ctx.save_for_backward(x)  # which the norm keeps, too
+        ctx.save_for_backward(x)  # which the norm keeps as well
         ctx.norm = norm
         if inplace:
             ctx.mark_dirty(normed)
@@ -67,7 +67,7 @@ def _as_it_is(func, *args, **kwargs):
 
 
 def _conv(func, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
-    # Named as in PyTorch: conv2d hands keywords on as they were given, the other functions do not.
+    # Named as in PyTorch: conv2d passes keywords on as given, the other functions do not.
     trained = weight.requires_grad or (bias is not None and bias.requires_grad)
     if trained or not input.requires_grad or input.ndim != 4 or isinstance(padding, str):
         return func(input, weight, bias, stride, padding, dilation, groups)

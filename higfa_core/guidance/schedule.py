@@ -1,4 +1,4 @@
-"""When the classifier may speak: windows in noise level, never in step index."""
+"""When the classifier acts: windows in noise level, never in step index."""
 
 import math
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ import torch
 class Window:
     """The final stage: sigma_off < sigma <= sigma_on.
 
-    Samplers such as heun call the model more than once a step and between the steps, so a stage cannot be told by
-    counting calls. `flow` marks models with x = (1 - sigma) x0 + sigma n (SD3, Flux) instead of x = x0 + sigma n.
+    Samplers such as heun call the model more than once per step, also between steps, so counting calls cannot tell the
+    stage. `flow` marks models with x = (1 - sigma) x0 + sigma n (SD3, Flux) instead of x = x0 + sigma n.
     """
 
     sigma_on: float
@@ -20,15 +20,15 @@ class Window:
     flow: bool = False
 
     def active(self, sigma: float) -> bool:
-        """Compared in float32, as sigmas reach the model, so that a bound that is a sigma of the run is inside."""
+        """Whether sigma is inside; compared in float32, the precision of a run's sigmas, so that its bounds match."""
         return bool(np.float32(self.sigma_off) < np.float32(sigma) <= np.float32(self.sigma_on))
 
     def ramp(self, sigma: float, next_sigma: float | None = None) -> float:
         """0 at `sigma_on`, 1 from 0.7 `sigma_on` down, smoothstep between.
 
-        Multistep samplers extrapolate from the call before and would amplify a correction that jumps in. With the
-        schedule's next level the ramp is read in the middle of the step (geometric mean): read at its start, a
-        coarse schedule would push less than a fine one (tests/guidance/test_schedule.py measures both).
+        Multistep samplers extrapolate from the previous call and would amplify a sudden correction. With the
+        schedule's next level the ramp is evaluated in the middle of the step (geometric mean): at its start, a coarse
+        schedule would push less than a fine one (tests/guidance/test_schedule.py measures both).
         """
         middle = (sigma * max(next_sigma, self.sigma_off)) ** 0.5 if next_sigma is not None else sigma
         x = min(1.0, max(0.0, (self.sigma_on - middle) / (0.3 * self.sigma_on)))
@@ -57,11 +57,11 @@ class Window:
 
 @dataclass
 class Pacing:
-    """Which guided calls evaluate the classifier: every `interval`-th, and at most `max_evals`, spread over the noise
-    levels of the final stage.
+    """Which guided calls evaluate the classifier: every `interval`-th, at most `max_evals` in all, spread over the
+    noise levels of the final stage.
 
-    It counts calls and noise levels, never the steps of a run, which knows only its own part where one run is cut into
-    several samplers.
+    It counts calls and noise levels, never steps: where a run is split across several samplers, each knows only its own
+    steps.
     """
 
     interval: int
@@ -70,7 +70,7 @@ class Pacing:
     calls_to_wait: int = 0
 
     def evaluates(self, progress: float) -> bool:
-        """Whether the next call evaluates, with that share of the final stage above it; counts the call."""
+        """Whether the next call evaluates, at that share of the final stage; counts the call."""
         share = min(self.max_evals, 1 + math.floor(self.max_evals * progress))
         due = self.calls_to_wait <= 0 and self.evaluations < share
         if due:
@@ -80,7 +80,7 @@ class Pacing:
 
 
 def next_level(sigmas: list[float], sigma: float) -> float:
-    """The highest level of a schedule below `sigma`; 0 if there is none. Holds for calls between two steps, too."""
+    """The highest level of a schedule below `sigma`, also for calls between two steps; 0 if there is none."""
     return max((s for s in sigmas if s < sigma), default=0.0)
 
 

@@ -33,7 +33,7 @@ class Modulation:
 
     @property
     def moves(self) -> bool:
-        """Whether text or contour ever leave their fixed weights."""
+        """Whether text or contour ever depart from their fixed weights."""
         return self.text != (1.0, 1.0) or self.contour != (1.0, 1.0)
 
 
@@ -46,7 +46,7 @@ MODULATIONS = {
 
 @dataclass(frozen=True)
 class Guidance(Settings):
-    """All settings of hierarchical guidance but `cfg` (w_text), which the sampler node has."""
+    """All settings of hierarchical guidance except `cfg` (w_text), which is on the sampler node."""
 
     eta: float = Setting(0.25, 0, 10, step=0.05, usual="0.1 to 1").help(
         "Strength of the classifier's step. 0 only measures; above 1 it can overpower the image."
@@ -71,17 +71,17 @@ class Guidance(Settings):
         "Probability of the target class at which the classifier is satisfied and steps back."
     )
     end_sigma: float = Setting(0.05, 0, 100, step=0.01, tier=ADVANCED, usual="0.03 to 0.1").help(
-        "Noise level at which guidance by the classifier ends."
+        "Noise level at which classifier guidance ends."
     )
     interval: int = Setting(2, 1, 100, tier=ADVANCED, usual="1 to 3").help(
         "Guided model calls between two evaluations of the classifier; the direction is kept in between. "
         "Higher is faster."
     )
     max_evals: int = Setting(8, 1, 1000, tier=ADVANCED, usual="8 to 20").help(
-        "Most evaluations of the classifier in one run, spread over the final stage."
+        "Maximum number of evaluations of the classifier in one run, spread over the final stage."
     )
     views: int = Setting(1, 1, 2, tier=ADVANCED).help(
-        "1: the image. 2: the image and its mirror image; not where left and right tell classes apart."
+        "1: the image. 2: the image and its mirror image; keep 1 where left and right tell classes apart."
     )
     smoothing: float = Setting(0.5, 0, 0.99, step=0.05, tier=ADVANCED).help(
         "Share of the previous confidence that is kept at each evaluation."
@@ -97,8 +97,8 @@ class Guidance(Settings):
         "multiplies the ControlNet's strength, and the contour does not follow the confidence."
     )
     micro_batch: int = Setting(0, 0, 64, tier=ADVANCED, unit="images").help(
-        "Most images decoded at once for the classifier; fewer need less memory. 0: as many as make up one image of "
-        "512 x 512."
+        "Maximum number of images decoded at once for the classifier; fewer need less memory. 0: as many as amount to "
+        "one image of 512 x 512."
     )
     rms_cap: float = Setting(0.5, 0.001, 10, step=0.05, tier=ADVANCED).help(
         "No step of the classifier is larger than this share of the image estimate (RMS)."
@@ -130,13 +130,13 @@ class Guidance(Settings):
         return Modulation(text, contour, self.b, self.gamma)
 
     def images_at_once(self, pixels: int) -> int:
-        """Images of that many pixels that are decoded at once; decoding dominates the memory of a guided call."""
+        """How many images of that many pixels are decoded at once; decoding dominates the memory of a guided call."""
         return self.micro_batch or max(1, MICRO_BATCH_PIXELS // pixels)
 
 
 @dataclass(frozen=True)
 class Sampling(Settings):
-    """What a sampler node asks for in numbers, as KSampler does."""
+    """The numeric settings of a sampler node, as in KSampler."""
 
     seed: int = Setting(0, 0, 2**64 - 1).help("The random seed of the noise.")
     steps: int = Setting(30, 1, 10_000).help("Number of denoising steps.")
@@ -170,11 +170,11 @@ START, END = settings_of(Guidance, "start_percent", "end_sigma")
 
 @dataclass(frozen=True)
 class NoiseLevels(Settings):
-    """The noise levels at which a classifier is checked, and how the model is called there."""
+    """The noise levels at which a classifier is checked, and how the model is called at them."""
 
-    start_percent: float = START.help("Where the guidance by the classifier begins, as in HiGFA Guidance.")
+    start_percent: float = START.help("Where classifier guidance begins, as in HiGFA Guidance.")
     cfg: float = CFG.help("As in the sampler. Without negative it is 1.")
-    end_sigma: float = replace(END, low=0.001).help("Noise level at which the guidance ends, as in HiGFA Guidance.")
+    end_sigma: float = replace(END, low=0.001).help("Noise level at which guidance ends, as in HiGFA Guidance.")
     noise_levels: int = Setting(5, 1, 50, tier=ADVANCED).help(
         "Noise levels to check between start_percent and end_sigma; each costs one model call per image."
     )

@@ -7,9 +7,9 @@ import torch
 
 
 class Stopwatch:
-    """Sums up the time spent under `measure`; `seconds` waits for the device, once.
+    """Sums the time spent under `measure`; `seconds` waits for the device, once.
 
-    None on devices other than CUDA that work on after the call has returned (MPS, XPU): the host's time is not theirs.
+    None on asynchronous devices other than CUDA (MPS, XPU): the host's time says nothing about theirs.
     """
 
     def __init__(self, device: torch.device):

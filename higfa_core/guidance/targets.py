@@ -1,4 +1,4 @@
-"""What each image of a batch must show: one class, or a mixture of classes with weights (soft labels).
+"""What each image of a batch should show: one class, or a mixture of classes with weights (soft labels).
 
 Mixtures follow Diff-Mix (CVPR 2024), which labels an image between two classes with both.
 """
@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+
+from ..wording import counted
 
 EXAMPLE = "Laysan Albatross:0.7 | Sooty Albatross:0.3"
 
@@ -34,20 +36,20 @@ class Targets:
             raise ValueError(_misfit(count, batch))
         if images is not None and len(images) != batch:
             raise ValueError(
-                f"The batch_index of the latent lists {len(images)} images, and {batch} are sampled: connect the "
-                "latent that goes into the sampler."
+                f"The batch_index of the latent lists {counted(len(images), 'image')}, but {batch} are sampled. "
+                "Connect the latent that goes into the sampler."
             )
         places = [place % count for place in (range(batch) if images is None else images)]
         return [self.names[place] for place in places], torch.tensor([self.weights[place] for place in places])
 
 
 def read_targets(lines: list[str], classifier) -> Targets:
-    """Class names or mixtures such as `Laysan Albatross:0.7 | Sooty Albatross:0.3`, one an image.
+    """Class names or mixtures such as `Laysan Albatross:0.7 | Sooty Albatross:0.3`, one per image.
 
-    Weights are scaled to sum to 1; without them the classes of a mixture share equally.
+    Weights are scaled to sum to 1; without weights the classes of a mixture share equally.
 
     Raises:
-        ValueError: no line, a class that the classifier does not know, or a weight that is none.
+        ValueError: no line, a class that the classifier does not know, or an invalid weight.
     """
     if not lines:
         raise ValueError("class_name is empty. Name the class the image must show, as the classifier names it.")
@@ -75,7 +77,7 @@ def class_lines(text: str) -> list[str]:
 
 def _weights(line: str, classifier) -> tuple[float, ...]:
     shares = [0.0] * len(classifier.class_names)
-    # A name of the classifier may hold a bar or a colon itself.
+    # A class name may itself contain a bar or a colon.
     parts = [(line, None)] if "|" not in line or line in classifier.class_names else _parts(line)
     for name, share in parts:
         shares[classifier.index(name)] += 1.0 if share is None else share
@@ -90,6 +92,6 @@ def _parts(line: str) -> list[tuple[str, float | None]]:
     for part in (part.strip() for part in line.split("|")):
         name, colon, number = part.rpartition(":")
         if colon and not re.fullmatch(r"\d*\.?\d+|\d+\.", number.strip()):
-            raise ValueError(f"{number.strip()!r} in {line!r} is no weight; write it as in {EXAMPLE!r}.")
+            raise ValueError(f"{number.strip()!r} in {line!r} is not a weight. Write it as in {EXAMPLE!r}.")
         parts.append((name.strip(), float(number)) if colon else (part, None))
     return parts

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from ..wording import counted
+
 RUNS_KEPT = 256
 PerSample = torch.Tensor | list[float]
 PER_SAMPLE = ("probability", "confidence", "top", "w_text", "w_contour", "w_cls", "step_rms")
@@ -26,8 +28,8 @@ class Call:
     sigma: float
     evaluated: bool
     probability: PerSample  # of the target; of a mixture of classes: exp(-KL(q || p))
-    confidence: PerSample  # what the weights follow: above chance, smoothed; 1 for an image that got no step
-    top: PerSample  # the likeliest class
+    confidence: PerSample  # what the weights follow: above chance, smoothed; 1 for an image without a step
+    top: PerSample  # the most probable class
     w_cls: PerSample
     step_rms: PerSample
     w_text: PerSample | None = None
@@ -41,7 +43,7 @@ class Call:
 
 @dataclass
 class Trace:
-    """A run: its schedule, which steps were guided and why not, and one `Call` per guided model call."""
+    """A run: its schedule, which steps were guided, why others were not, and one `Call` per guided model call."""
 
     sigmas: list[float]
     guided_steps: list[int]
@@ -60,15 +62,15 @@ class Trace:
     seed: int | None = None  # of the noise; None where the sampler was told none
     images: list[int] = field(default_factory=list)  # each image's place in the batch that the seed draws
     unusable: dict[str, Any] = field(default_factory=dict)  # why -> evaluations without a step [B]; a list at the end
-    classifier_seconds: float | None = 0.0  # None where the device does not tell
+    classifier_seconds: float | None = 0.0  # None where the device cannot be timed
     seconds: float = 0.0
     # Not in the JSON:
-    result: str | None = None  # fingerprint of the latents that the run gave
-    carried: Any = None  # what a run that continues this one takes over
+    result: str | None = None  # fingerprint of the resulting latents
+    carried: Any = None  # what a run that continues this one inherits
 
     @property
     def probability(self) -> list[float]:
-        """Calibrated probability of the target at the last evaluation, one per image; empty if none was made."""
+        """Calibrated probability of the target at the last evaluation, one per image; empty without evaluations."""
         return [float(p) for p in self.calls[-1].probability] if self.calls else []
 
     @property
@@ -116,24 +118,24 @@ class Trace:
         notes = []
         for why, count in self.unusable.items():
             images = sum(times > 0 for times in count)
-            most = f"{max(count)} of {self.evaluations} evaluations"
-            notes.append(f"{images} of {len(count)} images got no step at up to {most}: {why}")
+            most = f"{max(count)} of {counted(self.evaluations, 'evaluation')}"
+            notes.append(f"{images} of {counted(len(count), 'image')} got no step at up to {most}: {why}")
         return notes
 
     def summary(self) -> str:
-        """One line: the outcome and what is to be noted."""
+        """One line: the outcome and the notes."""
         return "; ".join([self.outcome(), *self.notes])
 
     def outcome(self) -> str:
-        """Which steps were guided, how the probability went, what it cost."""
+        """Which steps were guided, how the probability changed, what it cost."""
         total = len(self.sigmas) - 1
         if not self.calls:
-            return f"classifier never ran in {total} steps"
+            return f"classifier never ran in {counted(total, 'step')}"
         first = sum(self.calls[0].probability) / len(self.calls[0].probability)
         last = sum(self.probability) / len(self.probability)
-        # Without recorded steps a sampler reached the window between two steps only.
+        # Without guided steps, only calls between two steps fell into the window.
         where = f"steps {self.guided_steps[0] + 1}-{self.guided_steps[-1] + 1} of {total}" if self.guided_steps else (
-            f"{len(self.calls)} calls between the {total} steps")  # fmt: skip
+            f"{counted(len(self.calls), 'call')} between the {counted(total, 'step')}")  # fmt: skip
         line = f"guided {where}, probability {first:.2f} -> {last:.2f}, decoder {self.decoder}"
         if self.classifier_seconds is not None:
             share = 100 * self.classifier_seconds / max(self.seconds - self.classifier_seconds, 1e-9)
@@ -155,9 +157,9 @@ Watch = Callable[[Trace, float | None], None]
 class TraceSlot:
     """Where other nodes find the trace of a run: of the one given, or of those that a guider or model makes later.
 
-    ComfyUI keeps guiders and models from one prompt to the next, and several samplers may share one: which of its runs
-    is meant, only the latents tell that the run gave. `trace` is the latest, None if that sampled nothing. `watch`, if
-    set, is called with the trace and the noise level before every model call of a run, and with None at its end.
+    ComfyUI keeps guiders and models from one prompt to the next, and several samplers may share one, so only the
+    resulting latents identify the run. `trace` is the latest, None if that run sampled nothing. `watch`, if set, is
+    called with the trace and the noise level before every model call of a run, and with None at its end.
     """
 
     watch: Watch | None = None
@@ -177,29 +179,30 @@ class TraceSlot:
             self.runs.append(trace)
 
     def find(self, latents: torch.Tensor) -> Trace | None:
-        """The trace of the latest run that gave these latents."""
+        """The trace of the latest run that produced these latents."""
         mark = fingerprint(latents) if self.runs else None
         return next((trace for trace in reversed(self.runs) if trace.result == mark), None)
 
     def run_of(self, latents: torch.Tensor | None) -> Trace:
-        """The trace of the run that gave these latents; a run that was given needs none.
+        """The trace of the run that produced these latents; the run given at construction needs none.
 
         Raises:
-            ValueError: no latents, or none of these runs gave them; the message says what to connect.
+            ValueError: no latents, or none of these runs produced them; the message says what to connect.
         """
         if self.given is not None:
             return self.given
         if latents is None or not self.runs:
             raise ValueError(
-                "Only the sampler's latent tells which run to plot, and that it has happened. Connect the sampler's "
+                "Only the sampler's latent tells which run to plot, and that it is finished. Connect the sampler's "
                 "latent to Plot Guidance, and set denoise above 0."
             )
         trace = self.find(latents)
         if trace is not None:
             return trace
         raise ValueError(
-            f"None of the {len(self.runs)} runs of this guider or model gave this latent. Connect the sampler's latent "
-            "to Plot Guidance as it leaves the sampler (of SamplerCustomAdvanced: output), and set denoise above 0."
+            f"This guider or model has made {counted(len(self.runs), 'run')}, none of which produced this latent. "
+            "Connect the sampler's latent to Plot Guidance as it leaves the sampler (of SamplerCustomAdvanced: output) "
+            "and set denoise above 0."
         )
 
 

@@ -1,1 +1,1 @@
-"""What is to be made: jobs with seeds and keys, rules, prompts, the workflow they go into."""
+"""What to make: jobs with seeds and keys, rules, prompts, and the workflow that runs them."""

@@ -12,16 +12,16 @@ def job_counts(
     fill_to: int | None = None,
     only_rare: int | None = None,
 ) -> dict[str, int]:
-    """Class name -> number of synthetic images wanted, from the number of real `images` of each class.
+    """Class name -> number of synthetic images wanted, from the number of real `images` per class.
 
-    Exactly one of: `replicas`, that many from each real image (proportional); `per_class`, the same number
-    for every class; `fill_to`, as many as bring real and synthetic together to that number. `only_rare`:
-    nothing for classes with that many real images or more.
+    Give exactly one of: `replicas`, that many from each real image (proportional); `per_class`, the same number
+    for every class; `fill_to`, enough to bring real and synthetic images together to that number. `only_rare`:
+    nothing for classes with at least that many real images.
     """
     ways = {"replicas": replicas, "per_class": per_class, "fill_to": fill_to}
     given = {name: value for name, value in ways.items() if value is not None}
     if len(given) != 1:
-        raise ValueError(f"Give one of replicas, per_class and fill_to, got {', '.join(given) or 'none'}")
+        raise ValueError(f"Give exactly one of replicas, per_class and fill_to, got {', '.join(given) or 'none'}.")
     for name, value in {**given, "only_rare": only_rare}.items():
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
@@ -33,6 +33,6 @@ def job_counts(
     if not any(counts.values()):
         raise ValueError(
             f"Nothing to make: every class has enough real images (the smallest has {min(images.values())}). "
-            "Raise fill_to or only_rare"
+            "Raise fill_to or only_rare."
         )
     return counts

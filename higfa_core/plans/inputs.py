@@ -31,25 +31,25 @@ def pick_jobs(
     layout: Mapping[str, str] | None = None,
     **options,
 ) -> tuple[list[Job], int]:
-    """The jobs of batch `index` of the plan over `input_folder/dataset`, and how many batches there are.
+    """The jobs of batch `index` of the plan over `input_folder/dataset`, and the number of batches.
 
-    `batch`: jobs in each, but the last may have fewer. `layout`: how to read the dataset, as
-    `..sources.layouts.read_dataset` is told it. `options` are those of `PlanSettings`.
+    `batch`: jobs in each, except that the last may have fewer. `layout`: how to read the dataset, in the form that
+    `..sources.layouts.read_dataset` takes. `options` are those of `PlanSettings`.
     """
     plan = _plan(input_folder, dataset, layout or {}, PlanSettings(**options))
     count = math.ceil(len(plan) / batch)
     if not 0 <= index < count:
         what = "job" if batch == 1 else f"batch of {batch} jobs with index"
-        raise ValueError(f"No {what} {index} in {dataset!r}: there are {count}, use 0 to {count - 1}")
+        raise ValueError(f"No {what} {index} in {dataset!r}. Use 0 to {count - 1}.")
     return [plan[i] for i in range(index * batch, min(len(plan), (index + 1) * batch))], count
 
 
 def pick_planned(
     input_folder: str | Path, plan_folder: str | Path, index: int, batch: int = 1
 ) -> tuple[list[Job], int, dict[str, str]]:
-    """The jobs of batch `index` of the plan that `higfa plan` wrote into `plan_folder`, and how many batches there are.
+    """The jobs of batch `index` of the plan that `higfa plan` wrote into `plan_folder`, and the number of batches.
 
-    Last come the layout and its options with which the images were read, for `load_job`.
+    The last value is the layout and its options with which the images were read, for `load_job`.
     """
     plan = PlanFile(plan_folder)
     root = plan.header["dataset"]["root"]
@@ -65,7 +65,7 @@ def load_job(input_folder: str | Path, job: Job, **layout: str) -> tuple[Job, Te
     """The job with its image's size and mask file, that image [1, H, W, 3] and the object [1, H, W]: its mask, else
     its box; None where the dataset has neither.
 
-    `layout`: how to read the dataset, as `.layouts.read_dataset` is told it.
+    `layout`: how to read the dataset, in the form that `..sources.layouts.read_dataset` takes.
     """
     if job.image_file:
         image = load_image(inside(input_folder, job.image_file))
@@ -96,7 +96,7 @@ def _plan(input_folder: str | Path, dataset: str, layout: Mapping[str, str], set
     refuse_held_out(*dataset.split("/"))
     root = inside(input_folder, dataset)
     if not root.is_dir():
-        read_dataset(root)  # says what is wrong
+        read_dataset(root)  # raises with the reason
     return _kept_plan(root, dataset, fingerprint(root), tuple(layout.items()), settings)
 
 

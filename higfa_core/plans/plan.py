@@ -1,7 +1,7 @@
-"""What to make: a plan is an indexable, lazily built list of jobs; a job is one image to be generated.
+"""What to make: a plan is an indexable, lazily built list of jobs; a job is one image to generate.
 
 Everything about a job is a pure function of the plan's arguments and the source files, so any part of a plan
-can be made on any machine, in any order and any number of times.
+can run on any machine, in any order and any number of times.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ..files.names import class_name, composed
 from ..files.paths import leads_out, refuse_held_out
 from ..files.records import plain
 from ..sources.source import Box, SourceDataset, SourceImage
+from ..wording import counted
 from .prompts import Prompts
 
 CONTOUR_FROM = ("same", "other")
@@ -28,10 +29,10 @@ MAX_SEED = 2**63 - 1
 class Job:
     """One image to generate. `source` and `contour_source` are relative to the folder `dataset`.
 
-    `classes` are all class names in label order; `key` (64 hex digits) covers all of the job that affects
-    pixels. `image_file` and `mask_file`: where a batch run has put the contour's image and mask, relative to
-    ComfyUI's input folder. `box`: the object in the contour's image, (x, y, width, height) in pixels of an
-    image of `size` (width, height).
+    `classes` are all class names in label order; `key`, the job key (64 hex digits), covers everything in the job
+    that affects pixels. `image_file` and `mask_file`: where a batch run has put the contour's image and mask, relative
+    to ComfyUI's input folder. `box`: the object in the contour's image, (x, y, width, height) in pixels of an image of
+    `size` (width, height).
     """
 
     dataset: str
@@ -58,7 +59,7 @@ class Job:
         if len(self.key) != 64 or self.key.strip("0123456789abcdef"):
             raise ValueError(f"Job key must be 64 lower-case hex digits, got {self.key!r}")
         if not 0 <= self.seed <= MAX_SEED:
-            raise ValueError(f"Job seed must be in 0..2**63-1, got {self.seed}: a plan writes every seed")
+            raise ValueError(f"Job seed must be in 0..2**63-1, got {self.seed}.")
         if not 0 <= self.label < len(self.classes) or self.classes[self.label] != self.class_name:
             raise ValueError(f"Job class {self.class_name!r} is not number {self.label} of {self.classes}")
         for name, length in (("box", 4), ("size", 2)):
@@ -72,7 +73,7 @@ class Job:
         )
 
     def _split_part(self, path: str) -> str:
-        """The part of a path that may be a split: its first folder, unless that is the one of the class."""
+        """The part of a path that may be a split: its first folder, unless that is the class folder."""
         first, _, rest = path.partition("/")
         return "" if "/" not in rest and class_name(first) == self.class_name else first
 
@@ -138,12 +139,12 @@ def _are_numbers(values: Any, length: int) -> bool:
 
 
 class Plan(Sequence[Job]):
-    """`counts[class]` jobs for every class, in an order that goes round the classes.
+    """`counts[class]` jobs for every class, with the classes taking turns.
 
-    In a class the jobs go through all images once, then through all again (the next replica), and the classes
-    take turns: in any prefix two classes differ by at most one job as long as neither has run out. `counts`
-    may be one number: that many replicas of every image. `name`: what jobs call the dataset. Source files are
-    read (for their hashes) only when a job is asked for. `hashes`: path -> SHA-256, where already known.
+    Within a class the jobs go through all images once, then through all again (the next replica). In any prefix of
+    the plan two classes differ by at most one job as long as neither has run out. `counts` may be a single number:
+    that many replicas of every image. `name`: what jobs call the dataset. Source files are read (for their hashes)
+    only when a job is asked for. `hashes`: path -> SHA-256, where already known.
     """
 
     def __init__(
@@ -159,7 +160,7 @@ class Plan(Sequence[Job]):
         if isinstance(counts, int):
             counts = {name: images * counts for name, images in dataset.counts().items()}
         if unknown := sorted(counts.keys() - set(dataset.class_names)):
-            raise ValueError(f"counts has a class that the dataset has not: {unknown[0]!r}")
+            raise ValueError(f"counts has a class that the dataset lacks: {unknown[0]!r}.")
         if contour_from not in CONTOUR_FROM:
             raise ValueError(f"contour_from must be one of {', '.join(CONTOUR_FROM)}, got {contour_from!r}")
         self.dataset, self.name = dataset, Path(dataset.root).name if name is None else name
@@ -174,7 +175,7 @@ class Plan(Sequence[Job]):
         self._hashes = {} if hashes is None else hashes
         if not self._length:
             raise ValueError(
-                f"A plan needs at least one job, got counts {dict(counts)} for {len(dataset.images)} images"
+                f"A plan needs at least one job, got counts {dict(counts)} for {counted(len(dataset.images), 'image')}"
             )
 
     def __len__(self) -> int:
@@ -188,7 +189,7 @@ class Plan(Sequence[Job]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
-            raise IndexError(f"Job index {index} is out of range: the plan has {len(self)} jobs")
+            raise IndexError(f"Job index {index} is out of range: the plan has {counted(len(self), 'job')}")
         return self._job(index % len(self))
 
     def _job(self, index: int) -> Job:
@@ -216,13 +217,13 @@ class Plan(Sequence[Job]):
         return Job(self.name, index, key, class_name, source.label, *places, prompt, seed, replica, "", "", contour.box)
 
     def sha256(self, path: str) -> str:
-        """The hash of a file of the dataset, read once a plan."""
+        """The hash of a file of the dataset, read once per plan."""
         if path not in self._hashes:
             self._hashes[path] = file_sha256(Path(self.dataset.root, path))
         return self._hashes[path]
 
     def known_sha256(self, path: str) -> str | None:
-        """The hash of a file that some job asked for already, else None."""
+        """The hash of a file that some job has already asked for, else None."""
         return self._hashes.get(path)
 
     def _turn(self, index: int) -> tuple[str, int]:
@@ -240,7 +241,7 @@ class Plan(Sequence[Job]):
 def job_seed(plan_seed: int, source: str, class_name: str, replica: int) -> int:
     """Seed in 0..2**63-1: top 63 bits of SHA-256 of the JSON `[plan_seed,source,class_name,replica]`.
 
-    JSON without spaces, in UTF-8, strings in Unicode form NFC (macOS hands out decomposed file names).
+    JSON without spaces, in UTF-8, strings in Unicode form NFC (macOS returns decomposed file names).
     """
     return _hash64(plan_seed, composed(source), composed(class_name), replica) >> 1
 
@@ -262,7 +263,7 @@ def _group(dataset: SourceDataset, counts: Mapping[str, int], contour_from: str)
         if count and not groups[name]:
             raise ValueError(f"Class {name!r} has no training image. Ask for no jobs of it, or add images.")
         if count and contour_from == "other" and len(groups[name]) < 2:
-            raise ValueError(f"Class {name!r} has one image: contour_from 'other' needs two, use contour_from 'same'")
+            raise ValueError(f"Class {name!r} has one image, but contour_from 'other' needs two. Use 'same'.")
     return groups
 
 

@@ -1,4 +1,4 @@
-"""A plan on disk: `plan.json` (what was decided) and `plan.jsonl` (one job a line), in the dataset's folder."""
+"""A plan on disk: `plan.json` (what was decided) and `plan.jsonl` (one job per line), in the dataset's folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 HEADER, JOBS = "plan.json", "plan.jsonl"
 VERSION = 1
-NOTES = {"leaks", "left_out"}  # say what was seen, not what is planned; plans of earlier versions have none
+NOTES = {"leaks", "left_out"}  # record what was seen, not what is planned; plans of earlier versions lack them
 LINE = ("index", "key", "class_name", "source", "contour_source", "prompt", "seed", "replica")
 
 
@@ -47,10 +47,9 @@ def write_plan(
     leaks: Sequence[Leak] = (),
     replace: bool = False,
 ) -> dict:
-    """Write the plan, return its header. The same plan again changes nothing; ValueError when another is there.
+    """Write the plan, return its header. Writing the same plan again changes nothing; ValueError if another is there.
 
-    `quota`: accepted images wanted of each class; without one every job is run. `leaks`: what was found in the
-    sources.
+    `quota`: accepted images wanted per class; without it every job is run. `leaks`: what was found in the sources.
     """
     folder = Path(folder)
     part = folder / f".{JOBS}.{os.getpid()}.{secrets.token_hex(4)}.part"
@@ -77,7 +76,7 @@ def write_plan(
 
 
 class PlanFile:
-    """The plan in `folder`. ValueError when there is none, or its two files do not belong together."""
+    """The plan in `folder`. ValueError when there is none, or its two files do not match."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -89,7 +88,7 @@ class PlanFile:
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}). Make the plan again.") from error
         if self.header["version"] != VERSION:
-            raise ValueError(f"{path} has version {self.header['version']!r}, this reads {VERSION}")
+            raise ValueError(f"{path} has version {self.header['version']!r}, expected {VERSION}. Update HiGFA.")
         self.classes = tuple(info["name"] for info in self.header["classes"])
         self._labels = {name: label for label, name in enumerate(self.classes)}
 
@@ -98,11 +97,11 @@ class PlanFile:
 
     @property
     def rules(self) -> Rules:
-        """What an image must have to count as accepted."""
+        """The rules that accepted images satisfy."""
         return Rules.recorded(self.header["rules"])
 
     def lines(self) -> Iterator[bytes]:
-        """The jobs as they stand in the file. ValueError at the end when the file is not the header's."""
+        """The jobs as stored in the file. ValueError at the end if the file does not match the header."""
         digest = hashlib.sha256()
         with open(self.folder / JOBS, "rb") as file:
             for line in file:
@@ -121,7 +120,7 @@ class PlanFile:
         path = self.folder / JOBS
         lines = _kept_lines(path, path.stat().st_mtime_ns)
         if not 0 <= index < len(lines):
-            raise ValueError(f"No job {index} in the plan: there are {len(lines)}, use 0 to {len(lines) - 1}")
+            raise ValueError(f"No job {index} in the plan. Use 0 to {len(lines) - 1}.")
         return self.parse(lines[index])
 
     def parse(self, line: bytes | str) -> Job:
@@ -132,7 +131,7 @@ class PlanFile:
         return Job(**structs.asdict(found), **places, box=tuple(box) if box else None)
 
     def read(self, line: bytes | str) -> PlanLine:
-        """What a line of the plan says. ValueError when it is damaged, or not of this plan."""
+        """The contents of a line of the plan. ValueError when it is damaged, or belongs to another plan."""
         try:
             found = read_as(PlanLine, line.encode() if isinstance(line, str) else line)
         except ValueError as error:
@@ -213,6 +212,6 @@ def _refuse_another(folder: Path, header: dict, replace: bool) -> None:
     changed = [name for name in header.keys() - NOTES if old.get(name) != json.loads(json.dumps(header[name]))]
     if changed:
         raise ValueError(
-            f"{folder} holds another plan (other {', '.join(changed)}). Choose another folder, or add --replace; "
-            "images of jobs that are in both plans stay, exports leave the others out."
+            f"{folder} holds another plan (other {', '.join(changed)}). Choose another folder, or add --replace: "
+            "images of jobs that are in both plans stay, exports omit the others."
         )

@@ -17,7 +17,7 @@ class Prompts:
     """Templates and the lists that fill them.
 
     `{class}` (required) is the class as a prompt spells it, `{super}` what it is a kind of (`super_class`,
-    or the layout's own), `{background}` and `{style}` an entry of these lists, `{index}` the job's number.
+    or the layout's own), `{background}` and `{style}` are entries of these lists, `{index}` is the job's number.
     """
 
     templates: tuple[str, ...] = ("a photo of a {class}",)
@@ -27,7 +27,7 @@ class Prompts:
 
     def __post_init__(self):
         if not self.templates:
-            raise ValueError("A plan needs at least one prompt template, for instance 'a photo of a {class}'")
+            raise ValueError("A plan needs at least one prompt template, for example 'a photo of a {class}'.")
         for template in self.templates:
             used = check_template(template)
             for name, values in (("background", self.backgrounds), ("style", self.styles)):
@@ -35,11 +35,11 @@ class Prompts:
                     raise ValueError(f"Prompt {template!r} has {{{name}}}, but no {name}s are given. Add a list.")
         for name, values in (("background", self.backgrounds), ("style", self.styles)):
             if values and not any(f"{{{name}}}" in template for template in self.templates):
-                raise ValueError(f"{name}s are given, but no prompt has {{{name}}}. Put it where one belongs.")
+                raise ValueError(f"{name}s are given, but no prompt has {{{name}}}. Add it to a prompt.")
 
     @property
     def variants(self) -> int:
-        """How many different prompts there may be of one class."""
+        """How many different prompts one class may get."""
         return len(self.templates) * max(1, len(self.backgrounds)) * max(1, len(self.styles))
 
     def check_classes(self, classes: Sequence[ClassInfo]) -> None:
@@ -66,17 +66,17 @@ def check_template(template: str) -> set[str]:
         parsed = string.Formatter().parse(template)
         used = [(name, spec, conversion) for _, name, spec, conversion in parsed if name is not None]
     except ValueError as error:
-        raise ValueError(f"prompt_template {template!r}: {error}; write a literal brace twice") from error
+        raise ValueError(f"prompt_template {template!r}: {error}. Write a literal brace twice.") from error
     for name, spec, conversion in used:
         if name not in FIELDS or spec or conversion:
-            raise ValueError(f"prompt_template has an unknown placeholder {{{name}}}: valid are {valid}")
+            raise ValueError(f"prompt_template has an unknown placeholder: {{{name}}}. Use {valid}.")
     if not any(name == "class" for name, _, _ in used):
-        raise ValueError(f"prompt_template {template!r} names no class. Put {{class}} where the name belongs.")
+        raise ValueError(f"prompt_template {template!r} names no class. Put {{class}} where the name goes.")
     return {name for name, _, _ in used}
 
 
 def read_lines(path: str | Path) -> tuple[str, ...]:
-    """The lines of a text file, without empty ones and those that begin with `#`. ValueError when none is left."""
+    """The lines of a text file, without empty lines and `#` comments. ValueError when none is left."""
     try:
         lines = Path(path).read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

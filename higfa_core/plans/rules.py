@@ -1,4 +1,4 @@
-"""Which images belong into the training set. Rules see scores only, so that they can be applied again later."""
+"""Which images belong in the training set. Rules see scores only, so that they can be applied again later."""
 
 from __future__ import annotations
 
@@ -18,51 +18,51 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Rules(Settings):
-    """Least values that an image's scores must have; what is at its default asks nothing. Scores: see `.scores`."""
+    """Minimum scores of an accepted image; a rule at its default is off. Scores: see `..store.scores`."""
 
     min_confidence: float = Setting(0.0, 0, 1, step=0.01).help(
-        "Least probability of the class, by the classifier. Images with less go to rejected/<class>/."
+        "Minimum probability of the class, by the classifier. Images below it go to rejected/<class>/."
     )
     require_top1: bool = Setting(False, tier=ADVANCED).help(
         "Reject images for which the classifier finds another class more probable."
     )
     min_margin: float = Setting(0.0, 0, 1, step=0.01, tier=ADVANCED).help(
-        "Least lead of the class over the next, by the classifier."
+        "Minimum lead of the class over the runner-up, by the classifier."
     )
     min_judge_confidence: float = Setting(0.0, 0, 1, step=0.01, tier=ADVANCED).help(
-        "Least probability of the class, by the judge."
+        "Minimum probability of the class, by the judge."
     )
     require_judge_top1: bool = Setting(False, tier=HIDDEN).help(
         "Reject images for which the judge finds another class more probable."
     )
     min_judge_margin: float = Setting(0.0, 0, 1, tier=HIDDEN).help(
-        "Least lead of the class over the next, by the judge."
+        "Minimum lead of the class over the runner-up, by the judge."
     )
     min_contour_agreement: float = Setting(0.0, 0, 1, step=0.01, tier=ADVANCED).help(
-        "Least boundary F1 of the wanted contour and the image's edges."
+        "Minimum boundary F1 of the requested contour and the image's edges."
     )
     min_sharpness: float = Setting(0.0, 0, 1e9, step=1, tier=ADVANCED).help(
-        "Least variance of the Laplacian; blurred images have a few tens."
+        "Minimum variance of the Laplacian; blurred images have a few tens."
     )
     max_duplicate_bits: int = Setting(-1, -1, 64, tier=HIDDEN).help(
-        "Reject near-duplicates: images whose perceptual hash differs in at most so many of 64 bits from an earlier "
-        "image of the class. -1: off."
+        "Reject near-duplicates: images whose perceptual hash differs from that of an earlier image of the class in at "
+        "most this many of 64 bits. -1: off."
     )
 
     @classmethod
     def recorded(cls, values: Mapping[str, object]) -> Rules:
-        """The rules that a file holds. ValueError for one that this version does not know."""
+        """The rules stored in a file. ValueError for one that this version does not know."""
         if unknown := sorted(values.keys() - {field.name for field in fields(cls)}):
             raise ValueError(f"unknown rule: {unknown[0]}, written by a newer version. Update HiGFA.")
         return cls(**values)  # type: ignore[arg-type]
 
     def given(self) -> dict[str, float | bool]:
-        """The rules that ask something."""
+        """The rules that are on."""
         return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) != field.default}
 
     @property
     def needs(self) -> set[str]:
-        """The scores that must be there for these rules."""
+        """The scores that these rules need."""
         return {_SCORES[rule] for rule in self.given()}
 
     def check(self, scores: Mapping[str, object]) -> None:
@@ -71,7 +71,7 @@ class Rules(Settings):
             raise ValueError(f"The rules need {', '.join(lacking)}, which {_REMEDY[lacking[0].partition('_')[0]]}")
 
     def judge(self, scores: Mapping[str, object]) -> Verdict:
-        """The verdict on one image, without a look at others."""
+        """The verdict on one image, regardless of the others."""
         self.check(scores)
         for prefix, who in (("", "the classifier"), ("judge_", "the judge")):
             if scores.get(f"{prefix}broken"):
@@ -88,20 +88,20 @@ class Rules(Settings):
     def judge_class(self, images: Sequence[Mapping[str, object]]) -> list[Verdict]:
         """Verdicts on the images of one class, given as their scores in plan order.
 
-        A duplicate is one of any earlier image that passed the other rules, itself a duplicate or not: so a
-        verdict depends on earlier images only, and is the same in whatever order they were made.
+        Images are compared with every earlier one that passed the other rules, itself a duplicate or not: so a verdict
+        depends on earlier images only, and is the same whatever the order in which they were made.
         """
         verdicts = [self.judge(scores) for scores in images]
         if self.max_duplicate_bits < 0:
             return verdicts
-        import numpy as np  # here: a driver of servers seldom needs it
+        import numpy as np  # here: a driver of servers rarely needs it
 
         hashes = np.array([int(str(scores["phash"]), 16) for scores in images], dtype=np.uint64)
         passed = np.array([verdict.accepted for verdict in verdicts], dtype=bool)
         for i in np.flatnonzero(passed):
             earlier = np.flatnonzero(passed[:i])
             differ = np.bitwise_xor(hashes[earlier], hashes[i])
-            if hasattr(np, "bitwise_count"):  # since NumPy 2; over twenty times as quick
+            if hasattr(np, "bitwise_count"):  # since NumPy 2; over twenty times as fast
                 bits = np.bitwise_count(differ)
             else:
                 bits = np.unpackbits(differ.view(np.uint8)).reshape(-1, 64).sum(1)

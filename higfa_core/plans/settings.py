@@ -10,7 +10,7 @@ from .plan import CONTOUR_FROM
 
 @dataclass(frozen=True)
 class PlanSettings(Settings):
-    """The first four are those of Dataset Job as well; None: not asked for."""
+    """The first four are also those of Dataset Job; None: not requested."""
 
     prompt_template: str = Setting("a photo of a {class}").help(
         "The prompt. {class} is the class name without its number and underscores, {index} the number of the job."
@@ -20,7 +20,7 @@ class PlanSettings(Settings):
         "Changes the seeds of all jobs. The same value gives the same seeds everywhere."
     )
     contour_from: str = Setting("same", choices=CONTOUR_FROM).help(
-        "Whose contour to use: that of the job's own image, or of another image of the same class."
+        "Whose contour to use: the job's own image's, or that of another image of the same class."
     )
     per_class: int | None = Setting(None, 1, 10_000_000, kind=int, tier=HIDDEN).help("Images to make for every class.")
     fill_to: int | None = Setting(None, 1, 10_000_000, kind=int, tier=HIDDEN).help(
@@ -29,5 +29,5 @@ class PlanSettings(Settings):
     only_rare: int | None = Setting(None, 1, 10_000_000, kind=int, tier=HIDDEN).help(
         "Make images only for classes with fewer real images than this."
     )
-    accepted: bool = Setting(False, tier=HIDDEN).help("Count accepted images, and try until there are enough.")
-    max_tries: int = Setting(3, 1, 1000, tier=HIDDEN).help("With --accepted: most tries per image wanted.")
+    accepted: bool = Setting(False, tier=HIDDEN).help("Count accepted images only, and try until there are enough.")
+    max_tries: int = Setting(3, 1, 1000, tier=HIDDEN).help("With --accepted: maximum number of tries per wanted image.")

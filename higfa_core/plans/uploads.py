@@ -1,4 +1,4 @@
-"""The files of a source image as a server needs them. Without torch, as long as they can go as they are."""
+"""The files of a source image as a server needs them. Without torch, as long as they can be sent unchanged."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..sources.source import SourceImage, load_source
 if TYPE_CHECKING:
     from torch import Tensor
 
-UPLOADS = "higfa_sources"  # sub-folder of ComfyUI's input folder; names in it are hashes of the content
+UPLOADS = "higfa_sources"  # subfolder of ComfyUI's input folder; its file names are content hashes
 
 
 def upload_files(root: str | Path, source: SourceImage) -> list[tuple[str, bytes]]:
     """(name, content) of the image, and of its mask if it has one, as a server needs them to start the job.
 
-    Plain files go as they are, cropped ones and special masks as PNG: the pixels are those of `load_source`.
+    Plain files are sent unchanged, cropped ones and special masks as PNG: the pixels are those of `load_source`.
     """
     image = Path(root, source.path)
     if not source.crop_bottom and not source.mask_values:

@@ -1,4 +1,4 @@
-"""API-format workflows: finding nodes, filling in a job, and telling whether two make the same pixels."""
+"""API-format workflows: finding nodes, filling in a job, and telling whether two produce the same pixels."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ Graph = Mapping[str, Mapping[str, Any]]
 
 
 def find_node(graph: Graph, class_type: str) -> str:
-    """The id of the only node of that type. ValueError when there is none, or more than one."""
+    """The id of the only node of that type. ValueError unless there is exactly one."""
     found = [node for node, about in graph.items() if about.get("class_type") == class_type]
     if len(found) != 1:
-        raise ValueError(f"The workflow must have one {class_type} node, it has {len(found)}: {', '.join(found)}")
+        raise ValueError(f"The workflow must have one {class_type} node, but has {len(found)}: {', '.join(found)}")
     return found[0]
 
 
 def check_workflow(graph: object) -> None:
-    """ValueError unless this is an API-format workflow that makes a dataset: Dataset Job and Export Dataset, joined."""
+    """ValueError unless this is an API-format workflow with Dataset Job and Export Dataset, connected."""
     if isinstance(graph, Mapping) and {"nodes", "links"} <= graph.keys():
-        raise ValueError("This is a workflow as the canvas saves it. Export it with File > Export (API).")
+        raise ValueError("This workflow is in the canvas format. Export it with File > Export (API).")
     if not isinstance(graph, Mapping) or not all(map(_is_node, graph.values())):
-        raise ValueError("This is no workflow in API format. Export it with File > Export (API).")
+        raise ValueError("This is not a workflow in API format. Export it with File > Export (API).")
     job, export = find_node(graph, JOB), find_node(graph, EXPORT)
     link = graph[export]["inputs"].get("job")
     if not is_link(link) or str(link[0]) != job:
-        raise ValueError("Connect Dataset Job's job output to Export Dataset: the labels come that way")
+        raise ValueError("Export Dataset has no job input. Connect Dataset Job's job output, which carries the labels.")
     if not is_link(graph[export]["inputs"].get("images")):
-        raise ValueError("Connect images to Export Dataset")
+        raise ValueError("Export Dataset has no images input. Connect the images.")
     if job not in needed(graph, str(graph[export]["inputs"]["images"][0])):
-        raise ValueError("The images of Export Dataset do not depend on Dataset Job: all jobs would be alike")
-    digest(graph, export)  # raises for links that lead nowhere, or round in a circle
+        raise ValueError("Export Dataset's images do not depend on Dataset Job. Connect them, or all jobs are alike.")
+    digest(graph, export)  # raises for dangling links and cycles
 
 
 def digest(graph: Graph, export: str) -> str:
-    """SHA-256 (hex) of the part of the workflow that decides the pixels that Export Dataset gets.
+    """SHA-256 (hex) of the part of the workflow that determines the pixels that Export Dataset gets.
 
-    The nodes above its `images` input, by their types, values and links: node ids, titles and everything else
-    in the workflow do not count, nor do the values of Dataset Job (they are in the job's own key).
+    It covers the nodes upstream of its `images` input, by their types, values and links. Node ids, titles and
+    everything else in the workflow do not count, nor do the values of Dataset Job (they are in the job key).
     """
     link = graph[export]["inputs"].get("images")
     try:
@@ -52,12 +52,12 @@ def digest(graph: Graph, export: str) -> str:
 
 
 def image_key(job_key: str, workflow: str) -> str:
-    """The key of the images that `workflow` (a `digest`, "" for none) makes of a job."""
+    """The image key: of the images that `workflow` (a `digest`, "" for none) makes of a job."""
     return hashlib.sha256(f"{job_key}{workflow}".encode()).hexdigest() if workflow else job_key
 
 
 def fill_in(graph: Graph, jobs: Sequence[Job], dataset_name: str, export: Mapping[str, object] | None = None) -> dict:
-    """A copy of the workflow set to these jobs, exporting into `dataset_name`; `export`: more widgets of that node."""
+    """A copy of the workflow set to these jobs, exporting to `dataset_name`; `export`: other widgets of that node."""
     changes = {JOB: {"job": jobs_to_json(jobs)}, EXPORT: {"dataset_name": dataset_name, **(export or {})}}
     filled: dict[str, Any] = dict(graph)
     for kind, values in changes.items():

@@ -1,4 +1,4 @@
-"""What a classifier sees in images: a line an image, and a picture of the likeliest classes beside each."""
+"""What a classifier sees in images: one line per image, and a plot of each image's most probable classes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ GREEN, GREY, RED = "#3f9b58", "#b9c2cc", "#c64a4a"
 
 
 def confidences(proba: Tensor, targets: Sequence[int] | None) -> Tensor:
-    """Probabilities [B, K] -> [B]: of each image's target, or of its likeliest class."""
+    """Probabilities [B, K] -> [B]: of each image's target, or of its most probable class."""
     return proba.amax(dim=1) if targets is None else proba[range(len(proba)), list(targets)]
 
 
 def confidence_table(
     proba: Tensor, class_names: Sequence[str], targets: Sequence[int] | None, k: int = 3, min_confidence: float = 0.0
 ) -> str:
-    """A line an image: the k likeliest classes, the target, pass or reject; the mean confidence last."""
+    """One line per image: the k most probable classes, the target, pass or reject; the mean confidence last."""
     confidence = confidences(proba, targets)
     passed = confidence >= min_confidence
     lines = []
@@ -42,7 +42,7 @@ def confidence_table(
 
 
 def top_k(row: Tensor, k: int) -> list[tuple[int, float]]:
-    """The k likeliest classes of one image and their probabilities, likeliest first."""
+    """The k most probable classes of one image and their probabilities, in descending order."""
     top = row.topk(min(k, len(row)))
     return list(zip(top.indices.tolist(), top.values.tolist()))
 
@@ -55,10 +55,10 @@ def top_k_plot(
     k: int = 3,
     min_confidence: float = 0.0,
 ) -> Tensor:
-    """Each image [H, W, 3] with its likeliest classes as bars: [1, H', W', 3] float32 in 0..1.
+    """Each image [H, W, 3] with its most probable classes as bars: [1, H', W', 3] float32 in 0..1.
 
-    The target's bar is green, and is added below where it is not among the k. With `min_confidence` the frame is
-    green for pass, red for reject. At most SHOWN images are drawn.
+    The target's bar is green, and is appended if it is not among the k. With `min_confidence` the frame is green for
+    pass, red for reject. At most SHOWN images are drawn.
     """
     count = min(len(images), SHOWN)
     columns = min(COLUMNS, count)
@@ -70,7 +70,7 @@ def top_k_plot(
         frame = (GREEN if passed[i] else RED) if min_confidence > 0 else None
         _draw_thumbnail(axes, corner, images[i], i + 1, frame)
         _draw_bars(axes, corner, height, proba[i], class_names, None if targets is None else targets[i], k)
-    # One axes in inches: an axes for each image would take seconds.
+    # A single axes in inches: one per image would take seconds.
     axes.set(xlim=(0, width * columns), ylim=(height * -(-count // columns), 0), aspect="equal")
     axes.axis("off")
     if count < len(images):
@@ -80,7 +80,7 @@ def top_k_plot(
 
 def _label(class_names: Sequence[str], targets: Sequence[int] | None) -> str:
     if targets is None:
-        return "likeliest class"
+        return "most probable class"
     return class_names[targets[0]] if len(set(targets)) == 1 else "target class"
 
 

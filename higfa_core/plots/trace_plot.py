@@ -15,7 +15,7 @@ STAGE = {"color": "tab:orange", "alpha": 0.12}
 def plot_trace(trace: Trace) -> torch.Tensor:
     """[1, H, W, 3] image in 0..1. The noise level falls from left to right, the final stage is shaded.
 
-    Every sample has its colour in all panels; dots are the calls at which the classifier looked.
+    Every sample has the same colour in all panels; dots are the calls at which the classifier was evaluated.
     """
     figure, axes = new_figure(9, 9, rows=3, sharex=True)
     _stages(axes, trace)

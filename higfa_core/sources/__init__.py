@@ -1,1 +1,1 @@
-"""What people have: folders and lists of real labelled images, and what is held out from them."""
+"""The user's data: folders and lists of real labelled images, and what is held out of them."""

@@ -1,6 +1,6 @@
-"""`held_out.txt`: training images that a classifier's training held out, and that can never become sources.
+"""`held_out.txt`: images that a classifier's training held out, and that can never become sources.
 
-One path a line, relative to the file's folder, with forward slashes. It counts whichever folder of a set is read:
+One path per line, relative to the file's folder, with forward slashes. It applies whichever folder of a set is read:
 `birds` and `birds/train` see the same list, and so do a benchmark's own folder and the one or two above it.
 """
 
@@ -21,7 +21,7 @@ from .source import SourceDataset
 def listed(dataset: SourceDataset, home: Path | None = None) -> frozenset[str]:
     """The images of `dataset` that a list names; `home`: the folder of the set's own lists, below its root.
 
-    ValueError for a list that cannot be read, or names a file that is not there.
+    ValueError for an unreadable list, and for one that names a missing file.
     """
     known = {composed(image.path): image.path for image in dataset.images}
     found = set()
@@ -31,7 +31,7 @@ def listed(dataset: SourceDataset, home: Path | None = None) -> frozenset[str]:
             if place in known:
                 found.add(known[place])
             elif not os.path.exists(folder / path):  # Path.exists raises for a name that is too long
-                raise ValueError(f"{folder / NAME} names {path!r}, which is not there. Correct or remove the line.")
+                raise ValueError(f"{folder / NAME} names {path!r}, which does not exist. Correct or remove the line.")
     return frozenset(found)
 
 
@@ -47,7 +47,7 @@ def without(dataset: SourceDataset, paths: frozenset[str]) -> SourceDataset:
 
 
 def add(root: Path, paths: Iterable[str]) -> Path:
-    """Add paths to the list of `root`, whose other lines stay; returns where it is."""
+    """Add paths to the list of `root`, keeping its other lines; returns the list's path."""
     file = root / NAME
     lines = {*paths, *(_lines(file) if file.is_file() else ())}
     write_atomic(file, "".join(f"{path}\n" for path in sorted(lines)).encode())
@@ -58,7 +58,7 @@ def refuse_read_only(root: Path) -> None:
     """ValueError when `add` could not write."""
     if not os.access(root, os.W_OK):
         raise ValueError(
-            f"{root} is read-only, so {NAME} there cannot keep the images held out from becoming sources. Make it "
+            f"{root} is read-only, so {NAME} there cannot keep held-out images from becoming sources. Make it "
             "writable, or switch keep_split off."
         )
 
@@ -73,7 +73,7 @@ def _lines(file: Path) -> list[str]:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text ({error}). Save it as such.") from error
+        raise ValueError(f"{file} is not UTF-8 text ({error}). Save it as UTF-8.") from error
     paths = []
     for number, line in enumerate(lines, 1):
         if path := line.strip().replace("\\", "/"):
@@ -84,6 +84,6 @@ def _lines(file: Path) -> list[str]:
 
 
 def _from(root: Path, folder: Path, path: str) -> str:
-    """A path of a list in `folder` as the dataset spells it."""
+    """A path from a list in `folder`, as the dataset spells it."""
     full = folder / path
     return composed(full.relative_to(root).as_posix()) if full.is_relative_to(root) else ""

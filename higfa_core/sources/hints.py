@@ -1,4 +1,4 @@
-"""What the name of a folder tells: that it is a split, holds masks or lists, or is just where images are kept."""
+"""What a folder's name suggests: that it is a split, holds masks or lists, or merely contains the images."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import re
 from ..files.names import matching_key
 from ..files.paths import SPLITS, split_of
 
-# Where images are kept, whatever they show.
+# Names of folders that merely contain the images.
 CONTAINERS = frozenset(
     "image images img imgs im ims pic pics picture pictures photo photos jpg jpgs jpeg jpegs png pngs jpegimages "
     "pngimages image_data imagedata".split()
 )
-# What lies beside the images of a data set and is none of them.
+# Names of folders beside a dataset's images that hold something else.
 BESIDE_IMAGES = frozenset(
     "annotation annotations annots trimap trimaps mask masks segmentation segmentations segmentationclass "
     "segmentationobject segmentation_masks seg_masks label labels bbox bboxes xml xmls meta metadata lists imagesets "
@@ -28,13 +28,13 @@ GLUED = {
     for filler in FILLERS - {""}
     for glued in (word + filler, filler + word)
 }
-EVALUATION = frozenset({"2021_valid", "cars_test"})  # folders of test images by other names than a split's
+EVALUATION = frozenset({"2021_valid", "cars_test"})  # folders of test images whose names are not a split's
 
 
 def split_hint(name: str) -> str:
-    """Which split a name speaks of that is a split's and nothing else: `train_images`, `val2017`, `testdata`.
+    """The split that a name denotes unambiguously: `train_images`, `val2017`, `testdata`.
 
-    `test tube` and `cars_test` speak of none: see `split_pairs`.
+    `test tube` and `cars_test` denote none: see `split_pairs`.
     """
     if exact := split_of(name):
         return exact
@@ -48,7 +48,7 @@ def held_out_hint(name: str) -> bool:
 
 
 def split_pairs(names: list[str]) -> list[str]:
-    """The names that differ only in the split they speak of: `cars_train` and `cars_test`."""
+    """The names that differ only in the split they mention: `cars_train` and `cars_test`."""
     found: dict[str, dict[str, str]] = {}
     for name in names:
         word, rest = split_word(name)
@@ -63,17 +63,17 @@ def is_beside_images(name: str) -> bool:
 
 
 def is_container(name: str) -> bool:
-    """Whether a folder of that name is just where images are kept."""
+    """Whether a folder of that name merely contains the images."""
     return matching_key(name) in CONTAINERS
 
 
 def speaks_of_images(name: str) -> bool:
-    """Whether a name has a word for images in it: `car_ims`, `bird-photos`."""
+    """Whether a name contains a word for images: `car_ims`, `bird-photos`."""
     return any(part in CONTAINERS for part in re.split(r"[\W_\d]+", matching_key(name)))
 
 
 def split_word(name: str) -> tuple[str, str]:
-    """The split that a name speaks of, and the rest of the name without numbers. Glued words count with a filler."""
+    """The split that a name mentions, and the rest of the name without numbers. Glued words count with a filler."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     parts = [part for part in re.split(r"[\W_\d]+", matching_key(spaced)) if part]
     for part in parts:

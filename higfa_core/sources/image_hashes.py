@@ -1,4 +1,4 @@
-"""Content and perceptual hashes of image files; the perceptual ones, which take long, are kept in a file."""
+"""Content and perceptual hashes of image files; the perceptual ones, which are slow, are cached in a file."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ..files.opening import opened
 if TYPE_CHECKING:
     import numpy as np
 
-SIDE = 8  # differences in a row and in a column: 2 x 64 bits
-DRAFT = 32  # pixels that a JPEG is decoded to at least: an eighth of its size takes a tenth of the time
-STEP, TEXTURE = 2, 24  # grey levels that count as a difference, and how many of them make a picture more than flat
+SIDE = 8  # differences per row and per column: 2 x 64 bits
+DRAFT = 32  # minimum side of a decoded JPEG, in pixels: an eighth of its size takes a tenth of the time
+STEP, TEXTURE = 2, 24  # grey levels that count as a difference, and how many differences make an image not flat
 THUMBNAIL = 32
 BATCH = 4096
 UNREADABLE = "-"
@@ -31,7 +31,7 @@ UNREADABLE = "-"
 class ImageHash:
     """Of one file: `sha256` of its content (hex) and `bits`, 32 hex digits that hardly change with size or quality.
 
-    `bits` is empty for pictures so flat that theirs would say nothing, `UNREADABLE` for files that are no image.
+    `bits` is empty for images so flat that it would mean nothing, and `UNREADABLE` for files that are not images.
     """
 
     sha256: str
@@ -39,7 +39,7 @@ class ImageHash:
 
 
 class ImageHashes:
-    """The hashes of files, whose perceptual part is remembered by content in the file `kept` (None: nowhere)."""
+    """The hashes of files; the perceptual part is cached by content in the file `kept` (None: not at all)."""
 
     def __init__(self, kept: Path | None = None):
         self._kept = kept
@@ -50,7 +50,7 @@ class ImageHashes:
         """The hash of each file below `root`, on all processor cores."""
         found: list[ImageHash] = []
         with ThreadPoolExecutor(max(1, min(os.cpu_count() or 1, 16))) as pool:
-            for start in range(0, len(paths), BATCH):  # the pool would keep something for each path that waits
+            for start in range(0, len(paths), BATCH):  # the pool would hold an object per waiting path
                 found += pool.map(self._hash, (Path(root, path) for path in paths[start : start + BATCH]))
         fresh = {image.sha256: image.bits for image in found if image.sha256 not in self._known}
         self._known |= fresh
@@ -74,8 +74,8 @@ class ImageHashes:
 
 
 def thumbnail(path: Path) -> np.ndarray:
-    """The whole picture at 32 x 32 pixels, RGB in 0..255, to compare two in detail."""
-    import numpy as np  # here: a driver of servers, which reads plans, needs none
+    """The whole image at 32 x 32 pixels, RGB in 0..255, to compare two in detail."""
+    import numpy as np  # here: a driver of servers, which reads plans, does not need it
 
     with opened(path) as image:
         image.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))
@@ -90,7 +90,7 @@ def _bits(content: bytes) -> str:
         with opened(io.BytesIO(content)) as image:
             image.draft("L", (DRAFT, DRAFT))
             grey = ImageOps.exif_transpose(image).convert("L").resize((SIDE + 1, SIDE + 1), Image.Resampling.BOX)
-    except Exception:  # whatever a decoder makes of a damaged file
+    except Exception:  # decoders raise anything for a damaged file
         return UNREADABLE
     pixels = np.asarray(grey, dtype=np.int16)
     steps = np.concatenate([np.diff(pixels[:SIDE], axis=1).ravel(), np.diff(pixels[:, :SIDE], axis=0).ravel()])
@@ -98,7 +98,7 @@ def _bits(content: bytes) -> str:
 
 
 def _read(file: Path) -> dict[str, str]:
-    """What is kept; lines that are none are found again."""
+    """The cached hashes; malformed lines are ignored, and their hashes computed again."""
     try:
         lines = file.read_text("ascii", errors="replace").split("\n")
     except OSError:

@@ -1,4 +1,4 @@
-"""Images that are in two splits or in two classes: as the same file, or nearly the same picture."""
+"""Images that are in two splits or in two classes: as identical files, or as nearly identical images."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from .source import SourceDataset
 if TYPE_CHECKING:
     import numpy as np
 
-NEAR_BITS = 8  # of 128 that may differ
-BAND = 16  # bits: two hashes as near as that mostly share one of their eight bands
-REACH = 256  # in the order of a band, how far apart two hashes with the same band are compared
+NEAR_BITS = 8  # of 128 that may differ: two hashes that near mostly share one of their eight bands of 16 bits
+REACH = 256  # in the order of a band, the maximum distance at which two hashes with the same band are compared
 NEAR_PIXELS, NEAR_LIKENESS = 10.0, 0.97  # of thumbnails: mean difference in 0..255, and correlation
 IDENTICAL, NEAR = "identical", "nearly identical"
 
 
 @dataclass(frozen=True)
 class Leak:
-    """A training image `path` that is `other` as well, which is held out (no `other_class`) or of another class."""
+    """A training image `path` that is also `other`, which is held out (no `other_class`) or of another class."""
 
     path: str
     class_name: str
@@ -40,7 +39,7 @@ class Leak:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a look at all images gave: leaks, files that cannot be read, and the SHA-256 of each file."""
+    """The result of inspecting all images: leaks, unreadable files, and the SHA-256 of each file."""
 
     leaks: tuple[Leak, ...]
     unreadable: tuple[str, ...]
@@ -48,11 +47,11 @@ class Inspection:
 
 
 def inspect(dataset: SourceDataset, hashes: ImageHashes) -> Inspection:
-    """Look at all images of a data set, the held-out ones included."""
+    """Inspect all images of a dataset, including the held-out ones."""
     root = Path(dataset.root)
     paths = [image.path for image in dataset.images]
     classes = {image.path: image.class_name for image in dataset.images}
-    # A layout may list a held-out image by a path that is none of its files' names.
+    # A layout may list a held-out image by a path that differs from its file's.
     others = [path for path in dataset.held_out_images if path not in classes]
     found = dict(zip([*paths, *others], hashes.of(root, [*paths, *others])))
     pairs = [*_identical(found, classes), *_near(root, found, classes)]
@@ -61,7 +60,7 @@ def inspect(dataset: SourceDataset, hashes: ImageHashes) -> Inspection:
 
 
 def without_leaks(dataset: SourceDataset, inspection: Inspection, keep_leaks: bool = False) -> SourceDataset:
-    """The data set without images that leak or cannot be read. ValueError when a class would have none left."""
+    """The dataset without images that leak or are unreadable. ValueError when a class would have none left."""
     ledger = Ledger()
     ledger.add_all("unreadable", inspection.unreadable)
     leaks = {} if keep_leaks else {leak.path: leak for leak in reversed(inspection.leaks)}
@@ -99,7 +98,7 @@ def _identical(found: dict[str, ImageHash], classes: dict[str, str]) -> Iterator
 
 
 def _near(root: Path, found: dict[str, ImageHash], classes: dict[str, str]) -> Iterator[tuple[str, str, str]]:
-    import numpy as np  # here: a driver of servers, which reads plans, needs none
+    import numpy as np  # here: a driver of servers, which reads plans, does not need it
 
     paths = [path for path, image in found.items() if len(image.bits) == 32]
     if len(paths) < 2:

@@ -1,4 +1,4 @@
-"""What was left out of a data set: one line per reason, with how many files and one of them."""
+"""What was left out of a dataset: one line per reason, with the number of files and an example."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..files.names import printable
 
 @dataclass(frozen=True)
 class LeftOut:
-    """`count` files were left out for one `reason`, `example` among them; `remedy`: what would bring them in."""
+    """`count` files left out for one `reason`, such as `example`; `remedy`: how to include them."""
 
     reason: str
     count: int
@@ -39,13 +39,13 @@ class Ledger:
             self.add(reason, path, remedy=remedy)
 
     def entries(self) -> tuple[LeftOut, ...]:
-        """The reasons, the most frequent first."""
+        """The reasons, most frequent first."""
         found = [LeftOut(reason, count, example, remedy) for (reason, remedy), (count, example) in self._counts.items()]
         return tuple(sorted(found, key=lambda entry: (-entry.count, entry.reason)))
 
 
 def merged(*ledgers: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
-    """The entries of several ledgers, equal reasons together."""
+    """The entries of several ledgers, combined by reason."""
     ledger = Ledger()
     for entry in (entry for entries in ledgers for entry in entries):
         ledger.add(entry.reason, entry.example, entry.count, entry.remedy)

@@ -1,4 +1,4 @@
-"""Where listed images are: at the listed place, or elsewhere below the root where exactly one file fits."""
+"""Where listed images are: at the listed path, or elsewhere below the root if exactly one file matches."""
 
 from __future__ import annotations
 
@@ -17,10 +17,7 @@ ANCHOR = re.compile(r"^(?:[a-z]+://|[A-Za-z]:|[/\\])+")
 
 
 def normal(path: str) -> str:
-    """A listed path in the one form in which paths are compared: `./a//b` and `C:\\a\\b` -> `a/b`.
-
-    ValueError with `..`.
-    """
+    """A listed path in the form in which paths are compared: `./a//b` and `C:\\a\\b` -> `a/b`. ValueError for `..`."""
     clean = PurePosixPath(ANCHOR.sub("", path.replace("\\", "/")))
     if ".." in clean.parts:
         raise ValueError(f"Path {path!r} in a list must be relative and without '..'. Correct the list.")
@@ -30,11 +27,11 @@ def normal(path: str) -> str:
 def locate(
     tree: Tree, train: Collection[str], held_out: Collection[str] = (), taken: Collection[str] = ()
 ) -> dict[str, str]:
-    """Listed path -> path on disk, of the images that are there. Lists are as `normal` writes them; files `taken`,
+    """Listed path -> path on disk, of the images that exist. Listed paths are in the form of `normal`; files `taken`,
     on disk, are something else.
 
-    A file elsewhere stands in for a listed one only when its whole listed folder is elsewhere, when it is the only
-    one that fits, and never across the border between training and held-out images. ValueError when two fit.
+    A file elsewhere stands in for a listed one only if the whole listed folder is elsewhere and no other file matches,
+    and never across the boundary between training and held-out images. ValueError when two match.
     """
     found = {path: place for path in (*train, *held_out) if (place := _in_place(tree, path))}
     lost = _lost_folders((*train, *held_out), found)
@@ -45,8 +42,8 @@ def locate(
                 fitting = _fitting(tree, path, training, claimed)
                 if len(fitting) > 1 and training:
                     raise ValueError(
-                        f"{path} is listed and not in {tree.root}, where {fitting[0]} and {fitting[1]} could both be "
-                        "it. Move the images to where the list has them."
+                        f"{path} is listed, but not in {tree.root}, where {fitting[0]} and {fitting[1]} could both be "
+                        "it. Move the images to the listed paths."
                     )
                 if len(fitting) == 1:
                     found[path] = fitting[0]
@@ -55,12 +52,12 @@ def locate(
 
 
 def near_misses(tree: Tree, path: str) -> list[str]:
-    """Files that are nearly the listed one, for a message: the same stem, another suffix or place."""
+    """Files that nearly match the listed one, for a message: the same stem with another suffix or place."""
     return [place for _, place in tree.by_name.get(matching_key(stem_of(path)), ())]
 
 
 def _in_place(tree: Tree, path: str) -> str | None:
-    """At the listed place: under that name, without the suffix that the list leaves out, or with another JPEG one."""
+    """At the listed path: under that name, with or without a suffix, or with another JPEG suffix."""
     if place := tree.find(path):
         return place
     if path in tree.places:
@@ -81,7 +78,7 @@ def _in_place(tree: Tree, path: str) -> str | None:
 
 
 def _lost_folders(paths: Iterable[str], found: dict[str, str]) -> set[str]:
-    """Listed folders of which no file is in its place."""
+    """Listed folders none of whose files is in its place."""
     counts, there = Counter(), Counter()
     for path in paths:
         folder = path.rpartition("/")[0]
@@ -91,7 +88,7 @@ def _lost_folders(paths: Iterable[str], found: dict[str, str]) -> set[str]:
 
 
 def _fitting(tree: Tree, path: str, training: bool, claimed: set[str]) -> list[str]:
-    """The files elsewhere that fit best: as much of the end of their path as possible is the listed one's."""
+    """The files elsewhere that match best: those that share the longest end of the listed path."""
     name = path.rpartition("/")[2]
     listed = suffix_of(name) if suffix_of(name) in readable_suffixes() else ""
     key = matching_key(stem_of(name) if listed else name)
@@ -107,7 +104,7 @@ def _fitting(tree: Tree, path: str, training: bool, claimed: set[str]) -> list[s
 
 
 def _on_the_other_side(folders: list[str], wanted: list[str], training: bool) -> bool:
-    """Whether a file lies where images of the other splits, or masks, do."""
+    """Whether a file lies among images of the other splits, or among masks."""
     others = {matching_key(folder) for folder in folders} - {matching_key(folder) for folder in wanted}
     if any(map(is_beside_images, others)):
         return True
@@ -130,4 +127,4 @@ def _refuse_shared(found: dict[str, str], claimed: set[str]) -> None:
     for path, place in found.items():
         other = owners.setdefault(place, path)
         if other != path and place not in claimed:
-            raise ValueError(f"{other} and {path} are both listed and only {place} is there. Correct the list.")
+            raise ValueError(f"{other} and {path} are both listed, but only {place} exists. Correct the list.")

@@ -1,4 +1,4 @@
-"""How somebody says in which way images and labels lie on disk: on a command line, in a plan, in a node."""
+"""How a layout and its options are specified: on the command line, in a plan, in a node."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def parse_layout(text: str) -> dict[str, str]:
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise ValueError(f"Layout {text!r} has a quote that does not end. Correct it.") from error
+        raise ValueError(f"Layout {text!r} has an unclosed quote. Correct it.") from error
     pairs = [word.partition("=") for word in words]
     names = [word for word, sign, _ in pairs if not sign]
     if len(names) > 1:
@@ -24,6 +24,6 @@ def parse_layout(text: str) -> dict[str, str]:
 
 
 def layout_of(options: Mapping) -> dict[str, Any]:
-    """Layout and options as `..sources.layouts.read_dataset` takes them, from those of `OPTIONS` that are there."""
+    """Layout and options as `..sources.layouts.read_dataset` takes them, from those of `OPTIONS` that are given."""
     columns = {name: str(options[name]) for name in COLUMNS if options.get(name)}
     return {"layout": options.get("layout") or "auto", **dict(options.get("layout_option") or ()), **columns}

@@ -1,4 +1,4 @@
-"""A labelled image set that somebody has: classes and training images, whatever its layout on disk."""
+"""A labelled image set of the user's: classes and training images, whatever its layout on disk."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class ClassInfo:
 class SourceImage:
     """One real training image; paths are relative to the dataset root, with forward slashes.
 
-    `box`: the object as (x, y, width, height) in pixels of the image as `load_source` gives it, that is
-    after `crop_bottom` pixels were cut off. `mask_values`: the grey values of the mask file that mean
-    foreground; without them its brightness is the mask.
+    `box`: the object as (x, y, width, height) in pixels of the image from `load_source`, that is without its lowest
+    `crop_bottom` rows. `mask_values`: the grey values of the mask file that mean foreground; without them its
+    brightness is the mask.
     """
 
     path: str
@@ -47,12 +47,12 @@ class SourceImage:
 
 @dataclass(frozen=True)
 class SourceDataset:
-    """The training part of a labelled image set. Validation and test images are counted and never listed.
+    """The training part of a labelled image set. Validation and test images are counted but are never sources.
 
-    `layout`: which one was recognised, `evidence`: by what. `classes` are in label order. `licence` is
-    empty when the layout does not tell. `held_out`: how many images belong to other splits; `held_out_images`: those
-    of them that are there. `numbers`: of the classes, where the layout labels images with whole numbers; the labels
-    are others when these are not 0, 1, 2 ... `left_out`: the files that are none of all these, and why.
+    `layout`: which one was recognised, `evidence`: by what. `classes` are in label order. `licence` is empty where the
+    layout states none. `held_out`: how many images belong to other splits; `held_out_images`: those of them that exist.
+    `numbers`: those of the classes, where the layout labels images with whole numbers; unless they are 0, 1, 2 ..., the
+    labels differ from them. `left_out`: the remaining files, and why.
     """
 
     root: Path
@@ -95,7 +95,7 @@ class SourceDataset:
 def prompt_name(class_name: str) -> str:
     """The class name as a prompt should spell it: `003.Laysan_Albatross` -> `Laysan Albatross`.
 
-    Drops a leading running number (CUB) or WordNet id (Stanford Dogs); numbers that belong to the name stay
+    Drops a leading serial number (CUB) or WordNet id (Stanford Dogs); numbers that belong to the name stay
     (`707-320`, `2012 BMW`).
     """
     rest = re.sub(r"^(?:\d+[._]|n\d{8}[-_])", "", class_name)
@@ -104,8 +104,8 @@ def prompt_name(class_name: str) -> str:
 
 
 def load_source(root: str | Path, image: SourceImage) -> tuple[Tensor, Tensor | None]:
-    """The image [1, H, W, 3] and its mask [1, H, W] (None: it has none), float32 in 0..1, cropped alike."""
-    import torch  # here: planning 100,000 jobs should not cost the memory of torch
+    """The image [1, H, W, 3] and its mask [1, H, W] or None, float32 in 0..1, cropped alike."""
+    import torch  # here: planning 100,000 jobs should not take up torch's memory
 
     from ..files.images import load_image, load_mask
 

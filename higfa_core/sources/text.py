@@ -14,13 +14,13 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-SAMPLE = 1_000_000  # bytes that a guess is made from
+SAMPLE = 1_000_000  # bytes that a guess is based on
 
 
 def read_text(path: Path) -> tuple[str, str]:
-    """The text, and the name of its encoding where that is a guess; UTF-8, UTF-16 and UTF-32 need none.
+    """The text, and the name of its encoding where that is a guess (not for UTF-8, UTF-16 and UTF-32).
 
-    UnicodeDecodeError when nothing fits.
+    UnicodeDecodeError when no encoding fits.
     """
     content = path.read_bytes()
     marked = next((name for mark, name in MARKS if content.startswith(mark)), "")
@@ -31,7 +31,7 @@ def read_text(path: Path) -> tuple[str, str]:
             pass
     if wide := _wide(content[:1000]):
         return content.decode(wide), ""
-    import chardet  # comes with clevercsv; here, because most text needs it not
+    import chardet  # comes with clevercsv; here, because most text does not need it
 
     guess = chardet.detect(content[:SAMPLE])["encoding"] or "cp1252"
     text = content.decode(guess)
@@ -47,7 +47,7 @@ def json_of(text: str | bytes) -> Any:
 
 
 def _wide(head: bytes) -> str:
-    """UTF-16 without a mark, by where the zeros are: of the letters in paths and numbers every other byte is one."""
+    """UTF-16 without a byte order mark, told by its zeros: every other byte of the letters in paths and numbers."""
     for start, name in ((1, "utf-16-le"), (0, "utf-16-be")):
         if head and head[start::2].count(0) > 0.4 * len(head) / 2 and not head[1 - start :: 2].count(0):
             return name

@@ -14,18 +14,18 @@ from ..files.names import matching_key
 from ..files.paths import held_out_part, is_held_out, split_of
 from .ledger import Ledger
 
-UNCOUNTED = {".git", ".cache", ".venv"}  # large, and never pictures of a data set
+UNCOUNTED = {".git", ".cache", ".venv"}  # large, and never images of a dataset
 MOST_SKIPPED = 10_000  # files to count in one skipped folder
 
 
 class Folder:
-    """One folder of a `Tree`. `layers`: where its files lie on disk, with their names; more than one where a folder
+    """One folder of a `Tree`. `layers`: where its files are on disk, with their names; more than one where a folder
     of the same name was nested in it."""
 
     def __init__(self, place: str):
         self.folders: dict[str, Folder] = {}
         self.layers: list[tuple[str, list[str]]] = [(place, [])]
-        self.no_images: dict[str, str] = {}  # name -> path on disk, of the files that are none
+        self.no_images: dict[str, str] = {}  # name -> path on disk, of the files that are not images
 
     @property
     def files(self) -> Iterator[tuple[str, str]]:
@@ -36,12 +36,12 @@ class Folder:
 
     @property
     def place(self) -> str:
-        """Where the innermost of its layers lies on disk: empty, or ending in a slash."""
+        """Where the innermost of its layers is on disk: empty, or ending in a slash."""
         return self.layers[-1][0]
 
     @cached_property
     def images(self) -> list[str]:
-        """The images that lie in this very folder, as paths on disk."""
+        """The images directly in this folder, as paths on disk."""
         return [path for name, path in self.files if name not in self.no_images]
 
     @cached_property
@@ -70,20 +70,20 @@ class Folder:
         return bool(self.images) or any(folder.holds_images() for folder in self.folders.values())
 
     def walk(self, path: str = "") -> Iterator[tuple[str, Folder]]:
-        """This folder and those below, each with its path as `Tree` shows it."""
+        """This folder and those below it, each with its path as `Tree` shows it."""
         yield path, self
         for name, folder in self.folders.items():
             yield from folder.walk(f"{path}/{name}" if path else name)
 
 
 class Tree:
-    """All files below `root` but hidden ones and what systems left behind.
+    """All files below `root` except hidden ones and system files.
 
-    Paths as the tree *shows* them leave out a folder nested in one of its own name (`images/images/1.jpg` is
-    `images/1.jpg`); paths *on disk* have it. Both are relative to the root, with forward slashes.
+    Paths as the tree *shows* them omit a folder nested in one of its own name (`images/images/1.jpg` is
+    `images/1.jpg`); paths *on disk* include it. Both are relative to the root, with forward slashes.
 
-    `follow_links`: also those that lead out of the root. `look_into`: look only into the folders of these names (as
-    `matching_key` writes them), and know the others by their names alone.
+    `follow_links`: also those that lead out of the root. `look_into`: read only folders with these names (as
+    `matching_key` writes them); the others are known by name only.
     """
 
     def __init__(self, root: Path, follow_links: bool = False, look_into: Collection[str] | None = None):
@@ -92,13 +92,13 @@ class Tree:
         self._look_into = look_into
         self.ledger = Ledger()
         self.outside: list[str] = []  # links that lead out of the root and are not followed
-        self.to_held_out: dict[str, str] = {}  # links into a validation or test split -> where they lead
+        self.to_held_out: dict[str, str] = {}  # links into a validation or test split -> their targets
         self._real_root = os.path.realpath(root)
         self.top = self._read("", self._real_root, ())
         _collapse(self.top, root.name)
 
     def folder(self, path: str) -> Folder | None:
-        """The folder shown at `path`, also under a name of another case or Unicode form."""
+        """The folder shown at `path`, ignoring case and Unicode form."""
         found = self.top
         for name in filter(None, path.split("/")):
             inner = found.folders.get(name)
@@ -116,7 +116,7 @@ class Tree:
         return sorted(found.folders) if found else []
 
     def find(self, path: str) -> str | None:
-        """Path on disk of the file shown at `path`, also under a name of another case or Unicode form."""
+        """Path on disk of the file shown at `path`, ignoring case and Unicode form."""
         above, _, name = path.rpartition("/")
         folder = self.folder(above)
         if folder is None:
@@ -127,15 +127,15 @@ class Tree:
         return same[0] if len(same) == 1 else None
 
     def path(self, shown: str) -> Path:
-        """The file shown there; the path as it is where there is none."""
+        """The file shown there; where there is none, the path unchanged."""
         return self.root / (self.find(shown) or shown)
 
     def has(self, *paths: str) -> bool:
-        """Whether all these files are there."""
+        """Whether all these files exist."""
         return all(self.find(path) is not None for path in paths)
 
     def place(self, path: str) -> str:
-        """Where the folder shown at `path` lies on disk: empty, or ending in a slash."""
+        """Where the folder shown at `path` is on disk: empty, or ending in a slash."""
         folder = self.folder(path)
         return folder.place if folder else (f"{path}/" if path else "")
 
@@ -146,11 +146,11 @@ class Tree:
 
     @cached_property
     def places(self) -> frozenset[str]:
-        """All images as paths on disk, where some of these are not as the tree shows them; else none."""
+        """All images as paths on disk, if any of these differ from how the tree shows them; else none."""
         return frozenset(self.images()) if any(len(folder.layers) > 1 for _, folder in self.top.walk()) else frozenset()
 
     def homes(self, first: str, *others: str) -> list[str]:
-        """The folders outside validation and test splits that hold all these files, each by its path from there."""
+        """The folders outside validation and test splits that contain all these files, each by its relative path."""
         above, _, name = first.rpartition("/")
         found = []
         for holder in self._holders.get(matching_key(name), ()):
@@ -170,7 +170,7 @@ class Tree:
     def nearest(self, home: str, path: str) -> str:
         """The file or folder `path` in the folder `home`, else the only one, or the closest one, elsewhere.
 
-        As the tree shows it; empty when there is none, or two are as close.
+        As the tree shows it; empty when there is none, or two are equally close.
         """
         above, _, name = path.rpartition("/")
         found = [f"{holder}/{name}" if holder else name for holder in self._holders.get(matching_key(name), ())]
@@ -183,7 +183,7 @@ class Tree:
 
     @cached_property
     def others(self) -> list[str]:
-        """All files that are no images, as paths on disk."""
+        """All files that are not images, as paths on disk."""
         return [path for _, folder in self.top.walk() for path in folder.no_images.values()]
 
     @cached_property
@@ -230,7 +230,7 @@ class Tree:
     def _read_link(self, folder: Folder, entry, place: str, above: tuple[str, ...]) -> None:
         target, path = os.path.realpath(entry.path), f"{place}{entry.name}"
         if not os.path.exists(target) or any(up == target or up.startswith(f"{target}/") for up in above):
-            return  # leads nowhere, or round in a circle
+            return  # dangling, or a cycle
         if leads := held_out_part(Path(target)):
             self.to_held_out[path] = leads
         outside = target != self._real_root and not target.startswith(f"{self._real_root}/")
@@ -250,7 +250,7 @@ class Tree:
             self.ledger.add(f".{name.rpartition('.')[2].lower()}", path, remedy=remedy)
 
     def _skip(self, entry, place: str) -> None:
-        """Count the pictures among what is skipped, so that somebody who misses them learns where they are."""
+        """Count the images in a skipped folder, so that users who miss them learn where they are."""
         path = f"{place}{entry.name}"
         if not entry.is_dir(follow_symlinks=False):
             if is_image(entry.name):
@@ -275,7 +275,7 @@ def _pictures(folder: Path) -> list[str]:
 
 
 def _collapse(folder: Folder, name: str) -> bool:
-    """Merge each folder that is nested in one of its own name into that; whether there are images below."""
+    """Merge each folder nested in one of its own name into its parent; whether there are images below."""
     filled = {inner: _collapse(child, inner) for inner, child in folder.folders.items()}
     nested = [inner for inner in folder.folders if matching_key(inner) == matching_key(name)]
     if nested and folder.place and not folder.images:
@@ -289,12 +289,12 @@ def _collapse(folder: Folder, name: str) -> bool:
             folder.folders |= child.folders
             folder.layers += child.layers
             folder.no_images |= child.no_images
-            del folder.images  # was kept without those of the new layer
+            del folder.images  # was cached without those of the new layer
     return bool(folder.images) or any(filled.values())
 
 
 def _without_end(path: str, end: str) -> str | None:
-    """`path` without `end`; None when it does not end so."""
+    """`path` without `end`; None if it does not end with it."""
     if not end:
         return path
     parts, tail = path.split("/"), end.split("/")

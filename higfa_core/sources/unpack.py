@@ -1,4 +1,4 @@
-"""Images out of the Parquet files of a Hub clone, as files with a table of their labels."""
+"""The images in the Parquet files of a Hub clone, as files with a table of their labels."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from .tree import Tree
 
 LABELS = ("label", "labels", "class", "fine_label", "target", "category", "species")
 METADATA = "metadata.jsonl"
-ROWS = 256  # of a file at a time: images are large
+ROWS = 256  # read at a time: images are large
 
 
 def unpack(root: Path, out: Path, label_column: str = "") -> dict[str, int]:
     """Write the images of all Parquet files below `root` into `out`/<split>/, labels into `out`/metadata.jsonl.
 
-    Returns split -> number of images. `label_column`: needed only where it is called unusually. ValueError when there
-    is nothing to unpack, `out` is not empty, or what is a label cannot be told.
+    Returns split -> number of images. `label_column`: needed only if it has an unusual name. ValueError when there is
+    nothing to unpack, `out` is not empty, or the label column is ambiguous.
     """
     tree = Tree(root)
     files = [path for path in tree.others if path.lower().endswith(".parquet") and rows_with_images(root / path)]
     if not files:
-        raise ValueError(f"No Parquet file below {root} holds images: there is nothing to unpack")
+        raise ValueError(f"No Parquet file below {root} holds images, so there is nothing to unpack. Name the clone.")
     if out.is_dir() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty. Name a new folder.")
     counts: dict[str, int] = {}
@@ -66,7 +66,7 @@ def _images(file: Path, label_column: str) -> Iterator[tuple[str, bytes, object]
         for row in batch.to_pylist():
             content = row[column]["bytes"] if isinstance(row[column], dict) else row[column]
             if not content:
-                raise ValueError(f"{file} names an image, but does not hold it. Download the data set whole.")
+                raise ValueError(f"{file} names an image, but does not contain it. Download the whole dataset.")
             yield _suffix(content, file), content, _named(row[label], names)
 
 
@@ -74,18 +74,18 @@ def _label_column(file: Path, columns: list[str], image: str, given: str) -> str
     others = [name for name in columns if name != image]
     found = [name for name in ((given,) if given else LABELS) if name in others] or (others if len(others) == 1 else [])
     if not found:
-        raise ValueError(f"{file} has the columns {', '.join(columns)}. Say which is the label with --label-column.")
+        raise ValueError(f"{file} has the columns {', '.join(columns)}. Choose the label with --label-column.")
     return found[0]
 
 
 def _class_names(schema, label: str) -> list[str]:
-    """The names of a ClassLabel, which `datasets` keeps in the file's own notes."""
+    """The names of a ClassLabel, which `datasets` keeps in the file's metadata."""
     notes = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     return [class_name(name) for name in notes.get("info", {}).get("features", {}).get(label, {}).get("names") or ()]
 
 
 def _named(label: object, names: list[str]) -> object:
-    """The name of a class where its number has one; -1 is what `datasets` writes where there is no label."""
+    """The name of a class where its number has one; `datasets` writes -1 where there is no label."""
     return names[label] if names and isinstance(label, int) and 0 <= label < len(names) else label
 
 
@@ -96,4 +96,4 @@ def _suffix(content: bytes, file: Path) -> str:
         with Image.open(io.BytesIO(content)) as image:
             return {"JPEG": ".jpg", "TIFF": ".tif"}.get(image.format or "", f".{(image.format or 'png').lower()}")
     except OSError as error:
-        raise ValueError(f"{file} holds an image that cannot be read ({error}). Download it again.") from error
+        raise ValueError(f"{file} contains an unreadable image ({error}). Download it again.") from error

@@ -1,8 +1,8 @@
 """The state of a synthetic dataset on disk: images, `manifest.jsonl` (the source of truth) and `dataset.json`.
 
 The image is written first, its manifest row second, each made durable before the next: a row without its file is
-generated again, a file without a row is overwritten. Several processes of one machine may append to one manifest on a
-local disk (on Windows and on network shares, where appending is not atomic: one process per dataset).
+generated again, a file without a row is overwritten. Several processes on one machine may append to one manifest on a
+local disk (on Windows and on network shares, where appending is not atomic: only one process per dataset).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from .rows import ACCEPTED, REJECTED, Damage, Tail, append_line, encode_row, rea
 
 GENERATOR = "HiGFA for ComfyUI"
 FORMAT_VERSION = 1
-SETTLED_SECONDS = 1.0  # a folder that changed more recently may change again within one tick of its clock
+SETTLED_SECONDS = 1.0  # a folder that changed more recently may change again within one tick of the clock
 
 
 class Manifest:
     """`folder/manifest.jsonl`: one JSON row per image; the last row of a (key, index) counts.
 
-    A line that a crash cut short is reported once and ignored; the next append starts a new line.
+    A line cut short by a crash is reported once and ignored; the next append starts a new line.
     """
 
     def __init__(self, folder: str | Path):
@@ -99,7 +99,7 @@ class Manifest:
     ) -> str:
         """Store one image and its row; `file` says where, `sha256` and `bytes` are filled in here.
 
-        Returns "written", "same" (that very image existed), "kept" (an intact image with other bytes existed and
+        Returns "written", "same" (the identical image existed), "kept" (an intact image with other bytes existed and
         `replace` is off) or "replaced". `stale`: other paths where a crash may have left this image. `extra`: path ->
         content of files that belong to it, such as its mask.
         """
@@ -175,7 +175,7 @@ class Manifest:
         self._complete: dict[str, tuple[int, int]] = {}
 
     def _take(self, line: bytes) -> str:
-        """Take in a line; returns what is wrong with it, if something is."""
+        """Process a line; returns what is wrong with it, if anything."""
         if not line.strip():
             return ""
         try:

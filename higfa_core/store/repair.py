@@ -1,8 +1,8 @@
-"""What a process that was killed left in a dataset: temporary files, and images where they no longer belong.
+"""Repairs what a killed process left in a dataset: temporary files, and images where they no longer belong.
 
 An image is written before its row, and moved by a copy, a row and a removal: between two of these steps a file may be
-where no row says. Only files named as ours are touched. A second copy of an image is removed; a file that no row names
-at all, and that is too old for its row to be about to come, is moved to `unlisted/`, where nothing reads it.
+at a place that no row names. Only files with our names are touched. A second copy of an image is removed; a file that
+no row names, and that is too old for its row to be pending, is moved to `unlisted/`, where nothing reads it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ UNLISTED = "unlisted"
 
 
 def put_right(folder: Path, named: Mapping[str, Collection[str]], all_known: bool) -> None:
-    """Tidy the dataset in `folder`; does nothing while another process moves images, or where it may not write.
+    """Tidy the dataset in `folder`; does nothing while another process moves images, or without write permission.
 
     Args:
-        named: Sub-folder -> names of the files in it that belong to an image.
-        all_known: Whether `named` has all images of the manifest; only then can a file be nobody's.
+        named: Subfolder -> names of the files in it that belong to an image.
+        all_known: Whether `named` has all images of the manifest; only then can a file be orphaned.
     """
     with suppress(OSError, sqlite3.Error):
         remove_left_parts(folder)
@@ -38,7 +38,7 @@ def put_right(folder: Path, named: Mapping[str, Collection[str]], all_known: boo
 
 
 def _unnamed(folder: Path, named: Mapping[str, Collection[str]]) -> list[str]:
-    """Files that are called as ours are, and that belong to no image."""
+    """Files with our names that belong to no image."""
     found = []
     for kind in (ACCEPTED, REJECTED, MASKS):
         for place in _folders(folder / kind):

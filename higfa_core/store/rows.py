@@ -41,7 +41,7 @@ class Tail:
         return changed
 
     def lines(self) -> tuple[list[bytes], bytes]:
-        """New complete lines, and what follows the last newline (it will be read again). [] without a file."""
+        """New complete lines, and what follows the last newline (to be read again). [] without a file."""
         try:
             with open(self.path, "rb") as file:
                 file.seek(self.offset)
@@ -68,19 +68,19 @@ class Damage:
             return
         self._seen.add(line)
         if len(self._seen) <= SHOWN:
-            log.warning("%s, line %d is damaged (%s): it is ignored, and its image made again", self.path, number, why)
+            log.warning("%s, line %d is damaged (%s): ignored, and its image made again", self.path, number, why)
         elif len(self._seen) == SHOWN + 1:
             log.warning("%s has more damaged lines: restore it from a copy, or let a run make the images", self.path)
 
 
 def read_row(line: bytes) -> dict:
-    """The row on a line of a manifest, with all its fields. ValueError says what is wrong with it."""
+    """The row in a line of a manifest, with all its fields. ValueError says what is wrong with it."""
     check_row(line)
     return plain(line)
 
 
 def parse_row(line: bytes) -> dict | None:
-    """The row on a line of a manifest; None for an empty or damaged line."""
+    """The row in a line of a manifest; None for an empty or damaged line."""
     try:
         return read_row(line)
     except ValueError:
@@ -114,7 +114,7 @@ def _ends_torn(descriptor: int) -> bool:
 
 
 def encode_row(row: Mapping) -> bytes:
-    """A row as a line. ValueError when a field is missing, or is not what it should be."""
+    """A row as a line. ValueError if a field is missing or invalid."""
     line = (json.dumps(row, ensure_ascii=False, allow_nan=False, default=_plain_value) + "\n").encode()
     try:
         check_row(line)
@@ -124,7 +124,7 @@ def encode_row(row: Mapping) -> bytes:
 
 
 def _plain_value(value: Any) -> Any:
-    """Tensors and NumPy values, as transforms may hold them, become numbers and lists."""
+    """Tensors and NumPy values, which transforms may contain, become numbers and lists."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise ValueError(f"A manifest row cannot hold {value!r} ({type(value).__name__}). Give plain values.")

@@ -1,10 +1,10 @@
-"""What is measured about a generated image, once, when it is generated; rules use it then and later.
+"""The scores of a generated image, measured once, when it is generated; rules use them then and later.
 
-| score | what |
+| score | meaning |
 |---|---|
-| confidence, rank, margin | of the class, by the guide: probability, 1 = most probable, lead over the next |
+| confidence, rank, margin | of the class, by the guide: probability, 1 = most probable, lead over the runner-up |
 | judge_confidence, judge_rank, judge_margin | the same by an independent classifier |
-| contour_agreement | boundary F1 of the wanted contour and the image's edges, 0..1 |
+| contour_agreement | boundary F1 of the requested contour and the image's edges, 0..1 |
 | sharpness | variance of the Laplacian of the grey image in 0..255 |
 | phash | perceptual hash, 16 hex digits |
 """
@@ -58,10 +58,10 @@ def _position(row: np.ndarray, target: int, names: Sequence[str]) -> dict:
 def picture_scores(
     image: Tensor, contour: Tensor | None = None, mask: Tensor | None = None, pixels: np.ndarray | None = None
 ) -> dict:
-    """Scores of one image [H, W, 3] in 0..1; contour [h, w, 3] and mask [h, w] of another size are placed in it by
+    """Scores of one image [H, W, 3] in 0..1; a contour [h, w, 3] and mask [h, w] of another size are fitted to it by
     `..contour.fit`.
 
-    `pixels`: the image as `to_bytes` gives it, if already computed.
+    `pixels`: the result of `to_bytes` for the image, if already computed.
     """
     pixels = to_bytes(image) if pixels is None else pixels
     grey = _grey(pixels)
@@ -100,8 +100,8 @@ def _grey(pixels: np.ndarray | Image.Image) -> Image.Image:
 def contour_agreement(image: Tensor, contour: Tensor, mask: Tensor | None = None) -> float:
     """Boundary F1 of contour [h, w, 3] and the Canny edges of image [H, W, 3], inside mask [h, w] when given.
 
-    A contour pixel counts as matched when an edge lies within 0.75 % of the diagonal, and vice versa. 1.0 without any
-    contour and edge.
+    A contour pixel counts as matched if an edge lies within 0.75 % of the diagonal, and vice versa. 1.0 if there is
+    neither contour nor edge.
     """
     height, width = image.shape[:2]
     wanted = fit_plane(_array(contour.amax(-1)), height, width, lines=True) > 0.5

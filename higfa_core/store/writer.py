@@ -29,6 +29,7 @@ from ..files.paths import check_class_names, folder_name, inside, name_flaw
 from ..plans.plan import Job
 from ..plans.rules import Rules
 from ..plans.workflow import image_key
+from ..wording import counted
 from .manifest import Manifest
 from .rows import ACCEPTED, MASKS, REJECTED
 from .scores import Classifier, classifier_scores, picture_scores, to_bytes
@@ -231,7 +232,7 @@ def _provenance(job: Job | None) -> dict:
 def _per_image(entries: Sequence | Tensor | None, count: int, name: str) -> list:
     entries = [None] if entries is None or len(entries) == 0 else list(entries)
     if len(entries) not in (1, count):
-        raise ValueError(f"Got {len(entries)} {name} for {count} images. Give one, or one per image.")
+        raise ValueError(f"Got {len(entries)} {name} for {counted(count, 'image')}. Give one, or one per image.")
     return entries * count if len(entries) == 1 else entries
 
 

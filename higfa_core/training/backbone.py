@@ -48,7 +48,7 @@ def _preprocess(module: nn.Module, image_size: int) -> Preprocess:
 
 
 def _refuse_unreachable(arch: str) -> None:
-    """ValueError within seconds, where timm itself would try for a minute."""
+    """ValueError within seconds, where timm itself would keep trying for a minute."""
     timm = timm_models.import_timm()
     if not timm.is_model_pretrained(arch):
         tags = timm.list_models(f"{arch.split('.')[0]}.*", pretrained=True)

@@ -11,14 +11,14 @@ from torch.nn import functional as F
 
 BINS = 15
 BOUNDS = (0.05, 20.0)
-# Standard deviation of log T before any image is seen: two in three temperatures are between 0.6 and 1.65.
+# Standard deviation of log T before any image is seen: two thirds of temperatures are between 0.6 and 1.65.
 PRIOR = 0.5
 FEW = 100  # below this many images the ECE of a perfectly calibrated classifier is often above 0.1
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The temperature fitted to `images` held-out images, and the fit with temperature 1 and with this one."""
+    """The temperature fitted to `images` held-out images, and the fit at temperature 1 and at this one."""
 
     temperature: float
     ece_before: float
@@ -51,11 +51,11 @@ def calibrate(logits: Tensor, labels: Tensor) -> Calibration:
 
 
 def fit_temperature(logits: Tensor, labels: Tensor, prior: float = PRIOR) -> float:
-    """The likeliest T for `softmax(logits / T)`, within `BOUNDS`.
+    """The most probable T for `softmax(logits / T)`, within `BOUNDS`.
 
-    Minimises the summed NLL + (log T)^2 / (2 prior^2), a normal prior on log T around 1. A few images move T
-    little, and images that are all classified rightly do not send it to 0 (where the NLL alone would); from some
-    hundred images on the prior no longer shows. `prior` = inf is plain maximum likelihood.
+    Minimises the summed NLL + (log T)^2 / (2 prior^2), a normal prior on log T centred at T = 1. A few images move T
+    little, and images that are all classified correctly do not drive it to 0 (as the NLL alone would); from a few
+    hundred images on the prior hardly matters. `prior` = inf is plain maximum likelihood.
     """
     if not len(labels):
         raise ValueError("A temperature needs held-out images, got none. Hold some out.")
@@ -88,7 +88,7 @@ def bins(proba: Tensor, labels: Tensor, count: int = BINS) -> tuple[Tensor, Tens
 def expected_calibration_error(proba: Tensor, labels: Tensor, count: int = BINS) -> float:
     """Mean over images of |accuracy - confidence| of their bin, for probabilities [N, K] and classes [N].
 
-    Biased upwards when images are few: even a perfect classifier scores about 0.1 on 50.
+    Biased upwards for few images: even a perfectly calibrated classifier scores about 0.1 on 50.
     """
     total, confidence, accuracy = bins(proba, labels, count)
     return float((total * (accuracy - confidence).abs()).sum() / total.sum())

@@ -23,7 +23,7 @@ MANIFEST = "manifest.jsonl"  # of our datasets and exports
 
 
 class Labelled(NamedTuple):
-    """An image file, the index of its class, and how many rows at its lower end are a banner."""
+    """An image file, the index of its class, and how many rows at its bottom are a banner."""
 
     path: Path
     label: int
@@ -36,10 +36,10 @@ class Labelled(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """Images for training and held out. Any layout of folders can give one.
+    """Training and held-out images, from any layout of folders.
 
-    `to_list`: files below `root` that are held out, or copies of one that is, and would be sources all the same
-    because no `held_out.txt` names all of them; empty where one does.
+    `to_list`: held-out files below `root`, and copies of them, that could still become sources because no
+    `held_out.txt` names all of them; empty where one does.
     """
 
     class_names: tuple[str, ...]
@@ -61,12 +61,12 @@ class LabelledSet:
             raise ValueError(f"No training image of {', '.join(empty[:5])}. Add images, or remove the class.")
 
     def counts(self) -> list[int]:
-        """Training images of each class."""
+        """Training images per class."""
         counts = Counter(item.label for item in self.train)
         return [counts[label] for label in range(len(self.class_names))]
 
     def keep_split(self) -> Path | None:
-        """List the images held out in their folder, so that none becomes a source (see `..dataset.held_out`).
+        """List the held-out images in their folder, so that none becomes a source (see `..sources.held_out`).
 
         Returns the list's file; None when there is nothing to list.
         """
@@ -76,18 +76,18 @@ class LabelledSet:
 
 
 def read_labelled(root: str | os.PathLike, validation_share: float = 0.2, seed: int = 0, **layout: Any) -> LabelledSet:
-    """Read `root/<class>/...`, or `root/train` with `root/val` (or as `..files.paths.split_of` knows
-    them), or the training images of a layout that `..sources.layouts.read_dataset` knows; `test` is never read.
+    """Read `root/<class>/...`, or `root/train` with `root/val` (or other names that `..files.paths.split_of` knows),
+    or the training images of a layout that `..sources.layouts.read_dataset` knows; `test` is never read.
     `layout`: its name and options, as that function takes them.
 
-    Classes are in the layout's order (sorted names for class folders). Held out are the images of the validation
-    folder and of a `held_out.txt`; where there is neither, `validation_share` of each class, drawn by `seed`: at
-    least one image, unless the class has only one. A share of 0 holds out nothing. Of files with the same content
-    only one is used; one that is held out is not trained on. ValueError for what cannot be trained on.
+    Classes are in the layout's order (sorted names for class folders). The images of the validation folder and of a
+    `held_out.txt` are held out; without either, `validation_share` of each class, drawn by `seed`: at least one
+    image, unless the class has only one. A share of 0 holds out nothing. Files with the same content are used once
+    and never trained on if one of them is held out. ValueError for an unusable set.
     """
     root = Path(os.path.abspath(root))
     if not 0 <= validation_share < 1:
-        raise ValueError(f"The validation share must be at least 0 and below 1, got {validation_share}")
+        raise ValueError(f"The validation share must be at least 0 and below 1, got {validation_share}.")
     paths.refuse_inside_held_out(root)
     sources, listed = read_split(root, **layout)
     names, listed = sources.class_names, {root / path for path in listed}
@@ -117,7 +117,7 @@ def _refuse_synthetic(root: Path) -> None:
 
 
 def _validation_images(sources: SourceDataset, folders: list[str]) -> list[Labelled]:
-    """The held-out images of a tree of class folders that are for validation, with their classes."""
+    """The validation images of a tree of class folders, with their classes."""
     names, found = sources.class_names, []
     for path in sources.held_out_images:
         parts = path.split("/")[:-1]
@@ -135,12 +135,12 @@ def _validation_images(sources: SourceDataset, folders: list[str]) -> list[Label
 
 
 def _groups_of_copies(items: list[Labelled], names: tuple[str, ...]) -> list[list[Labelled]]:
-    """The items, equal files together. ValueError where equal files have different classes."""
+    """The items, identical files grouped. ValueError where identical files have different classes."""
     sizes = [item.path.stat().st_size for item in items]
     alike = Counter(sizes)
     groups: dict[object, list[Labelled]] = {}
     for item, size in zip(items, sizes):
-        # Only files of one size can be equal.
+        # Only files of the same size can be identical.
         content = hashlib.sha256(item.path.read_bytes()).digest() if alike[size] > 1 else size
         groups.setdefault(content, []).append(item)
     clashes = [(group[0], other) for group in groups.values() for other in group if other.label != group[0].label]
@@ -149,7 +149,7 @@ def _groups_of_copies(items: list[Labelled], names: tuple[str, ...]) -> list[lis
         more = f", and {len(clashes) - 1} more" if len(clashes) > 1 else ""
         raise ValueError(
             f"The same image is in two classes: {first.path} ({names[first.label]}) and {second.path} "
-            f"({names[second.label]}){more}. Keep it in the right one."
+            f"({names[second.label]}){more}. Keep it in the correct one."
         )
     return list(groups.values())
 
@@ -161,12 +161,12 @@ def _draw_share(root: Path, groups: list[list[Labelled]], share: float, seed: in
     held = set()
     for members in classes.values():
         wanted = min(max(int(len(members) * share + 0.5), 1), len(members) - 1)
-        # Ordered by a hash of the name, so that adding an image moves few others to the other side.
+        # Ordered by a hash of the path, so that adding an image moves few others across the split.
         held.update(sorted(members, key=lambda item: _draw(item.path.relative_to(root), seed))[:wanted])
     if not held:
         raise ValueError(
-            f"No class in {root} has two different images, so none can be held out to stop and calibrate on. "
-            "Add images, or set the validation share to 0 to train a fixed number of steps, uncalibrated"
+            f"No class in {root} has two different images, so none can be held out for stopping and calibration. "
+            "Add images, or set the validation share to 0 to train a fixed number of steps, uncalibrated."
         )
     return held
 

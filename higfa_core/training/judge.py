@@ -1,4 +1,4 @@
-"""An independent second classifier: what guided the images must not also say how good they are."""
+"""An independent second classifier: the one that guided the images must not also rate them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from ..classifier.model import FineGrainedClassifier
 from .settings import TrainSettings
 
 GUIDE, JUDGE = "guide", "judge"
-# In order of preference, from scratch and pretrained; the first of another family than the guide's is taken.
+# In order of preference, pretrained and from scratch; the first from a family other than the guide's is used.
 CANDIDATES = {True: ("resnet50.a1_in1k", TrainSettings.arch), False: ("resnet18", "mobilenetv3_small_100")}
 
 
 def judge_settings(guide: TrainSettings, arch: str = "") -> TrainSettings:
-    """The guide's settings with another architecture and seed; `arch` "" takes one of another family.
+    """The guide's settings with another architecture and seed; an empty `arch` picks one of another family.
 
-    The learning rate and the image size carry over where the guide's were given. ValueError for the guide's own
+    The learning rate and the image size carry over if the guide's were set. ValueError for the guide's own
     architecture, whatever its weights were pretrained on.
     """
     arch = arch or next(name for name in CANDIDATES[guide.pretrained] if _family(name) != _family(guide.arch))
     if arch.split(".")[0] == guide.arch.split(".")[0]:
         other = judge_settings(guide).arch
-        raise ValueError(f"The judge needs another architecture than the guide's {guide.arch}: for example {other}")
+        raise ValueError(f"The judge needs an architecture other than the guide's: {guide.arch}. For example: {other}.")
     return replace(guide, arch=arch, seed=(guide.seed + 1) % 2**31)
 
 

@@ -1,4 +1,4 @@
-"""Training images: decoded once, augmented by timm's transforms, the same for any number of workers."""
+"""Training images: decoded once, augmented by timm's transforms, identical for any number of workers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from ..classifier.formats import timm_models
 from ..classifier.preprocess import Preprocess
 from .data import Labelled
 
-MEMORY = 2 * 2**30  # bytes for decoded images; the rest is read again each time
+MEMORY = 2 * 2**30  # bytes for decoded images; the rest are read again each time
 THREADS = 4
-# What the crop keeps of the image, jitter of brightness, contrast and saturation (not of the hue: colour is a mark),
-# timm's policy, and the probability that a random patch is erased. Fine-grained marks are small: even "strong" crops
+# Share of the image that the crop keeps, jitter of brightness, contrast and saturation (not hue: colour is a mark),
+# timm's policy, and the probability of erasing a random patch. Fine-grained marks are small: even "strong" crops
 # less than ImageNet recipes (0.08), which would often leave no mark in view.
 AUGMENT = {
     "light": {"scale": (0.7, 1.0), "color_jitter": 0.2},
@@ -39,7 +39,7 @@ AUGMENT = {
 
 @contextmanager
 def seeded(seed: int, device: torch.device | None = None):
-    """Seeds Python's, numpy's and torch's generators (the CPU's and the device's), and puts them back afterwards."""
+    """Seed Python's, numpy's and torch's generators (CPU and device), and restore them afterwards."""
     python, array = random.getstate(), np.random.get_state()
     gpu = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpu):
@@ -62,9 +62,9 @@ def mixed_seed(*parts: int) -> int:
 
 
 class Pictures:
-    """Decoded images, the shorter side at most `side`, in memory as far as `memory` bytes reach.
+    """Decoded images, the shorter side at most `side`, kept in memory up to `memory` bytes.
 
-    All files are decoded once when this is made, so that a damaged one is found before the training starts.
+    All files are decoded once at construction, so that a damaged one is found before training starts.
     """
 
     def __init__(self, items: Sequence[Labelled], side: int, progress: Callable[[int], None], memory: int = MEMORY):
@@ -95,7 +95,7 @@ class Augmented(Dataset):
         self.pictures, self.labels = pictures, labels
         self.transform: Any = timm_models.import_timm().data.transforms_factory.transforms_imagenet_train(
             preprocess.input_size,
-            force_color_jitter=True,  # timm leaves it out beside a policy
+            force_color_jitter=True,  # timm drops it when there is a policy
             hflip=0.5 if settings.flip else 0.0,
             interpolation=preprocess.interpolation,
             mean=preprocess.mean,
@@ -113,9 +113,9 @@ class Augmented(Dataset):
 
 
 class Stream:
-    """Batches of (index, seed) from step `start` on: every image once in a random order, again and again.
+    """Batches of (index, seed) from step `start` on: epoch after epoch, each in a random order.
 
-    Position `p` of the stream depends on `seed` and `p` alone, so a resumed run sees what it would have seen.
+    Position `p` of the stream depends on `seed` and `p` alone, so a resumed run sees the same images.
     """
 
     def __init__(self, images: int, batch_size: int, seed: int, start: int, stop: int):
@@ -138,7 +138,7 @@ class Stream:
 
 def training_batches(dataset: Augmented, stream: Stream, workers: int) -> DataLoader:
     """Batches ([B, 3, h, w], [B])."""
-    # Inside ComfyUI the pack's modules have no name that a fresh process could import; a forked one has them.
+    # Inside ComfyUI a fresh process could not import the pack's modules by name; a forked one has them already.
     context = "fork" if workers and sys.platform == "linux" else None
     # Its own generator: a loader draws from the global one otherwise.
     generator = torch.Generator()
@@ -148,8 +148,8 @@ def training_batches(dataset: Augmented, stream: Stream, workers: int) -> DataLo
 
 
 class HeldOut:
-    """Validation images, preprocessed as at guidance time, in batches [B, 3, h, w]; in memory as far as `memory`
-    bytes reach."""
+    """Validation images, preprocessed as at guidance time, in batches [B, 3, h, w]; kept in memory up to `memory`
+    bytes."""
 
     def __init__(self, items: Sequence[Labelled], preprocess: Preprocess, batch_size: int, memory: int = MEMORY):
         self.chunks = [items[i : i + batch_size] for i in range(0, len(items), batch_size)]
@@ -174,7 +174,7 @@ class HeldOut:
 
 
 def _ahead(function, items: list) -> Iterator:
-    """`map` in threads, only a few items ahead, so that what was read does not pile up."""
+    """`map` in threads, only a few items ahead, so that results do not pile up."""
     pool, waiting = ThreadPoolExecutor(THREADS), []
     try:
         for item in items:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ..classifier.formats import timm_models
 from ..files.atomic import write_atomic
+from ..wording import counted
 from .calibrate import calibrate
 from .loaders import HeldOut, mixed_seed, seeded
 from .settings import TrainSettings
@@ -42,7 +43,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Best:
-    """The weights that did best on the held-out images, and what they said of them."""
+    """The weights that did best on the held-out images, and their logits there."""
 
     step: int
     weights: dict[str, Tensor]
@@ -53,8 +54,8 @@ class Loop:
     """Trains `module` and keeps the average of its weights (EMA), which is what is evaluated and used.
 
     Rare classes count as much as frequent ones by balanced softmax (Ren et al., arXiv 2007.10740): the log of the
-    class's share is added to the logits in the loss. Sampling rare images more often would do the same to the prior,
-    but repeat the few images that are most easily learnt by heart.
+    class's share is added to the logits in the loss. Sampling rare images more often would correct the prior as well,
+    but repeat the few images that are most easily memorised.
     """
 
     def __init__(self, module: nn.Module, settings: TrainSettings, counts: list[int], device: torch.device):
@@ -65,7 +66,7 @@ class Loop:
         s = self.settings = settings
         self.device, self.half = device, _half(s.precision, device)
         self.module = module.to(device).to(memory_format=torch.channels_last)
-        # The warm-up keeps the average as young as the run: it spans 100 steps at step 1,000.
+        # The warm-up keeps the average no older than the run: it spans 100 steps at step 1,000.
         self.average = ModelEmaV3(self.module, use_warmup=True)
         decay = LAYER_DECAY if s.pretrained else None
         self.optimizer = create_optimizer_v2(
@@ -82,7 +83,7 @@ class Loop:
         self.best: Best | None = None
 
     def advance(self, batches: Iterable, held_out: HeldOut, progress, check: Callable, save: Callable) -> str:
-        """Train until the last step; returns why it ended before, else ""."""
+        """Train until the last step; returns why it stopped early, else ""."""
         steps, saved = self.settings.steps, time.monotonic()
         batches = iter(batches)
         while True:
@@ -91,7 +92,7 @@ class Loop:
             if self.step == steps:
                 return ""
             if self._lost_patience():
-                return f"no improvement in {self.settings.patience} evaluations"
+                return f"no improvement in {counted(self.settings.patience, 'evaluation')}"
             check()
             self.resting = False
             self._step(*next(batches))
@@ -103,7 +104,7 @@ class Loop:
         return ""
 
     def save(self, path: Path, key: str) -> None:
-        """Write all that `load` needs to continue as if nothing had happened, atomically."""
+        """Write atomically what `load` needs to continue as if never interrupted."""
         state = {
             "key": key,
             "step": self.step,
@@ -120,13 +121,13 @@ class Loop:
 
     def load(self, path: Path, key: str) -> None:
         """Continue from a checkpoint. ValueError when it belongs to another run, or is damaged."""
-        remedy = "Delete it, or do not resume, to start from the beginning"
+        remedy = "Delete it, or do not resume, to start over."
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file raises almost anything
             raise ValueError(f"The checkpoint {path} is damaged ({type(error).__name__}). {remedy}") from error
         if not isinstance(state, dict) or state.get("key") != key:
-            raise ValueError(f"The checkpoint {path} is of other images, settings or software. {remedy}")
+            raise ValueError(f"The checkpoint {path} belongs to other images, settings or software. {remedy}")
         self.module.load_state_dict(state["module"])
         self.average.module.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -135,7 +136,7 @@ class Loop:
         self.best = Best(**state["best"]) if state["best"] else None
 
     def rate(self) -> float:
-        """Share of the learning rate at this step: up over a tenth of the run (at most 500 steps), then a cosine."""
+        """Share of the learning rate at this step: up over a tenth of the run (500 steps at most), then a cosine."""
         s = self.settings.steps
         warm = min(500, max(1, s // 10))
         return min((self.step + 1) / warm, 0.5 * (1 + math.cos(math.pi * self.step / s)))
@@ -147,7 +148,7 @@ class Loop:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * self.rate()
         self.module.train()
-        # A seed for each step (dropout, mixup), so that a resumed run draws the same.
+        # One seed per step (dropout, mixup), so that a resumed run draws the same numbers.
         with seeded(mixed_seed(s.seed, 1, self.step), self.device):
             if self.mixup:
                 images, labels = self.mixup(images, labels)
@@ -189,7 +190,7 @@ class Loop:
 
     def _held_out_logits(self, held_out: HeldOut, progress, check: Callable) -> Tensor:
         logits = []
-        self.resting = True  # nothing has changed yet: an evaluation that is broken off here is made again
+        self.resting = True  # nothing has changed yet: an evaluation interrupted here is repeated
         for images in held_out:
             if logits:
                 progress(self.step, self.settings.steps)

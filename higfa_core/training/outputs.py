@@ -1,4 +1,4 @@
-"""From a labelled set to classifier files: the guide, the judge if wanted, their calibration and plots."""
+"""From a labelled set to classifier files: the guide, optionally the judge, their calibration and plots."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ def train_files(
 
     With `options.keep_split`, images held out by share are listed in their folder when a classifier is saved, so that
     none becomes a source.
-    To interrupt, `check` raises. Once all images are read, the best so far is then saved as
-    `<stem>.partial.safetensors`, the run can be continued with `options.resume`, and the exception goes on.
-    All that can be wrong is looked at before the first image is read. See `train` for the rest.
+    `check` raises to interrupt. If all images have been read by then, the best classifier so far is saved as
+    `<stem>.partial.safetensors`, `options.resume` can continue the run, and the exception propagates.
+    Settings and names are checked before the first image is read. See `train` for the rest.
     """
 
     def save(result: TrainResult, path: Path, role: str) -> None:
         _save(result, path, role)
         if options.keep_split and (listed := labelled.keep_split()):
-            log.info("listed the images held out in %s: they will be no sources", listed)
+            log.info("listed the held-out images in %s: they will not become sources", listed)
 
     plan = [(GUIDE, out, settings)]
     if options.judge:
@@ -90,7 +90,7 @@ def train_files(
 
 
 def checkpoint_of(path: Path) -> Path:
-    """Where an unfinished run for `path` is kept; the suffix is none that ComfyUI lists as a model."""
+    """Where an unfinished run for `path` is kept, with a suffix that ComfyUI does not list as a model."""
     return path.with_suffix(".training")
 
 
@@ -108,15 +108,15 @@ def _lines(one: Trained) -> list[str]:
         f"{'weights':<13}{steps}",
     ]
     if not r.calibration:
-        return [*lines, f"{'calibration':<13}none: no image was held out, the temperature stays 1"]
+        return [*lines, f"{'calibration':<13}none: no image was held out, so the temperature stays 1"]
     right = int((r.logits.argmax(1) == r.labels).sum())
-    lines.append(f"{'accuracy':<13}{r.accuracy:.1%} of the images held out ({right} of {len(r.labels)})")
+    lines.append(f"{'accuracy':<13}{r.accuracy:.1%} of the held-out images ({right} of {len(r.labels)})")
     return [*lines, f"{'calibration':<13}{r.calibration.summary()}"]
 
 
 def _refuse_names(out: Path, paths: list[Path], overwrite: bool, resume: bool) -> None:
     if out.suffix != SUFFIX:
-        raise ValueError(f"Classifiers are saved as {SUFFIX}, got '{out.name}'. Choose such a name.")
+        raise ValueError(f"Classifiers are saved as {SUFFIX}, got '{out.name}'. Choose a name with that suffix.")
     for path in paths:
         finished = resume and checkpoint_of(path).is_file()  # the guide is done, its judge is not
         if path.exists() and not (overwrite or finished):

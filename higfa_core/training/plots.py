@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from ..plots import figures
+from ..wording import counted
 from .calibrate import BINS, bins
 from .trainer import TrainResult
 
 SIZE = (10.0, 8.0)  # inches, at 100 dpi; one size for all, so that they make one batch
-NAMED = 40  # with more classes the matrix has no names and no counts, but a list of the worst confusions
+NAMED = 40  # above that many classes the matrix lists the worst confusions instead of names and counts
 WORST = 12
 MAX_NAME = 22
 MIDDLE = (torch.arange(BINS) + 0.5) / BINS
@@ -62,7 +63,7 @@ def confusion(counts: Tensor, names: tuple[str, ...], title: str) -> Tensor:
     axis = axes if named else axes[0]
     names = tuple(_drawable(name, i) for i, name in enumerate(names))
     share = counts.double() / counts.sum(dim=1, keepdim=True).clamp(min=1)
-    # The square root: one wrong image of many should still be seen.
+    # The square root: a single wrong image among many should still be visible.
     picture = axis.imshow(share.numpy(), cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     axis.set_xlabel("predicted class" if named else "predicted class (its number)")
     axis.set_ylabel("true class" if named else "true class (its number)")
@@ -77,7 +78,7 @@ def confusion(counts: Tensor, names: tuple[str, ...], title: str) -> Tensor:
     else:
         _list_worst(axes[1], counts, names)
     figure.colorbar(picture, ax=axis, label="share of the true class", shrink=0.7, location="bottom")
-    figure.suptitle(f"{title}, {int(counts.sum())} images held out")
+    figure.suptitle(f"{title}, {counted(int(counts.sum()), 'held-out image')}")
     return figures.to_image(figure)
 
 
@@ -92,10 +93,10 @@ def reliability(logits: Tensor, labels: Tensor, temperature: float, title: str) 
         axes[0, column].set_title(f"{label}, ECE {error:.3f}")
         axes[1, column].bar(MIDDLE.numpy(), total.numpy(), width=1 / BINS, color="tab:gray", edgecolor="white")
         axes[1, column].set_xlabel("confidence in the predicted class")
-    axes[0, 0].set_ylabel("share that is right")
+    axes[0, 0].set_ylabel("share classified correctly")
     axes[0, 0].legend(loc="upper left")
     axes[1, 0].set_ylabel("images")
-    figure.suptitle(f"{title}, {len(labels)} images held out")
+    figure.suptitle(f"{title}, {counted(len(labels), 'held-out image')}")
     return figures.to_image(figure)
 
 
@@ -119,7 +120,7 @@ def _list_worst(axis, counts: Tensor, names: tuple[str, ...]) -> None:
 
 
 def _drawable(name: str, index: int) -> str:
-    """The name as the plot's font can show it, else the number of the class."""
+    """The name where the plot's font can show it, else the class number."""
     from matplotlib.font_manager import findfont
     from matplotlib.ft2font import FT2Font
 
@@ -127,4 +128,4 @@ def _drawable(name: str, index: int) -> str:
     if not all(font.get_char_index(ord(c)) for c in name):
         return f"class {index + 1}"
     short = name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
-    return short.replace("$", r"\$")  # two would begin a formula
+    return short.replace("$", r"\$")  # a pair would start a formula

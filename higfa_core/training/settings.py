@@ -10,31 +10,31 @@ from .loaders import AUGMENT
 
 @dataclass(frozen=True)
 class TrainSettings(Settings):
-    """What decides the weights. A 0 that stands for a choice of ours is filled in by `resolved`."""
+    """What determines the weights. `resolved` replaces each 0 that means "choose for me"."""
 
     arch: str = Setting("convnext_tiny.in12k_ft_in1k").help(
         "timm architecture. More layers and pixels see finer marks, and cost memory when guiding."
     )
     pretrained: bool = Setting(True).help(
-        "Start from timm's pretrained weights, downloaded once: few images then suffice. Off: from scratch, without a "
-        "network connection."
+        "Start from timm's pretrained weights, downloaded once: few images then suffice. Off: from scratch, which "
+        "needs no network connection."
     )
     image_size: int = Setting(0, 0, 2048, unit="pixels").help(
         "Side of the images that the classifier sees, in pixels. 0: the architecture's own."
     )
     steps: int = Setting(0, 0, 10_000_000).help(
-        "Batches to train on. 0: by the number of images. Training stops earlier when the images held out show no more "
+        "Batches to train on. 0: by the number of images. Training stops earlier when the held-out images show no more "
         "progress."
     )
     batch_size: int = Setting(32, 2, 4096, tier=ADVANCED, unit="images").help(
-        "Images per step; even with mixup or cutmix. Lower it when memory runs out."
+        "Images per step; an even number with mixup or cutmix. Lower it when memory runs out."
     )
     learning_rate: float = Setting(0.0, 0, 1, step=0.0001, round=False, tier=ADVANCED).help(
         "Peak learning rate of AdamW. 0: 0.0002 for pretrained weights, 0.002 from scratch."
     )
     weight_decay: float = Setting(0.05, 0, 10, tier=HIDDEN).help("Weight decay of AdamW.")
     label_smoothing: float = Setting(0.1, 0, 0.9, step=0.01, tier=ADVANCED).help(
-        "Share of the target spread over all classes: tempers confidence."
+        "Share of the target spread over all classes: it tempers confidence."
     )
     mixup: float = Setting(0.0, 0, 10, step=0.05, tier=ADVANCED).help(
         "timm's mixup alpha: blends two images and their labels, and with them the marks. 0: off."
@@ -46,7 +46,7 @@ class TrainSettings(Settings):
         "How much crops, rotations and light vary. Stronger for fewer images; lighter when the marks are near the "
         "border or very small."
     )
-    flip: bool = Setting(True, tier=ADVANCED).help("Mirror half of the images. Off when left and right make a class.")
+    flip: bool = Setting(True, tier=ADVANCED).help("Mirror half of the images. Off where left and right matter.")
     patience: int = Setting(15, 1, 1000, tier=ADVANCED).help(
         "Evaluations (of about 40) without progress on the held-out images after which training stops."
     )
@@ -54,20 +54,20 @@ class TrainSettings(Settings):
         "Number format of the training. auto: bfloat16 on a GPU that supports it (NVIDIA's since 2020), else float32."
     )
     seed: int = Setting(0, 0, 2**31 - 1, tier=ADVANCED).help(
-        "The same seed, images, settings and machine give the same file (on a GPU: see the help page). The images held "
-        "out are the same for every seed."
+        "The same seed, images, settings and machine give the same file (on a GPU: see the help page). The held-out "
+        "images are the same for every seed."
     )
 
     def __post_init__(self):
         super().__post_init__()
         if self.batch_size % 2 and (self.mixup or self.cutmix):
-            raise ValueError(f"mixup and cutmix need an even batch_size: {self.batch_size}. Add or take away one.")
+            raise ValueError(f"mixup and cutmix need an even batch_size, got {self.batch_size}. Add or subtract one.")
 
     def resolved(self, images: int) -> TrainSettings:
-        """With steps and learning rate filled in for so many training images.
+        """With steps and learning rate filled in for that number of training images.
 
-        Images shown grow as (number of images)^(2/3): 125 images are shown 200 times, 1,000 100 times, 8,000 50 times,
-        from scratch three times as often; at least 200 steps. Our choice.
+        The images shown grow as (number of images)^(2/3): 125 images are shown 200 times, 1,000 100 times, 8,000 50
+        times, from scratch three times as often; at least 200 steps. Our choice.
         """
         times = (1000 if self.pretrained else 3000) * images ** (-1 / 3)
         return replace(
@@ -79,16 +79,16 @@ class TrainSettings(Settings):
 
 @dataclass(frozen=True)
 class TrainOptions(Settings):
-    """What is done around a training. None of it changes the weights of the guide but `validation_share`."""
+    """What happens around the training. Only `validation_share` changes the weights of the guide."""
 
     judge: bool = Setting(False).help(
         "Also train an independent judge with another architecture and seed, saved as <file_name>.judge.safetensors. "
-        "What guided the images must not also rate them."
+        "The classifier that guided the images must not also rate them."
     )
     overwrite: bool = Setting(False, tier=ADVANCED).help("Replace the file if it exists.")
     validation_share: float = Setting(0.2, 0, 0.9, step=0.05, tier=ADVANCED).help(
-        "Share of each class held out, where there is no val folder and no held_out.txt: to stop, to choose and to "
-        "calibrate. 0: all images are trained on, and nothing is calibrated."
+        "Share of each class held out for stopping, choosing and calibrating, where there is no val folder and no "
+        "held_out.txt. 0: all images are trained on, and nothing is calibrated."
     )
     judge_arch: str = Setting("", tier=ADVANCED).help(
         "timm architecture of the judge. Empty: one of another family than the guide's."
@@ -101,6 +101,6 @@ class TrainOptions(Settings):
         "Continue the interrupted run of this file, if there is one. It must have the same images and settings."
     )
     keep_split: bool = Setting(True, tier=ADVANCED).help(
-        "List the images held out in the dataset's held_out.txt, so that Dataset Job never takes them as sources and "
-        "the next training holds out the same."
+        "List the held-out images in the dataset's held_out.txt, so that Dataset Job never uses them as sources and "
+        "the next training holds out the same ones."
     )

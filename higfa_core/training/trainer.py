@@ -1,7 +1,7 @@
 """Train a classifier on labelled images with timm, and calibrate it.
 
-One run serves 5 images a class as well as 5,000: its length follows from the number of images, the weights are an
-average over the run, and those of the best of some forty evaluations on held-out images are kept.
+One recipe serves 5 images per class as well as 5,000: its length follows from the number of images, the weights are
+averaged over the run, and the best of about forty evaluations on held-out images decides which are kept.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..classifier.model import FineGrainedClassifier
+from ..wording import counted
 from . import backbone
 from .calibrate import Calibration, calibrate
 from .data import LabelledSet
@@ -33,11 +34,11 @@ Progress = Callable[[int, int], None]  # done, total
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run gave.
+    """The outcome of a run.
 
-    `settings` are resolved; `logits` [N, K] and `labels` [N] are of the held-out images, `confusion` [K, K]
+    `settings` are resolved; `logits` [N, K] and `labels` [N] are those of the held-out images, `confusion` [K, K]
     counts them (rows are the true classes). `calibration` is None and `accuracy` NaN when none was held out, or
-    none was evaluated yet. `stopped` says why the run ended before its last step, else "".
+    none has been evaluated yet. `stopped` says why the run ended before its last step, else "".
     """
 
     classifier: FineGrainedClassifier
@@ -84,18 +85,18 @@ def train(
 ) -> TrainResult:
     """Train, keep the best weights, calibrate them.
 
-    The same images, settings and machine give the same weights, whatever `workers` (processes that prepare images)
-    and however often the run was interrupted and resumed. On a GPU this holds as far as PyTorch has deterministic
-    kernels. ValueError for what cannot be trained, before it starts.
+    The same images, settings and machine give the same weights, whatever `workers` is (processes that prepare images)
+    and however often the run is interrupted and resumed. On a GPU this holds as far as PyTorch has deterministic
+    kernels. ValueError, before training starts, for what cannot be trained.
 
     Args:
         progress: `progress(done, total)` for each image read, then for each step.
-        check: called for each image read, before each step and between the batches of an evaluation; to interrupt,
-            it raises.
-        checkpoint: file to resume from if it exists, written once in a while and at the end, never deleted.
-            ValueError when it is of other images or settings.
-        keep: called with the best so far before an exception (of `check`, say) is raised on.
-        device: where to train. The classifier ends on the CPU.
+        check: called for each image read, before each step and between the batches of an evaluation; raises to
+            interrupt.
+        checkpoint: file to resume from if it exists, written now and then and at the end, never deleted.
+            ValueError when it belongs to other images or settings.
+        keep: called with the best result so far before an exception (of `check`, say) propagates.
+        device: where to train. The classifier ends up on the CPU.
     """
     device = torch.device(device)
     with torch.inference_mode(False), torch.enable_grad(), _deterministic(device):
@@ -103,7 +104,7 @@ def train(
         run.prepare(None if checkpoint is None else Path(checkpoint))
         try:
             stopped = run.advance(workers)
-        except BaseException:  # a cancelled run as well; it goes on below
+        except BaseException:  # a cancelled run as well; re-raised below
             if run.loop.resting:
                 run.save()
             if keep and run.loop.step:
@@ -124,7 +125,7 @@ def training_key(labelled: LabelledSet, settings: TrainSettings) -> str:
 
 
 class _Run:
-    """What one call of `train` holds together."""
+    """The state of one call of `train`."""
 
     def __init__(
         self,
@@ -184,7 +185,7 @@ class _Run:
         )
 
     def _read_images(self, side: int) -> None:
-        """All files once: a damaged one is found before the training starts."""
+        """Read all files once, to find a damaged one before training starts."""
         train, held_out = self.labelled.train, self.labelled.validation
         total = len(train) + len(held_out)
 
@@ -198,12 +199,12 @@ class _Run:
         for batch in self.held_out:
             done += len(batch)
             seen(done)
-        log.info("read %d images", total)
+        log.info("read %s", counted(total, "image"))
 
 
 @contextmanager
 def _deterministic(device: torch.device):
-    """Deterministic kernels where there are any."""
+    """Deterministic kernels where PyTorch has them."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -13,14 +13,16 @@ from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import msgspec
 from PIL import Image
 
 from higfa_core.files.paths import folder_name
-from higfa_core.files.records import ROW_FIELDS
+from higfa_core.files.records import Row
 from higfa_core.plans.plan import jobs_from_json
 from higfa_core.plans.workflow import EXPORT, JOB, digest, find_node, image_key
 from higfa_core.store.manifest import Manifest
 
+ROW_FIELDS = tuple(field.name for field in msgspec.structs.fields(Row) if field.required)
 FAULTS = ("die before", "die after", "drop", "no history", "empty", "twice", "error")
 
 

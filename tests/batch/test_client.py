@@ -206,12 +206,9 @@ class Served:
 
 
 @pytest.mark.parametrize("block", [collector.BLOCK, 5000])
-def test_of_a_servers_manifest_only_the_rows_of_unfinished_jobs_are_kept(
-    tmp_path, make_plan, make_server, monkeypatch, block
-):
+def test_of_a_servers_manifest_only_the_rows_of_unfinished_jobs_are_kept(tmp_path, make_plan, make_server, block):
     folder = tmp_path / "planes"
     make_plan(folder, 5)
-    monkeypatch.setattr(collector, "BLOCK", block)
     with closing(States(folder)) as states:
         Run(states, [Client(make_server(seconds=0).url)], Options(limit=90, poll=0.001)).go(every=0.01)
         own = (folder / "manifest.jsonl").read_bytes()
@@ -221,11 +218,11 @@ def test_of_a_servers_manifest_only_the_rows_of_unfinished_jobs_are_kept(
         row = json.loads(own.splitlines()[0])
         wanted = [(first, 0), (first, 1), (second, 0), (third, 0)]
         *new, late = (json.dumps(row | {"key": key, "index": i, "batch": 2}).encode() for key, i in wanted)
-        near = Collector(served := Served(own, folder), states)
+        near = Collector(served := Served(own, folder), states, block=block)
         assert not near.collect(last) and served.starts == [len(own)]  # none of it is read, it is the folder's own
         served.data += b"\n".join([*new, b"{"])
         assert not near.collect(last) and near._lines == {first: new[:2], second: new[2:]}
-        far = Collector(served := Served(own + b"\n".join([*new, b""])), states)
+        far = Collector(served := Served(own + b"\n".join([*new, b""])), states, block=block)
         assert not far.collect(last) and far._lines == near._lines
         states._all("UPDATE jobs SET state = 'done' WHERE key = ?", (first,))
         served.data += late + b"\n"

@@ -6,12 +6,12 @@ from contextlib import closing
 
 import pytest
 
-from higfa_core.batch import client as client_module
 from higfa_core.batch.client import Client
 from higfa_core.batch.options import Options
 from higfa_core.batch.runner import Run
 from higfa_core.batch.states import States
 from higfa_core.commands import run as run_cli
+from higfa_core.commands.shell import Speech
 
 from .conftest import manifest_rows
 from .misbehaviour import ANSWERS, BODIES, LATE, ROWS
@@ -20,12 +20,6 @@ pytestmark = pytest.mark.slow
 
 QUICK = Options(poll=0.002, patience=0.5, give_up=3.0, rest=0.2, wait=2.0)
 PROGRAM = b"print('not a picture')"
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    """No time and no memory for large files, of which there are none."""
-    monkeypatch.setattr(client_module, "LONGEST_EXTRA", 0.0)
 
 
 def drive(folder, clients, options=QUICK):
@@ -39,7 +33,8 @@ def drive(folder, clients, options=QUICK):
 
 
 def client(server, name="", scheme="http"):
-    return Client(server.url.replace("http", scheme), timeout=0.3 if name in LATE else 5.0)
+    """A client that gives large files, of which there are none, no extra time."""
+    return Client(server.url.replace("http", scheme), timeout=0.3 if name in LATE else 5.0, longest_extra=0.0)
 
 
 def check_all_made(folder, run, count=8):
@@ -77,13 +72,13 @@ WORDS = {
 
 @pytest.mark.parametrize("methods", [("GET", "POST"), ("POST",)], ids=["always", "to POST"])
 @pytest.mark.parametrize("name", ANSWERS)
-def test_alone_it_ends_in_one_clear_line(tmp_path, make_plan, make_server, capsys, monkeypatch, name, methods):
+def test_alone_it_ends_in_one_clear_line(tmp_path, make_plan, make_server, capsys, name, methods):
     make_plan(tmp_path / "planes", {"x": 3})
     bad = make_server()
     bad.answer_as, bad.methods = ANSWERS[name], methods
-    monkeypatch.setattr(run_cli, "http_clients", lambda args: [client(bad, name)])
-    options = ["--server", bad.url, "--poll", "0.01", "--give-up", "1", "--wait", "1", "--patience", "0.5"]
-    assert run_cli.main([str(tmp_path / "planes"), *options]) == 1
+    options = Options(poll=0.01, give_up=1.0, wait=1.0, patience=0.5)
+    with closing(States(tmp_path / "planes")) as states:
+        assert run_cli.run_plan(states, [client(bad, name)], options, Speech())[0] == 1
     error = capsys.readouterr().err
     assert "Traceback" not in error and "secret" not in error
     lines = [line for line in error.splitlines() if "stopped, no usable server" in line or " failed: " in line]

@@ -12,7 +12,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from higfa_core.batch import ray_engine
 from higfa_core.batch.client import Client, PromptRejected, ServerError
 from higfa_core.batch.options import Options
 from higfa_core.batch.ray_engine import ray_clients
@@ -223,13 +222,11 @@ def test_gpus_that_are_not_there_or_not_free(monkeypatch, comfyui, capsys):
     other = ray.remote(num_cpus=0, num_gpus=1)(Options)
     holds = [other.remote()]
     ray.get(holds[0].__ray_ready__.remote())
-    monkeypatch.setattr(ray_engine, "PLACING_SECONDS", 5.0)
-    with ray_clients(None, [], str(comfyui)) as clients:
+    with ray_clients(None, [], str(comfyui), placing_seconds=5.0) as clients:
         assert len(clients) == 1 and "1 of 2 actors found no free GPU" in capsys.readouterr().err
     holds.append(other.remote())
     ray.get(holds[1].__ray_ready__.remote())
-    monkeypatch.setattr(ray_engine, "PLACING_SECONDS", 0.2)
-    with pytest.raises(ValueError, match="is free"), ray_clients(None, [], str(comfyui)):
+    with pytest.raises(ValueError, match="is free"), ray_clients(None, [], str(comfyui), placing_seconds=0.2):
         pass
     for actor in holds:
         ray.kill(actor)
@@ -245,7 +242,7 @@ def test_options_of_the_command(tmp_path, make_plan, monkeypatch, capsys):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda address, **options: (_ for _ in ()).throw(ConnectionError("refused")))
     assert run_cli.main([str(tmp_path / "planes"), "--engine", "ray", "--ray-address", "10.0.0.9:6379"]) == 1
-    assert "Ray cluster at 10.0.0.9:6379 (refused): does it run" in capsys.readouterr().err
+    assert "Ray cluster at 10.0.0.9:6379 (refused). Check that it runs" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "ray", None)
     assert run_cli.main([str(tmp_path / "planes"), "--engine", "ray", "--server", "http://127.0.0.1:9"]) == 1
     assert "pip install higfa[ray]" in capsys.readouterr().err

@@ -249,7 +249,7 @@ def test_class_names_are_forgiven_their_numbers_and_all_unknown_ones_are_listed(
     birds = classifier("Swallow", "Kite", "Red_Wren")
     assert check_images.class_indices(("001.Kite", "002.Swallow", "red wren"), birds) == [1, 0, 2]
     expected = (
-        r"2 of 3 class names are not the classifier's: 'Swalow', 'Gull'\. Rename them, .*"
+        r"The classifier does not know 2 of 3 class names: 'Swalow', 'Gull'\. Rename them, .*"
         r"No class 'Swalow' in birds.safetensors: closest 'Swallow'\. It has 3 classes: Swallow, Kite, Red_Wren"
     )
     with pytest.raises(ValueError, match=expected):
@@ -258,7 +258,7 @@ def test_class_names_are_forgiven_their_numbers_and_all_unknown_ones_are_listed(
 
 @pytest.mark.parametrize(
     ("part", "count", "message"),
-    [("test", 1, "validation or all, not 'test'"), ("all", 0, "images per class: 0. Ask for at least 1")],
+    [("test", 1, "validation or all, got 'test'"), ("all", 0, "images per class: 0. Ask for at least 1")],
 )
 def test_bad_choice_is_refused(folder, part, count, message):
     with pytest.raises(ValueError, match=message):
@@ -279,8 +279,7 @@ def test_squares_are_the_centre():
     assert (halved[0, ..., 0] * 255 - torch.tensor(np.array(reference)).float()).abs().max() < 2
 
 
-def test_files_are_read_in_batches_of_one_size(folder, monkeypatch):
-    monkeypatch.setattr(check_images, "BATCH_PIXELS", 3 * 16 * 16)
+def test_files_are_read_in_batches_of_one_size(folder):
     files = check_images.choose(read_labelled(folder), "all", 4, 0)
-    batches = list(check_images.load_batches(files, 16))
+    batches = list(check_images.load_batches(files, 16, pixels=3 * 16 * 16))
     assert [batch.shape for batch in batches] == [(3, 16, 16, 3), (3, 16, 16, 3), (2, 16, 16, 3)]

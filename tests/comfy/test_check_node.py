@@ -284,11 +284,11 @@ def test_interrupt_stops_it(world, birds):
         ({"images": torch.zeros(1, 64, 64, 3)}, "Give either a dataset folder or images"),
         ({"dataset": "../elsewhere"}, "must be relative and without"),
         ({"dataset": "nowhere"}, "No dataset folder at .*nowhere"),
-        ({"dataset": "", "images": torch.zeros(3, 64, 64, 3), "class_names": "A\nB"}, "2 class_names for 3 images"),
-        ({"dataset": "", "images": torch.zeros(3, 64, 64, 3), "class_names": " "}, "0 class_names for 3 images"),
+        ({"dataset": "", "images": torch.zeros(3, 64, 64, 3), "class_names": "A\nB"}, "2 class names for 3 images"),
+        ({"dataset": "", "images": torch.zeros(3, 64, 64, 3), "class_names": " "}, "0 class names for 3 images"),
         (
             {"dataset": "", "images": torch.zeros(1, 64, 64, 3), "class_names": "Dune Kit"},
-            "1 of 1 class names are not the classifier's: 'Dune Kit'.*closest 'Dune Kite'",
+            "does not know 1 of 1 class name: 'Dune Kit'.*closest 'Dune Kite'",
         ),
         ({"dataset": "", "images": torch.zeros(1, 64, 64, 2), "class_names": "Dune Kite"}, r"got \[1, 64, 64, 2\]"),
         ({"dataset": "", "images": torch.zeros(64, 64, 3), "class_names": "Dune Kite"}, r"got \[64, 64, 3\]"),
@@ -311,7 +311,7 @@ def test_folder_without_images_and_folder_of_other_classes(world, birds):
         (others / name).mkdir(parents=True)
         for j in range(2):
             Image.new("RGB", (8, 8), (i, j, 0)).save(others / name / f"{j}.png")
-    with pytest.raises(ValueError, match="2 of 3 class names are not the classifier's: 'Gull', 'Tern'"):
+    with pytest.raises(ValueError, match="does not know 2 of 3 class names: 'Gull', 'Tern'"):
         run(world, dataset="others")
 
 

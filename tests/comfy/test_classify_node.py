@@ -104,18 +104,16 @@ def test_bad_input_is_named(pack, classifier, shape, widgets, message):
 
 
 @pytest.mark.releases
-def test_interrupt_stops_between_chunks(pack, classifier, monkeypatch):
+def test_interrupt_stops_between_chunks(pack, classifier):
     from comfy import model_management
 
     seen = []
-    predict = type(classifier).predict_proba
 
-    def interrupted_after_the_first(self, images):
-        seen.append(len(images))
+    def interrupt(module, arguments):
+        seen.append(len(arguments[0]))
         model_management.interrupt_current_processing(True)
-        return predict(self, images)
 
-    monkeypatch.setattr(type(classifier), "predict_proba", interrupted_after_the_first)
-    with pytest.raises(model_management.InterruptProcessingException):
-        classify(pack, [torch.rand(100, 16, 16, 3)], classifier)
+    with classifier.module.register_forward_pre_hook(interrupt):
+        with pytest.raises(model_management.InterruptProcessingException):
+            classify(pack, [torch.rand(100, 16, 16, 3)], classifier)
     assert seen == [32]

@@ -135,7 +135,7 @@ def test_no_gradient_is_not_certainty(make, dtype):
     assert correction.delta[0].abs().max() == 0 < correction.delta[1].abs().max()
     corrector.trace.finish(1.0, 0.0)
     summary = corrector.trace.summary()
-    assert "1 of 3 images got no step at up to 1 of 1 evaluations: the gradient was not finite" in summary
+    assert "1 of 3 images got no step at up to 1 of 1 evaluation: the gradient was not finite" in summary
     assert ("--bf16-vae" in summary) == (dtype == torch.float16)
 
 

@@ -74,7 +74,7 @@ class TestStockKSampler:
         first, second = ksampler(model, world), ksampler(model, world, "heun")
         calls = [slot.run_of(latent).model_calls for latent in (first, second)]
         assert calls == [STEPS, 2 * STEPS - 1]
-        with pytest.raises(ValueError, match="None of the 2 runs"):
+        with pytest.raises(ValueError, match="2 runs, none of which"):
             slot.run_of(ksampler(world.model, world))
 
 

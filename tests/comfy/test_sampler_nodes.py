@@ -204,5 +204,5 @@ class TestOneImageOfABatch:
             family.model, family.positive, family.vae, classifier, "Wren", 3.0, family.negative, settings(), latent
         )
         sigmas = torch.tensor([1.0, 0.0])
-        with pytest.raises(ValueError, match="lists 2 images, and 3 are sampled"), torch.inference_mode():
+        with pytest.raises(ValueError, match="lists 2 images, but 3 are sampled"), torch.inference_mode():
             made.sample(family.latents(3), torch.zeros(3, *family.shape), None, sigmas)

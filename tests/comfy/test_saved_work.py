@@ -59,16 +59,17 @@ def positive(zoo, family, core_nodes):
         return apply(family.positive, family.negative, zoo.controlnet(dtype=torch.float64), hint, 1.0, 0.0, 1.0)[0]
 
 
-def test_the_third_branch_runs_for_unsatisfied_images_only(zoo, family, positive, monkeypatch):
-    from higfa_core.comfy import rows
+def test_the_third_branch_runs_for_unsatisfied_images_only(zoo, family, positive):
+    from dataclasses import replace
 
     classifier = in_float64(zoo.classifier())
     _, none, trace = guided(zoo, family, Choosy(classifier, [True] * 3), positive)
     assert trace.calls and set(none) == {3} and len(none) == 2 * trace.model_calls
     some, images, trace = guided(zoo, family, Choosy(classifier, [True, False, True]), positive)
     assert images.count(1) == len(trace.calls)
-    monkeypatch.setattr(rows, "may_split", lambda *args: False)
-    whole, images, _ = guided(zoo, family, Choosy(classifier, [True, False, True]), positive)
+    model = family.model.clone()
+    model.set_model_attn2_output_patch(lambda out, options: out)  # may count on the whole batch
+    whole, images, _ = guided(zoo, replace(family, model=model), Choosy(classifier, [True, False, True]), positive)
     assert 1 not in images
     stock, sigmas = zoo.stock(family, positive, family.negative), zoo.levels(family, 8)
     rounding = with_rounding(lambda noise: zoo.run(stock, noise, sigmas), family.latents(3))[1]

@@ -14,6 +14,7 @@ from PIL import Image
 from higfa_core.batch.states import States
 from higfa_core.commands import main as cli
 from higfa_core.store.manifest import Manifest
+from higfa_core.wording import counted
 
 from ..batch.conftest import manifest_rows
 from ..batch.fake_comfy import FakeComfy
@@ -111,8 +112,8 @@ def test_how_many(plan, options, counts, quota):
     out, header, jobs = plan(*options.split())
     assert header["counts"] == dict(zip(REAL, counts)) and header["quota"] == (quota and dict(zip(REAL, quota)))
     assert Counter(job["class_name"] for job in jobs) == {n: c for n, c in zip(REAL, counts) if c}
-    assert f"jobs: {sum(counts)} in {sum(map(bool, counts))} classes" in out
-    assert (f"{sum(quota)} accepted images are wanted" in out) if quota else "accepted" not in out
+    assert f"jobs: {sum(counts)} in {counted(sum(map(bool, counts)), 'class')}" in out
+    assert (f"{sum(quota)} accepted images" in out) if quota else "accepted" not in out
     assert not any(path.startswith("val") for job in jobs for path in (job["source"], job["contour_source"]))
 
 
@@ -221,7 +222,7 @@ def test_pilot_estimates_and_the_run_resumes_it(plan, run, server, tmp_path):
     assert "4 of 300, 4 of 4 images accepted" in out and "4 images in" in out and "left at this rate" in out
     rows, _ = manifest_rows(tmp_path / "out")
     size = sum(row["bytes"] for row in rows) / 4
-    assert f"{size / 1024:.0f} KiB an image, {size * 300 / 1024**3:.2f} GiB for 300 jobs" in out
+    assert f"{size / 1024:.0f} KiB per image, {size * 300 / 1024**3:.2f} GiB for 300 jobs" in out
     assert sorted(row["plan_index"] for row in rows) == [0, 1, 2, 3]
     plan("--replicas", 2, "--replace")
     assert len(run()) >= 20 and len(server.posted) == 20  # the first of each class are the same jobs
@@ -275,15 +276,15 @@ def flawed(tmp_path, flaw):
 @pytest.mark.parametrize(
     ("flaw", "message"),
     [
-        ("no job", "must have one HiGFA_DatasetJob node, it has 0"),
-        ("no export", "must have one HiGFA_ExportDataset node, it has 0"),
-        ("two exports", "must have one HiGFA_ExportDataset node, it has 2"),
+        ("no job", "must have one HiGFA_DatasetJob node, but has 0"),
+        ("no export", "must have one HiGFA_ExportDataset node, but has 0"),
+        ("two exports", "must have one HiGFA_ExportDataset node, but has 2"),
         ("no labels", "Connect Dataset Job's job output"),
-        ("no images", "Connect images to Export Dataset"),
+        ("no images", "Connect the images"),
         ("other images", "do not depend on Dataset Job"),
         ("no JSON", "Cannot read the workflow"),
-        ("a list", "no workflow in API format. Export it with File > Export"),
-        ("half", "no workflow in API format. Export it with File > Export"),
+        ("a list", "not a workflow in API format. Export it with File > Export"),
+        ("half", "not a workflow in API format. Export it with File > Export"),
     ],
 )
 def test_workflows_that_cannot_be_planned(higfa, birds, tmp_path, flaw, message):
@@ -300,7 +301,7 @@ def check_refused(answer, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--workflow", WORKFLOWS / "miniature_augment.json"], r"as the canvas saves it.*File > Export \(API\)"),
+        (["--workflow", WORKFLOWS / "miniature_augment.json"], r"in the canvas format.*File > Export \(API\)"),
         (["--workflow", "absent.json"], "Cannot read the workflow absent.json"),
         (["--source", "absent"], "No dataset folder"),
         (["--source", "SOURCE/val"], "'val' is a validation or test split"),
@@ -311,8 +312,8 @@ def check_refused(answer, message):
         (["--fill-to", 2], "every class has enough real images"),
         (["--only-rare", 2], "every class has enough real images"),
         (["--prompt", "a bird"], "names no class"),
-        (["--prompt", "a {class"], "write a literal brace twice"),
-        (["--prompt", "a {species}"], r"unknown placeholder \{species\}: valid are \{class\}"),
+        (["--prompt", "a {class"], "Write a literal brace twice"),
+        (["--prompt", "a {species}"], r"unknown placeholder: \{species\}. Use \{class\}"),
         (["--prompt", "{class}, a {super}"], "'Auk' has no super-class"),
         (["--prompt", "{class} at {background}"], "no backgrounds are given"),
         (["--styles", "oil,ink"], "no prompt has {style}"),
@@ -478,7 +479,7 @@ def test_filter(plan, run, higfa, tmp_path):
     check_refused(higfa("filter", folder, "--min-margin", 0.1), "The rules need margin, which come from a classifier")
     check_refused(higfa("filter", folder, "--min-confidence", 2), "Invalid min_confidence")
     (folder / rows[0]["file"]).unlink()
-    check_refused(higfa("filter", folder, "--min-confidence", 0.4), "1 files are missing")
+    check_refused(higfa("filter", folder, "--min-confidence", 0.4), "Missing: 1 file")
     assert len(manifest_rows(folder)[0]) == 40 == sum(row["accepted"] for row in manifest_rows(folder)[0])
 
 
@@ -540,12 +541,12 @@ def test_exports_of_a_replaced_plan_are_its_own_images(plan, run, higfa, server,
     )
     right = {row["key"] for row in run()} - wrong
     code, out, _ = higfa("status", folder)
-    assert code == 0 and "3 of 3 jobs" in out and "6 more accepted images are not of this plan" in out
+    assert code == 0 and "3 of 3 jobs" in out and "6 accepted images of other plans" in out
 
     def exported(*options):
         code, out, err = higfa(*export, tmp_path / "e", "--replace", *options)
         assert (code, err) == (0, "")
-        assert ("6 accepted images are not of this plan and left out: --all-images" in out) == (not options)
+        assert ("left out: 6 accepted images of other plans" in out) == (not options)
         return {json.loads(line)["key"] for line in (tmp_path / "e" / "manifest.jsonl").open(encoding="utf-8")}
 
     assert exported() == right and len(right) == 3
@@ -553,15 +554,15 @@ def test_exports_of_a_replaced_plan_are_its_own_images(plan, run, higfa, server,
     lost = next(row for row in manifest_rows(folder)[0] if row["key"] in wrong)
     (folder / lost["file"]).unlink()  # no run makes it again, and no filter needs it
     code, out, _ = higfa("filter", folder, "--min-confidence", 1)
-    assert code == 0 and "6 are not of this plan and stay as they are" in out and "3 changed" in out
+    assert code == 0 and "6 of other plans, left unchanged" in out and "3 changed" in out
     assert higfa("filter", folder, "--fresh")[0] == 0 and exported() == right
     for file in folder.glob("jobs.sqlite*"):
         file.unlink()
-    assert "6 more accepted images" in higfa("status", folder)[1]
+    assert "6 accepted images of other plans" in higfa("status", folder)[1]
     (folder / lost["file"]).parent.mkdir(exist_ok=True)
     plan("--prompt", prompts[0], "--per-class", 2, "--replace")
     assert {row["key"] for row in run()} == right | wrong and exported("--all-images") == right | wrong
-    assert "3 more accepted images" in higfa("status", folder)[1]
+    assert "3 accepted images of other plans" in higfa("status", folder)[1]
 
 
 def test_shards_in_folders_of_their_own_are_one_dataset(plan, higfa, server, tmp_path):

@@ -117,7 +117,7 @@ def test_its_jobs_are_those_that_run_on_the_canvas_takes(made):
 def test_another_start_has_nothing_to_do(made):
     code, out, err, sent = made("--check")
     assert (code, err, sent) == (0, "", 0)
-    assert out.splitlines()[0] == "everything is there, nothing to do" and "written 32" in out.splitlines()[1]
+    assert out.splitlines()[0] == "everything exists, nothing to do" and "written 32" in out.splitlines()[1]
     assert made()[::3] == (0, 0)
 
 

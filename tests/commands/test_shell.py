@@ -40,7 +40,7 @@ def refused(capsys):
         (("export", "x", "--otu", "y", "--format", "coco"), "required: --out. Did you mean --out?"),
         (("export", "x", "--out", "y", "--format", "imagefodler"), "'imagefodler'. Did you mean imagefolder?"),
         (("export", "x", "--out", "y", "--format", "zzz"), "unknown --format: 'zzz'. Choose from imagefolder, "),
-        (("run",), "`higfa run --help` lists what there is."),
+        (("run",), "`higfa run --help` lists them all."),
     ],
 )
 def test_a_mistyped_command_or_option_is_guessed(refused, words, said):
@@ -63,7 +63,7 @@ def test_hints_can_be_pasted(monkeypatch):
         (ValueError("No such thing: 3. Give 4."), 1, "error: No such thing: 3. Give 4.\n"),
         (ConnectionError("gone"), 1, "error: gone\n"),
         (RuntimeError("CUDA out of memory"), 1, "error: CUDA out of memory. Lower --size.\n"),
-        (KeyboardInterrupt(), 130, "\ninterrupted. What is made stays; the same command resumes.\n"),
+        (KeyboardInterrupt(), 130, "\ninterrupted. Nothing made so far is lost; the same command resumes.\n"),
     ],
 )
 def test_a_command_fails_in_a_sentence(capsys, error, code, said):
@@ -101,11 +101,10 @@ def test_the_rate_is_that_of_the_last_ten_minutes(tmp_path):
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_progress_is_a_bar_in_a_terminal_and_lines_elsewhere(monkeypatch, terminal):
-    monkeypatch.setattr(progress, "PLAIN_EVERY", 0.0)
+def test_progress_is_a_bar_in_a_terminal_and_lines_elsewhere(terminal):
     file = io.StringIO()
     file.isatty = lambda: terminal
-    with progress.CountView("exported", file) as view:
+    with progress.CountView("exported", file, every=0.0) as view:
         for done in range(1, 4):
             view(done, 3)
     lines = [f"exported: {done} of 3" for done in range(1, 4)]

@@ -145,7 +145,7 @@ def ruin(folder: Path, how: str) -> None:
         ("", ["--batch-size", "0"], "Invalid batch_size: 0"),
         ("", ["--image-size", "-1"], "Invalid image_size: -1"),
         ("", ["--validation-share", "1.5"], "Invalid validation_share: 1.5"),
-        ("", ["--judge", "test_resnet"], "judge needs another architecture"),
+        ("", ["--judge", "test_resnet"], "judge needs an architecture other"),
         ("", ["--seed", "-1"], "Invalid seed: -1"),
         ("one class", ["--device", "foo"], "Cannot train on device 'foo' .*Choose another, such as cpu"),
         ("one class", ["--device", "meta"], "Cannot train on device 'meta'"),
@@ -171,7 +171,7 @@ def test_bad_input_is_one_line_and_no_file(folder, tmp_path, capsys, how, option
     ],
 )
 def test_what_is_missing_on_this_machine_is_one_line(folder, tmp_path, capsys, monkeypatch, error, message):
-    monkeypatch.setattr(Loop, "_step", Mock(side_effect=error))
+    monkeypatch.setattr("torch.optim.AdamW.step", Mock(side_effect=error))
     assert call(folder, tmp_path / "x.safetensors") == 1
     assert message in capsys.readouterr().err and [p.name for p in tmp_path.iterdir()] == ["birds"]
 

@@ -177,35 +177,32 @@ def test_an_export_killed_in_a_container_is_cleared_by_one_with_the_same_number(
     assert names(out.parent) == ["out"]
 
 
-def test_two_exports_at_once_into_one_new_folder(dataset, tmp_path, monkeypatch):
+def test_two_exports_at_once_into_one_new_folder(dataset, tmp_path):
     out, words = tmp_path / "x" / "out", []
 
     def meanwhile(*_):
-        monkeypatch.undo()
         with pytest.raises(ValueError, match="Another export to .* is running") as refused:
             export([dataset], out, "coco", Options())
         words.append(refused)
 
-    monkeypatch.setattr("higfa_core.exports.export.write_croissant", meanwhile)
-    export([dataset], out, "imagefolder", Options())
+    export([dataset], out, "imagefolder", Options(), progress=meanwhile)
     assert words and names(out.parent) == ["out"] and not (out / "annotations.json").exists()
 
 
 @pytest.mark.parametrize("replace", [False, True])
-def test_what_appears_at_the_place_meanwhile_is_not_replaced(dataset, tmp_path, monkeypatch, replace):
+def test_what_appears_at_the_place_meanwhile_is_not_replaced(dataset, tmp_path, replace):
     out = tmp_path / "x" / "out"
     if replace:
         export([dataset], out, "coco", Options())
 
-    def meanwhile(*_):
-        if replace:
+    def meanwhile(done, _):
+        if replace and done == 1:
             shutil.rmtree(out)
-        out.mkdir(parents=True)
+        out.mkdir(parents=True, exist_ok=True)
         (out / "thesis.tex").write_text("important")
 
-    monkeypatch.setattr("higfa_core.exports.export.write_croissant", meanwhile)
-    with pytest.raises(ValueError, match="was made by somebody else meanwhile"):
-        export([dataset], out, "imagefolder", Options(), replace=replace)
+    with pytest.raises(ValueError, match="was created by another program in the meantime"):
+        export([dataset], out, "imagefolder", Options(), replace=replace, progress=meanwhile)
     assert names(out.parent) == ["out"] and (out / "thesis.tex").read_text() == "important"
 
 

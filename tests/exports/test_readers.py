@@ -159,7 +159,7 @@ def test_with_val_takes_what_is_held_out_and_nothing_that_was_a_source(tmp_path,
     assert sorted(path.parent.name for path in (tmp_path / "out" / "val").rglob("*.png")) == ["auk", "tern"]
     (birds / "held_out.txt").write_text("train/auk/0.png\n")
     assert export_cli.main([*arguments, str(tmp_path / "other")]) == 1
-    assert "are sources of the plan as well, such as train/auk/0.png" in capsys.readouterr().err
+    assert "Sources of the plan are held out for validation: 1 image, such as train/auk/" in capsys.readouterr().err
     (birds / "held_out.txt").unlink()
     assert export_cli.main([*arguments, str(tmp_path / "other")]) == 1
     assert "no val folder and no held_out.txt" in capsys.readouterr().err

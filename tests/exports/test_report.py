@@ -11,9 +11,9 @@ from PIL import Image, PngImagePlugin
 
 from higfa_core.commands import main as cli
 from higfa_core.exports.report import SIDE, Dataset, write_report
-from higfa_core.files.records import ROW_FIELDS
 from higfa_core.store.manifest import Manifest
 
+from ..batch.fake_comfy import ROW_FIELDS
 from .conftest import CLASSES
 
 EVIL = "<script>alert('x')</script> & \"Tern\""
@@ -195,7 +195,7 @@ def test_status_counts_each_class(tmp_path, capsys):
         ["Tern", "1", "1"],
         ["total", "3", "2"],
     ]
-    assert "1 of these files are missing, the first is train/c/2.png" in out
+    assert "missing: 1 file, such as train/c/2.png" in out
 
 
 def test_status_of_a_folder_without_a_manifest_says_so(tmp_path, capsys):

@@ -15,12 +15,12 @@ from higfa_core.batch.headers import read_headers
 from higfa_core.batch.states import States
 from higfa_core.batch.transport import HEADERS, Answer, NoAnswer
 from higfa_core.files.paths import folder_name
-from higfa_core.files.records import ROW_FIELDS
 from higfa_core.plans.plan import Plan
 from higfa_core.plans.plan_file import PlanFile, write_plan
 from higfa_core.plans.workflow import image_key
 from higfa_core.sources.layouts import read_dataset
 
+from ..batch.fake_comfy import ROW_FIELDS
 from .records import dataset
 from .strategies import as_json, damaged, damaged_bytes, json_files, names, values
 

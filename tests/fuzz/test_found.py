@@ -48,7 +48,7 @@ def test_parameters_of_no_warp(changes, words):
     ("node", "changes", "words"),
     [
         ("", {"image": ["99", 0]}, "a link to node '99', which it lacks"),
-        ("HiGFA_DatasetJob", None, "no workflow in API format"),
+        ("HiGFA_DatasetJob", None, "not a workflow in API format"),
     ],
 )
 def test_workflows_whose_links_lead_nowhere(node, changes, words):

@@ -43,7 +43,7 @@ def test_names_that_hold_the_signs_of_a_mixture():
 
 @pytest.mark.parametrize("line", ["Crow:x | Raven:1", "Crow:-1 | Raven:2", "Crow:nan | Raven:1", "Crow: | Raven"])
 def test_weights_that_are_none(line):
-    with pytest.raises(ValueError, match="is no weight.*Laysan"):
+    with pytest.raises(ValueError, match="is not a weight.*Laysan"):
         weights(line)
 
 
@@ -73,7 +73,7 @@ def test_images_taken_out_of_a_batch_keep_their_targets():
     names, rows = targets.for_batch(2, [4, 2])
     assert names == ["Raven", "Jay | blue"] and rows.argmax(1).tolist() == [1, 2]
     assert targets.for_batch(3, [0, 1, 2])[0] == targets.for_batch(3)[0]
-    with pytest.raises(ValueError, match="lists 2 images, and 3 are sampled: connect the latent"):
+    with pytest.raises(ValueError, match="lists 2 images, but 3 are sampled. Connect the latent"):
         targets.for_batch(3, [4, 2])
 
 

@@ -47,7 +47,7 @@ def test_summary_says_why_nothing_happened():
     empty = Trace([8.0, 0.0], [], ["a"])
     empty.note("no step starts between")
     empty.finish(1.0, 0.0)
-    assert empty.summary() == "classifier never ran in 1 steps; no step starts between"
+    assert empty.summary() == "classifier never ran in 1 step; no step starts between"
 
 
 def test_images_without_a_step_are_told():
@@ -79,7 +79,7 @@ class TestSlot:
         with pytest.raises(ValueError, match="Connect the sampler's latent"):
             slot.run_of(None)
         for other in (torch.zeros(4, 8, 8), torch.ones(1, 4, 8, 8)):
-            with pytest.raises(ValueError, match="None of the 1 runs.*as it leaves the sampler"):
+            with pytest.raises(ValueError, match="1 run, none of which .*as it leaves the sampler"):
                 slot.run_of(other)
         with pytest.raises(ValueError, match="Connect the sampler's latent"):
             TraceSlot().run_of(torch.zeros(1, 4, 8, 8))

@@ -147,11 +147,11 @@ def test_a_large_plan_reads_no_file_until_asked():
 
 def test_index_out_of_range_says_how_many(birds):
     assert [job.index for job in pick_jobs(birds.parent, "birds", 8, replicas=1)[0]] == [8]
-    with pytest.raises(ValueError, match="there are 9, use 0 to 8"):
+    with pytest.raises(ValueError, match="No job .*Use 0 to 8"):
         pick_jobs(birds.parent, "birds", 9, replicas=1)
     jobs, count = pick_jobs(birds.parent, "birds", 2, batch=4, replicas=1)
     assert ([job.index for job in jobs], count) == ([8], 3)
-    with pytest.raises(ValueError, match="No batch of 4 jobs with index 3 .* use 0 to 2"):
+    with pytest.raises(ValueError, match="No batch of 4 jobs with index 3 .* Use 0 to 2"):
         pick_jobs(birds.parent, "birds", 3, batch=4, replicas=1)
     with pytest.raises(IndexError):
         make(birds)[9]
@@ -161,7 +161,7 @@ def test_index_out_of_range_says_how_many(birds):
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("a {species}", r"\{species\}.*valid are \{class\}, \{super\}"),
+        ("a {species}", r"\{species\}.*Use \{class\}, \{super\}"),
         ("a {class.__class__}", "unknown placeholder"),
         ("a {class!r}", "unknown placeholder"),
         ("a {class:>10}", "unknown placeholder"),

@@ -13,7 +13,7 @@ def share(plot, colour):
     return ((plot[0] - torch.tensor(colour)).abs().amax(-1) < 0.01).float().mean().item()
 
 
-def test_confidence_is_that_of_the_target_or_of_the_likeliest_class():
+def test_confidence_is_that_of_the_target_or_of_the_most_probable_class():
     assert table.confidences(PROBA, None).tolist() == pytest.approx([0.7, 0.5])
     assert table.confidences(PROBA, [2, 0]).tolist() == pytest.approx([0.15, 0.2])
 
@@ -22,7 +22,7 @@ def test_table_without_a_target():
     expected = """\
 1: Kite 70.0%, Swallow 15.0%
 2: a $wren$ with 100 %_ 50.0%, Snipe 25.0%
-mean of 2, likeliest class: 60.0%"""
+mean of 2, most probable class: 60.0%"""
     assert table.confidence_table(PROBA, NAMES, None, k=2) == expected
 
 
@@ -60,7 +60,7 @@ def test_bars_are_as_long_as_the_probabilities():
     assert lengths[0] / lengths[1] == pytest.approx(2, rel=0.2)  # the text covers a part
 
 
-def test_a_target_that_is_not_among_the_likeliest_is_added(monkeypatch):
+def test_a_target_that_is_not_among_the_most_probable_is_added(monkeypatch):
     written = []
     import matplotlib.axes
 

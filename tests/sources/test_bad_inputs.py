@@ -59,7 +59,7 @@ BAD = {  # name -> what to make, what the message says (file, evidence, remedy)
     ),
     "annotations as a class": (
         lambda root: tree(root, "a/1.jpg", "annotations/1.jpg"),
-        r"annotations usually holds masks or lists, no class.*--layout image_folder",
+        r"annotations usually holds masks or lists, not a class.*--layout image_folder",
     ),
     "masks inside a class": (
         lambda root: tree(root, "a/1.jpg", "b/2.jpg", "b/masks/2.png"),
@@ -76,7 +76,7 @@ BAD = {  # name -> what to make, what the message says (file, evidence, remedy)
     "the only folder is a split": (lambda root: tree(root, "birds_train/1.jpg"), r"birds_train looks like a split"),
     "a test folder of images": (
         lambda root: tree(root, "a/1.jpg", "b/2.jpg", "test/3.jpg"),
-        r"test holds 1 images and no class folders.*classes=test.*move it out",
+        r"test holds 1 image and no class folders.*classes=test.*move it out",
     ),
     "make, model and year": (
         lambda root: tree(root, "78/1/2014/a.jpg", "79/2/2013/b.jpg"),
@@ -84,15 +84,15 @@ BAD = {  # name -> what to make, what the message says (file, evidence, remedy)
     ),
     "images beside classes": (
         lambda root: tree(root, "a/1.jpg", "b/2.jpg", "3.jpg"),
-        r"1 images such as 3.jpg lie beside them, in none",
+        r"beside them, in none: 1 image such as 3.jpg",
     ),
     "one class in folders": (
         lambda root: tree(root, "a/1.jpg", "b/x/2.jpg"),
-        r"1 of 2 of them hold folders of images, such as b/x/2.jpg",
+        r"1 of 2 hold folders of images, such as b/x/2.jpg",
     ),
     "a folder of lists": (
         lambda root: (tree(root, "a/1.jpg"), write(root / "splits/one.txt", "train")),
-        r"splits holds no readable image, but 1 other files such as splits/one.txt.*move it elsewhere",
+        r"splits holds no readable image, but 1 other file such as splits/one.txt.*move it away",
     ),
     "a list of names": (
         lambda root: (tree(root, "a/cat1.jpg", "b/dog1.jpg"), write(root / "heldout.txt", "cat1.jpg")),
@@ -129,7 +129,7 @@ BAD = {  # name -> what to make, what the message says (file, evidence, remedy)
     ),
     "an empty label": (
         lambda root: table(root, "path,label", *rows("a", "", "a", "b")),
-        r"list.csv, row 3: '' is no label. Give a name or a whole number",
+        r"list.csv, row 3: '' is not a label. Give a name or a whole number",
     ),
     "only a table of test images": (
         lambda root: table(root, "file,class", *rows(*"abab"), name="test.csv"),
@@ -148,16 +148,16 @@ BAD = {  # name -> what to make, what the message says (file, evidence, remedy)
     ),
     "an image listed and not there": (
         lambda root: table(root, "path,label", *rows(*"abab"), "im/9.jpg,a"),
-        r"im/9.jpg is listed and not in .*. Copy it there or remove it from the list",
+        r"im/9.jpg is listed, but not in .*. Copy it there or remove it from the list",
     ),
     "which of two files": (
         lambda root: (tree(root, "x/1.jpg", "y/1.jpg"), write(root / "t.csv", "path,label", "img/1.jpg,a")),
-        r"img/1.jpg is listed and not in .*, where x/1.jpg and y/1.jpg could both be it. Move",
+        r"img/1.jpg is listed, but not in .*, where x/1.jpg and y/1.jpg could both be it. Move",
     ),
-    "an archive": (zipped, r"holds no images, but images.zip with 1 images. Unpack it first"),
+    "an archive": (zipped, r"holds no images, but images.zip with 1 image. Unpack it first"),
     "shards": (
         lambda root: write(root / "birds.tfrecord-00000-of-00002", "x"),
-        r"birds.tfrecord-00000-of-00002. Write its images out with tensorflow_datasets first",
+        r"birds.tfrecord-00000-of-00002. Extract its images with tensorflow_datasets first",
     ),
     "an annotation missing": (voc_without_annotation, r"2008_1.xml is missing. Copy all annotations"),
     "a damaged COCO file": (

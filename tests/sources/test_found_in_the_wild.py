@@ -109,7 +109,7 @@ def test_names_that_are_no_utf8_are_named(where, dry_run, tmp_path):
     old = root / "a" if where == "folder" else root / "a" / "0.jpg"
     os.rename(old, os.fsencode(str(old.parent)) + b"/\xc4\xe3" + (b".jpg" if where == "file" else b""))
     code, said = dry_run(root)
-    assert code == 1 and "\\udcc4\\udce3" in said and "has a name that is no UTF-8. Rename it" in said
+    assert code == 1 and "\\udcc4\\udce3" in said and "has a name that is not UTF-8. Rename it" in said
 
 
 @pytest.mark.parametrize("kind", ["txt", "json", "both"])
@@ -147,7 +147,7 @@ def test_a_clone_whose_images_are_packed(dry_run, tmp_path):
         packed.writestr("0.jpg", picture)
     write(tmp_path / "zip" / "metadata.jsonl", '{"file_name": "0.jpg", "label": "a"}')
     code, said = dry_run(tmp_path / "zip")
-    assert code == 1 and "images.zip may hold them: unpack it there" in said
+    assert code == 1 and "images.zip may contain them: unpack it there" in said
     (tmp_path / "hub" / "data").mkdir(parents=True)
     rows = {"image": [{"bytes": picture, "path": "0.jpg"}], "label": [0]}
     parquet.write_table(pyarrow.table(rows), tmp_path / "hub" / "data" / "train-00000-of-00001.parquet")

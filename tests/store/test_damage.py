@@ -79,7 +79,7 @@ def test_a_file_that_is_something_else_is_named(folder, capsys, name, command, t
         ({"sources": {"a/0.png": {"label": 0, "mask": "/etc/passwd"}}}, "sources has the path '/etc/passwd'"),
         ({"sources": {"a/0.png": {"label": 9}}}, "label is 9, there are 2 classes"),
         ({"workflow": {"1": []}}, "workflow[...] must be object, got array"),
-        ({"version": 2}, "has version 2, this reads 1"),
+        ({"version": 2}, "has version 2, expected 1"),
     ],
 )
 def test_a_field_of_a_plan_is_named(folder, capsys, change, words):

@@ -324,7 +324,7 @@ def test_any_class_name_can_be_a_folder_and_is_found_again(output, name):
 def test_class_name_against_the_job(jobs, output):
     with pytest.raises(ValueError, match="not the job's"):
         export_images(images(0), output, "d", "Tern", job=jobs[0])
-    with pytest.raises(ValueError, match="2 transforms for 1 images"):
+    with pytest.raises(ValueError, match="2 transforms for 1 image"):
         export_images(images(0), output, "d", job=jobs[0], transform=[{}, {}])
 
 

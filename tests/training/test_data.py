@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from higfa_core.files.records import ROW_FIELDS
 from higfa_core.sources.layouts import describe, read_dataset
 from higfa_core.training.data import Labelled, LabelledSet, read_labelled
 
+from ..batch.fake_comfy import ROW_FIELDS
 from ..sources.layouts.miniatures import aircraft, cub
 
 
@@ -175,7 +175,7 @@ def test_an_empty_class_folder(tmp_path):
     tree(tmp_path, {"a": 2, "b": 2})
     (tmp_path / "void").mkdir()
     (tmp_path / "void" / "notes.txt").write_text("no image")
-    with pytest.raises(ValueError, match="void holds no readable image, but 1 other files such as .*notes.txt"):
+    with pytest.raises(ValueError, match="void holds no readable image, but 1 other file such as .*notes.txt"):
         read_labelled(tmp_path)
 
 
@@ -334,7 +334,7 @@ def test_the_split_of_a_benchmark_is_kept_too(tmp_path, kept_at, read_at):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"a/9.png\n", "names 'a/9.png', which is not there. Correct"),
+        (b"a/9.png\n", "names 'a/9.png', which does not exist. Correct"),
         (b"../x.png\n", r"'../x.png' must be relative and without '\.\.'"),
         (b"/x.png\n", "'/x.png' must be relative"),
         (b"\xff\xfe\n", "not UTF-8"),

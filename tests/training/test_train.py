@@ -117,7 +117,7 @@ def test_without_held_out_images_the_last_weights_are_kept_uncalibrated(labelled
 
 def test_it_stops_when_patience_is_lost(labelled):
     got = train(labelled, replace(FAST, patience=1, learning_rate=1e-9))
-    assert "no improvement in 1 evaluations" in got.stopped
+    assert "no improvement in 1 evaluation" in got.stopped
     assert got.history[-1].step == got.best_step + 1 < 24
 
 
@@ -251,10 +251,10 @@ def test_reading_is_interrupted_too(tmp_path, labelled):
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, labelled):
     checkpoint = tmp_path / "run.training"
     train(labelled, replace(FAST, steps=2), checkpoint=checkpoint)
-    with pytest.raises(ValueError, match="of other images, settings or software. Delete it"):
+    with pytest.raises(ValueError, match="belongs to other images, settings or software. Delete it"):
         train(labelled, replace(FAST, steps=2, seed=1), checkpoint=checkpoint)
     fewer = LabelledSet(labelled.class_names, labelled.train[:-1], labelled.validation)
-    with pytest.raises(ValueError, match="of other images"):
+    with pytest.raises(ValueError, match="belongs to other images"):
         train(fewer, replace(FAST, steps=2), checkpoint=checkpoint)
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(ValueError, match="run.training is damaged"):
@@ -296,7 +296,7 @@ def test_settings_out_of_range_are_named(name, value):
 
 
 def test_mixup_wants_pairs():
-    with pytest.raises(ValueError, match="need an even batch_size: 9"):
+    with pytest.raises(ValueError, match="need an even batch_size, got 9"):
         TrainSettings(mixup=0.2, batch_size=9)
 
 
@@ -437,7 +437,7 @@ def test_the_judge_is_of_another_family_and_seed(arch, pretrained):
 
 def test_the_judge_cannot_have_the_guides_architecture():
     guide = TrainSettings(arch="resnet50.a1_in1k")
-    with pytest.raises(ValueError, match="another architecture than the guide's resnet50.*: for example convnext"):
+    with pytest.raises(ValueError, match="an architecture other than the guide's: resnet50.* For example: convnext"):
         judge_settings(guide, "resnet50.tv_in1k")
 
 

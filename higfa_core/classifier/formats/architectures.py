@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ...wording import counted
 from ..preprocess import Preprocess
 from . import earlier_timm, timm_models, torchvision_models, transformers_models, weights
 from .facts import Facts
@@ -83,7 +84,7 @@ def require_outputs(module: nn.Module, preprocess: Preprocess, num_classes: int)
         raise ValueError(f"the model must return logits [B, {num_classes}], got {got}. Use an image classifier.")
     if logits.shape[1] != num_classes:
         raise ValueError(
-            f"the model has {logits.shape[1]} outputs, but there are {num_classes} class names. "
+            f"the model has {counted(logits.shape[1], 'output')}, but there are {num_classes} class names. "
             "Give one name per output, in order"
         )
 

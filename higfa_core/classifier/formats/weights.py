@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...files.atomic import write_atomic
+from ...wording import counted
 from . import kinds, torch_files
 from .wrappers import COUNTERS, translated
 
@@ -70,7 +71,7 @@ def require_fit(arch: str, num_classes: int, missing: list, unexpected: list, mi
     heads = {found[0] for _, found, needed in mismatched if found[1:] == needed[1:] and needed[0] == num_classes}
     if len(heads) == 1 and not missing:
         raise ValueError(
-            f"the head has {heads.pop()} outputs, but there are {num_classes} class names. "
+            f"the head has {counted(heads.pop(), 'output')}, but there are {num_classes} class names. "
             "Give one name per output, in order"
         )
     faults = [f"missing {key}" for key in missing][:3] + [f"unexpected {key}" for key in unexpected][:3]

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 
 from ...files.names import composed
 from ...files.paths import folder_name, walk
+from ...wording import counted
 from ..base import Export, put, put_json
 from ..pictures import Picture
 from ..trainers import diff_mix_names, diffda_eval_folders
@@ -86,8 +87,9 @@ def known_images(export: Export, folder: Path) -> tuple[int, int]:
     found = len(wanted & {composed(path.name) for path in walk(folder)})
     if not found:
         raise ValueError(
-            f"None of the {len(wanted)} real images that the lists name is in {folder}, such as {min(wanted)}: SaSPA "
-            "and DiffDA-Eval would train without any synthetic image. Name the trainer's own copy of the real images."
+            f"{folder} has none of {counted(len(wanted), 'real image')} that the lists name, such as {min(wanted)}: "
+            "SaSPA and DiffDA-Eval would train without any synthetic image. Name the trainer's own copy of the real "
+            "images."
         )
     return found, len(wanted)
 

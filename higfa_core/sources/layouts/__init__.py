@@ -1,4 +1,4 @@
-"""The layouts in which labelled image sets come; `read_dataset` recognises which one a folder has."""
+"""The layouts of labelled image sets; `read_dataset` recognises which one a folder has."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from . import (
 from .generic import recognise
 from .lists import check_folder, refuse_outside
 
-# In the order in which they are looked for.
+# In the order in which they are tried.
 NATIVE = {
     "nabirds": nabirds,
     "cub": cub,
@@ -56,11 +56,11 @@ NATIVE = {
     "voc": voc,
     "coco": coco,
 }
-FORMATS = {"voc", "coco"}  # in which many sets come; the sets above are asked for first
+FORMATS = {"voc", "coco"}  # used by many sets; the sets above are tried first
 GENERIC = {"hugging_face": hugging_face, "table": tables, "image_folder": image_folder}
 LAYOUTS = (*NATIVE, *GENERIC)
 ABOVE = 3  # levels above a root where the lists of its set may be
-# Folders that may hold them there: to look into all would take long in somebody's home folder.
+# Folders that may hold them there: searching all of them would take long in a home folder.
 LIST_FOLDERS = BESIDE_IMAGES | SPLITS.keys() | {"misc", "extra", "train_test_split", "classification", "main", "data"}
 TABLE_OPTIONS = {"labels", "path_column", "split_column"}  # and label_column, which metadata may have too
 
@@ -70,9 +70,9 @@ def read_dataset(
 ) -> SourceDataset:
     """The training images of the labelled set in `root`. ValueError when there is none, or a damaged one.
 
-    Images that a `held_out.txt` names (see `..held_out`) are none of them.
+    Images that a `held_out.txt` names (see `..held_out`) are excluded.
 
-    `root` may be the set's usual folder, any folder above it, or the one of its images. `layout`: one of `LAYOUTS`,
+    `root` may be the set's usual folder, any folder above it, or that of its images. `layout`: one of `LAYOUTS`,
     or auto to recognise it by its files. `follow_links`: also those that lead out of the root. `options` belong to
     the layout: `level` and `split` (aircraft), `partition` (dtd), `split` (inaturalist, voc), `view` (compcars),
     `level` (products), `label_column` (hugging_face), `labels` and the names of its columns (table), `classes`
@@ -84,7 +84,7 @@ def read_dataset(
 def read_split(
     root: str | Path, layout: str = "auto", *, follow_links: bool = False, **options: str
 ) -> tuple[SourceDataset, frozenset[str]]:
-    """As `read_dataset`, with the images that a `held_out.txt` names, and their paths: for a training."""
+    """As `read_dataset`, but including the images that a `held_out.txt` names, and their paths: for training."""
     root = Path(os.path.abspath(root))
     check_folder(root)
     if layout not in ("auto", *LAYOUTS):
@@ -120,10 +120,10 @@ def describe(dataset: SourceDataset) -> str:
 
 
 def _read(tree: Tree, layout: str, options: dict) -> tuple[SourceDataset, str]:
-    """The data set, and the folder of its lists on disk, relative to the root."""
+    """The dataset, and the folder of its lists on disk, relative to the root."""
     name, home = _find(tree, {key: module for key, module in NATIVE.items() if layout in ("auto", key)})
     if home is None and layout in NATIVE:
-        raise ValueError(f"No {NATIVE[layout].TITLE} set in {tree.root}: expected {NATIVE[layout].EXPECTED}")
+        raise ValueError(f"No {NATIVE[layout].TITLE} set in {tree.root}: expected {NATIVE[layout].EXPECTED}.")
     if home is not None:
         _check_options(name, NATIVE[name], options)
         return _checked(tree, NATIVE[name].read(tree, home, **options)), tree.place(home)
@@ -162,7 +162,7 @@ def _find(tree: Tree, modules: dict[str, ModuleType]) -> tuple[str, str | None]:
 
 
 def _is_inside(home: str, other: str, found: dict[str, str]) -> bool:
-    """Whether a set lies in a folder of another one that is of the same kind, and so is a part of it."""
+    """Whether a set is in a folder of another set of the same kind, and so is a part of it."""
     return home != other and found[home] == found[other] and (not other or home.startswith(f"{other}/"))
 
 
@@ -175,7 +175,7 @@ def _refuse_split(root: Path) -> None:
 
 
 def _set_above(tree: Tree) -> tuple[str, Path] | None:
-    """Name and folder of the native set whose folder of images the root is, by the lists in a folder above it."""
+    """Name and folder of the native set whose image folder is the root, by the lists in a folder above it."""
     real = Path(os.path.realpath(tree.root))
     for folder in dict.fromkeys([*tree.root.parents[:ABOVE], *real.parents[:ABOVE]]):
         above = Tree(folder, tree.follow_links, LIST_FOLDERS)
@@ -186,7 +186,7 @@ def _set_above(tree: Tree) -> tuple[str, Path] | None:
 
 
 def _part_of_a_set(tree: Tree, options: dict) -> SourceDataset | None:
-    """The set whose folder of images the root is. ValueError when not all that belongs to it lies in the root."""
+    """The set whose image folder is the root. ValueError unless everything that belongs to it is in the root."""
     if (found := _set_above(tree)) is None:
         return None
     name, folder = found
@@ -204,7 +204,7 @@ def _part_of_a_set(tree: Tree, options: dict) -> SourceDataset | None:
 
 
 def _refuse_part_of_a_set(tree: Tree) -> None:
-    """A set's folder of all images, taken as class folders without the lists beside it, has the test images too."""
+    """Read as class folders without its lists, a set's folder of all images would include the test images."""
     found = _set_above(tree)
     if found is None and not tree.training_folders():
         name, home = _find(tree, NATIVE)
@@ -212,15 +212,15 @@ def _refuse_part_of_a_set(tree: Tree) -> None:
     if found:
         raise ValueError(
             f"The images in {tree.root} are those of the {NATIVE[found[0]].TITLE} set in {found[1]}. Give that folder "
-            f"and layout {found[0]!r}, for only there it shows which images are for training."
+            f"and layout {found[0]!r}: only its lists tell which images are for training."
         )
 
 
 def _checked(tree: Tree, dataset: SourceDataset) -> SourceDataset:
-    """The data set with what was left out. ValueError for names that cannot be written, and links to other splits."""
+    """The dataset with what was left out. ValueError for unwritable names, and for links to other splits."""
     for image in dataset.images:
         if undecodable(image.path):
-            raise ValueError(f"{printable(str(tree.root / image.path))} has a name that is no UTF-8. Rename it.")
+            raise ValueError(f"{printable(str(tree.root / image.path))} has a name that is not UTF-8. Rename it.")
     _refuse_links(tree, dataset)
     if unlisted := _unlisted(tree, dataset):
         tree.ledger.add_all("in no list or class", unlisted)

@@ -1,4 +1,4 @@
-"""Which column of a table holds the paths, which the labels and which the splits: by what is in them, then by name."""
+"""Which column of a table holds the paths, which the labels and which the splits: by content, then by name."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ...files.formats import readable_suffixes, suffix_of
 from ...files.names import matching_key
 from ...files.paths import split_of
+from ...wording import counted
 from ..locate import normal
 from ..tree import Tree, stem_of
 from .dialect import Table
@@ -25,14 +26,14 @@ TRAIN_FLAGS, TEST_FLAGS = ("istrain", "istraining", "train", "training"), ("iste
 FOLDS = ("fold", "kfold", "cvfold")
 IRREGULAR = {"classes": "class", "categories": "category", "species": "species"}
 TRUE, FALSE = {"1", "true", "yes", "1.0"}, {"0", "false", "no", "0.0"}
-NONE = "none"  # said instead of a split's column: there is none
+NONE = "none"  # given as the split column if there is none
 SAMPLE = 2000  # values of a column that are looked up
-SHARE = 0.5  # of its values must name images, for a column to be one of paths
+SHARE = 0.5  # share of its values that must name images, for a column of paths
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a table by their use. `labels`: one, or one for each class (one-hot)."""
+    """The columns of a table by their use. `labels`: one, or one per class (one-hot)."""
 
     path: str
     labels: tuple[str, ...]
@@ -43,7 +44,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Given:
-    """What the user said about a table's columns; empty: to be found."""
+    """The columns that the user named; empty: to be found."""
 
     path: str = ""
     label: str = ""
@@ -51,13 +52,13 @@ class Given:
 
 
 def plain(name: str) -> str:
-    """A column's name as aliases are compared: `Image_ID` -> `imageid`, `labels` -> `label`."""
+    """A column's name in the form in which aliases are compared: `Image_ID` -> `imageid`, `labels` -> `label`."""
     name = re.sub(r"[\W_]+", "", matching_key(name))
     return IRREGULAR.get(name) or (name if name.endswith("ss") else name.removesuffix("s"))
 
 
 def names_images(tree: Tree, values: Sequence[object]) -> float:
-    """Which share of these values, each once, are names or paths of images; 0 when they repeat."""
+    """The share of these distinct values that are names or paths of images; 0 if they repeat."""
     texts = [str(value).strip() for value in values if value not in (None, "")]
     distinct = set(texts)
     if not distinct or len(distinct) < 0.9 * len(texts):
@@ -66,7 +67,7 @@ def names_images(tree: Tree, values: Sequence[object]) -> float:
 
 
 def is_named(tree: Tree, text: str) -> bool:
-    """Whether `text` is the name or the path of an image, with its suffix or without."""
+    """Whether `text` is the name or the path of an image, with or without its suffix."""
     try:
         name = normal(text).rpartition("/")[2]
     except ValueError:
@@ -76,7 +77,7 @@ def is_named(tree: Tree, text: str) -> bool:
 
 
 def find_columns(tree: Tree, table: Table, given: Given = Given()) -> Columns:
-    """Which column is which. ValueError, with the question, where that cannot be told."""
+    """Which column is which. ValueError, with the question, where that is ambiguous."""
     _refuse_unknown(table, given)
     path = given.path or _path(tree, table)
     split = "" if given.split == NONE else given.split or _split(table, path, given)
@@ -96,7 +97,7 @@ def path_column(tree: Tree, table: Table) -> str:
 
 
 def split_in(row: dict, column: str) -> str:
-    """The split of a row, in words: flags such as `is_test` say train or test."""
+    """The split of a row, in words: flags such as `is_test` become train or test."""
     value, name = str(row.get(column) or "").strip(), plain(column)
     if name in TRAIN_FLAGS and value.lower() in TRUE | FALSE:
         return "train" if value.lower() in TRUE else "test"
@@ -106,10 +107,11 @@ def split_in(row: dict, column: str) -> str:
 
 
 def question(table: Table, path: str, why: str) -> ValueError:
-    """An error that says what is known of a table and how to say the rest."""
+    """An error that says what is known about a table and how to specify the rest."""
     return ValueError(
-        f"{table.path} lists {len(table.rows):,} images by column {path!r}, {why}. Use --labels {table.path.name} "
-        f"--path-column {path} --label-column NAME, where NAME is one of {', '.join(table.columns)}."
+        f"{table.path} lists {counted(len(table.rows), 'image', ',')} by column {path!r}, {why}. Use "
+        f"--labels {table.path.name} --path-column {path} --label-column NAME, where NAME is one of "
+        f"{', '.join(table.columns)}."
     )
 
 
@@ -124,8 +126,8 @@ def _path(tree: Tree, table: Table) -> str:
     if found := path_column(tree, table) or min(known, key=lambda name: _rank(name, PATHS), default=""):
         return found
     raise ValueError(
-        f"No column of {table.path} names images below {tree.root} (it has {', '.join(table.columns) or 'none'}). Say "
-        "which with --path-column, or correct the table."
+        f"No column of {table.path} names images below {tree.root} (it has {', '.join(table.columns) or 'none'}). "
+        "Choose one with --path-column, or correct the table."
     )
 
 
@@ -143,7 +145,7 @@ def _labels(table: Table, path: str, others: list[str]) -> tuple[str, ...]:
 
 
 def _the_same(table: Table, path: str, known: list[str]) -> str:
-    """Of columns that say the same, one as numbers and one as names, the names."""
+    """Of columns with the same content, as numbers and as names, the one with names."""
     first = known[0]
     for other in known[1:]:
         pairs = {(str(row.get(first)), str(row.get(other))) for row in table.rows}
@@ -173,7 +175,7 @@ def _split(table: Table, path: str, given: Given) -> str:
     found = [name for name in others if _tells_split(table, name)]
     if len(found) > 1:
         raise ValueError(
-            f"{table.path}: {' and '.join(map(repr, found))} could both be the split. Say which with --split-column."
+            f"{table.path}: {' and '.join(map(repr, found))} could both be the split. Choose one with --split-column."
         )
     if not found and (folds := [name for name in others if plain(name) in FOLDS]):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Tables as they lie on disk: any delimiter, encoding and header, JSON in its usual shapes, Parquet."""
+"""Tables as found on disk: any delimiter, encoding and header, JSON in its usual shapes, Parquet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..text import json_of, read_text
 DELIMITED = (".csv", ".tsv", ".tab", ".psv", ".txt", ".lst", ".list", ".dat")
 SUFFIXES = (*DELIMITED, ".jsonl", ".ndjson", ".json", ".parquet")
 DELIMITERS = [",", ";", "\t", "|", " "]
-# What the dialect is told by: its detection is slow, and quadratic in the length of a word.
+# Used to detect the dialect, which is slow, and quadratic in the length of a word.
 SAMPLE_LINES, SAMPLE_CHARACTERS, LONGEST_LINE = 100, 20_000, 2000
 
 
@@ -23,8 +23,8 @@ SAMPLE_LINES, SAMPLE_CHARACTERS, LONGEST_LINE = 100, 20_000, 2000
 class Table:
     """The rows of a file. Without a header the columns are called 1, 2 and so on.
 
-    `first`: the number of the first row, as an editor counts lines. `encoding`: a guess, where nothing in the file
-    tells it; else empty.
+    `first`: the number of the first row, as an editor counts lines. `encoding`: the guessed encoding, empty if it was
+    certain.
     """
 
     path: Path
@@ -34,12 +34,12 @@ class Table:
     encoding: str = ""
 
     def where(self, index: int) -> str:
-        """How a message calls row `index`."""
+        """How messages refer to row `index`."""
         return f"{self.path.name}, row {index + self.first}"
 
 
 def read_table(path: Path, limit: int | None = None) -> Table:
-    """The table in a file; of large ones, `limit` rows. ValueError when it cannot be read."""
+    """The table in a file, `limit` rows of it at most. ValueError if it is unreadable."""
     suffix = path.suffix.lower()
     try:
         if suffix == ".parquet":
@@ -55,7 +55,7 @@ def read_table(path: Path, limit: int | None = None) -> Table:
 
 
 def refuse_guess(table: Table, labels: Sequence[str]) -> None:
-    """ValueError when labels depend on the guess: paths can be checked against the disk, names of classes cannot."""
+    """ValueError if labels depend on a guessed encoding: paths can be checked against the disk, class names cannot."""
     if not table.encoding:
         return
     cells = labels if len(labels) > 1 else [str(row.get(labels[0])) for row in table.rows]
@@ -89,7 +89,7 @@ def _delimiter(text: str) -> str:
         return ","
     lines = (line for line in islice(io.StringIO(text), SAMPLE_LINES) if len(line) <= LONGEST_LINE)
     sample = "".join(lines)[:SAMPLE_CHARACTERS]
-    from clevercsv import Error  # here: most folders have no table at all
+    from clevercsv import Error  # here: most folders have no table
     from clevercsv.detect import Detector
 
     try:
@@ -111,9 +111,9 @@ def _json_lines(path: Path, text: str) -> Iterable[dict]:
         try:
             row = json_of(line)
         except ValueError as error:
-            raise ValueError(f"{path}, line {number}: no JSON ({error})") from error
+            raise ValueError(f"{path}, line {number}: not JSON ({error}). Correct it.") from error
         if not isinstance(row, Mapping):
-            raise ValueError(f"{path}, line {number}: expected an object, got {line[:80]!r}")
+            raise ValueError(f"{path}, line {number}: expected an object, got {line[:80]!r}. Correct it.")
         yield dict(row)
 
 
@@ -122,7 +122,7 @@ def _json_rows(path: Path, text: str) -> Iterable[dict]:
     try:
         content = json_of(text)
     except ValueError as error:
-        raise ValueError(f"{path}: no JSON ({error})") from error
+        raise ValueError(f"{path}: not JSON ({error}). Correct it.") from error
     if isinstance(content, list) and all(isinstance(row, Mapping) for row in content):
         return map(dict, content)
     if isinstance(content, Mapping):

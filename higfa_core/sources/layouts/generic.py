@@ -1,4 +1,4 @@
-"""Which reading fits a tree that is none of the known sets: metadata, a table, or a folder for each class."""
+"""How to read a tree that is none of the known sets: by metadata, a table, or one folder per class."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .plausible import SAY_SO
 
 
 def recognise(tree: Tree, options: dict) -> tuple[str, SourceDataset]:
-    """Name of the layout, and the data set. ValueError, with the evidence and a question, where that is unclear."""
+    """Name of the layout, and the dataset. ValueError, with the evidence and a question, where it is ambiguous."""
     homes = [home for home in hugging_face.homes(tree) if hugging_face.has_file_names(tree, home)]
     if len(homes) > 1:
         places = " and ".join(str(tree.root / tree.place(home)) for home in homes)

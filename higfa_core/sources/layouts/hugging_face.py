@@ -29,13 +29,13 @@ def homes(tree: Tree) -> list[str]:
 
 
 def read(tree: Tree, home: str = "", *, label_column: str = "") -> SourceDataset:
-    """The training rows. `label_column`: by default label, class or text_label, whichever is there first."""
+    """The training rows. `label_column`: by default the first existing one of label, class and text_label."""
     files = _metadata_files(tree, home)
     if not files:
-        raise ValueError(f"{tree.root} must hold {EXPECTED}")
+        raise ValueError(f"{tree.root} must hold {EXPECTED}. Add it, or choose another layout.")
     if len({Path(file).suffix for file in files}) > 1:
         raise ValueError(
-            f"{tree.root} has metadata of several kinds ({', '.join(files)}): `datasets` reads one kind only, keep one"
+            f"{tree.root} has metadata of several kinds ({', '.join(files)}), but `datasets` reads one. Keep one."
         )
     card = _read_card(_card(tree, home))
     tables = {file: read_table(tree.path(file)) for file in files}
@@ -54,12 +54,12 @@ def read(tree: Tree, home: str = "", *, label_column: str = "") -> SourceDataset
 
 
 def has_file_names(tree: Tree, home: str) -> bool:
-    """Whether the metadata there is Hugging Face's: it has a column of file names."""
+    """Whether the metadata there is in Hugging Face's form: it has a column of file names."""
     return any("file_name" in read_table(tree.path(file), 1).columns for file in _metadata_files(tree, home))
 
 
 def _above_split(holder: str) -> str:
-    """The set's folder, from the one of a metadata file: that may lie in data/, in a split, or in one within data/."""
+    """The set's folder, from that of a metadata file, which may be in data/, in a split, or in a split within data/."""
     if split_of(holder.rpartition("/")[2]):
         holder = above(holder)
     return above(holder) if holder.rpartition("/")[2] == "data" else holder
@@ -70,7 +70,7 @@ def _is_below(home: str, other: str) -> bool:
 
 
 def _metadata_files(tree: Tree, home: str) -> list[str]:
-    """As the tree shows them, those of the root first."""
+    """The metadata files as the tree shows them, those of the root first."""
     data = under(home, "data")
     folders = [home, *(under(base, name) for base in (home, data) for name in tree.folders(base) if split_of(name))]
     places = [under(folder, f"metadata{suffix}") for folder in (*folders, data) for suffix in SUFFIXES]
@@ -91,7 +91,7 @@ def _rows(file: str, table: Table, columns: set[str], label_column: str) -> list
     for number, row in enumerate(table.rows, 1):
         where = f"{file}, row {number}"
         if not row.get("file_name"):
-            raise ValueError(f"{where}: there is no file_name")
+            raise ValueError(f"{where}: there is no file_name. Add it.")
         path, masked = (str(row.get(name) or "").replace("\\", "/") for name in ("file_name", mask))
         split = str(row.get("split") or "")
         place = under(start, masked) if masked else None
@@ -100,7 +100,7 @@ def _rows(file: str, table: Table, columns: set[str], label_column: str) -> list
 
 
 def _under(start: str, path: str) -> str:
-    # Without losing that a path was absolute: such paths are found by their end alone.
+    # Absolute paths stay absolute: only their ends are compared.
     return path if path.startswith("/") or path[1:2] == ":" else under(start, path)
 
 
@@ -115,7 +115,7 @@ def _label_column(root: Path, columns: set[str], asked: str) -> str:
 
 
 def _card(tree: Tree, home: str) -> Path:
-    """The card of the set; of a set whose split is the root, it is beside that or above its data/."""
+    """The card of the set; where the root is a split, the card is beside it or above its data/."""
     folders = [tree.root / tree.place(home)]
     if not home and split_of(tree.root.name):
         folders += tree.root.parents[:2] if tree.root.parent.name == "data" else tree.root.parents[:1]
@@ -134,7 +134,7 @@ def _read_card(path: Path) -> Mapping:
     try:
         card = yaml.safe_load(parts[1])
     except yaml.YAMLError as error:
-        raise ValueError(f"{path}: its first part is no YAML ({error}). Correct or remove it.") from error
+        raise ValueError(f"{path}: its front matter is not YAML ({error}). Correct or remove it.") from error
     return card if isinstance(card, Mapping) else {}
 
 

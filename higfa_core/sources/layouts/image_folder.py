@@ -1,8 +1,8 @@
 """Class-per-folder image trees (torchvision's ImageFolder).
 
 `root/<class>/...` or `root/train/<class>/...`; with `train/` (or `Training/`, `training_set/` ...) only that
-part is used. Folders of splits or classes are no class; a folder called `test` that holds images and no folders may
-be one. Masks are optional PNG files with the same relative path in `root/masks/`.
+part is used. Folders of splits or of classes are not classes; a folder called `test` that holds images but no folders
+may be one. Masks are optional PNG files with the same relative path in `root/masks/`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from ...files.names import class_name, matching_key, printable, undecodable
 from ...files.paths import is_held_out, split_of
+from ...wording import counted
 from ..source import ClassInfo, SourceDataset, SourceImage, prompt_name
 from ..tree import Folder, Tree
 from .lists import above, refuse_outside, under
@@ -28,7 +29,7 @@ OLDER_INATURALIST = re.compile(r"(?i)train_val(_images|20\d\d)")
 def read(tree: Tree, *, classes: str = "") -> SourceDataset:
     """All training images, sorted by class name, then path. ValueError for an unusable tree.
 
-    `classes`: names, with commas between them, of folders that are classes though they are called as splits are.
+    `classes`: comma-separated names of folders that are classes although they are named like splits.
     """
     base, folder = _base(tree)
     if outside := next((link for link in tree.outside if link.startswith(tree.place(base))), ""):
@@ -41,7 +42,7 @@ def read(tree: Tree, *, classes: str = "") -> SourceDataset:
 
 
 def read_plausible(tree: Tree) -> SourceDataset:
-    """As `read`, when nobody said that the folders are the classes: they must look like it, else ValueError."""
+    """As `read`, where the user has not said that the folders are the classes: ValueError unless they look like it."""
     dataset = read(tree)
     base, folder = _base(tree)
     refuse_implausible(tree, base, folder, [name for name in folder.folders if _is_class(dataset, name)])
@@ -69,7 +70,7 @@ def _dataset(tree: Tree, base: str, found: dict[str, list[Shown]], splits: list[
 
 @dataclass(frozen=True, order=True)
 class Shown:
-    """An image as the tree shows it, and where it lies on disk."""
+    """An image as the tree shows it, and its place on disk."""
 
     shown: str
     place: str
@@ -84,8 +85,8 @@ def _images(folder: Folder, path: str) -> Iterable[Shown]:
 def _refuse_older_inaturalist(names: list[str]) -> None:
     if older := next(filter(OLDER_INATURALIST.fullmatch, names), ""):
         raise ValueError(
-            f"{older} is of an older iNaturalist and holds training and validation images. Put the lists that tell "
-            "them apart, such as train2018.json, beside it."
+            f"{older} is from an older iNaturalist and holds training and validation images. Put the lists that "
+            "distinguish them, such as train2018.json, beside it."
         )
 
 
@@ -100,7 +101,7 @@ def _base(tree: Tree) -> tuple[str, Folder]:
 
 
 def _descend(tree: Tree) -> tuple[str, Folder]:
-    """Below folders that only wrap another: one of the root's own name, or one that holds the splits."""
+    """Descends through folders that only wrap another: one with the root's own name, or one with the splits."""
     path, folder, name = "", tree.top, tree.root.name
     while len(folder.folders) == 1 and not folder.images:
         ((inner, child),) = folder.folders.items()
@@ -137,19 +138,20 @@ def _classes(tree: Tree, base: str, folder: Folder, said: set[str]) -> tuple[lis
 
 def _ask(folder: Path, name: str, count: int, others: list[str]) -> None:
     raise ValueError(
-        f"{folder} holds {count} images and no class folders. If {name!r} is a class beside {', '.join(others[:3])}: "
-        f"--layout image_folder --layout-option classes={name}. If it is a test split: move it out of {folder.parent}."
+        f"{folder} holds {counted(count, 'image')} and no class folders. "
+        f"If {name!r} is a class beside {', '.join(others[:3])}: --layout image_folder --layout-option classes={name}. "
+        f"If it is a test split: move it out of {folder.parent}."
     )
 
 
 def _spelled(tree: Tree, base: str, found: dict[str, list[Shown]]) -> dict[str, list[str]]:
-    """Class name -> its folders. Two folders whose names differ in their Unicode form alone are one class."""
+    """Class name -> its folders. Two folders whose names differ only in their Unicode form are one class."""
     names: dict[str, list[str]] = {}
     for folder in found:
         if undecodable(folder):
             raise ValueError(
-                f"Folder {printable(str(tree.root / base / folder))} has a name that is no UTF-8. Rename it, for "
-                "instance with convmv."
+                f"Folder {printable(str(tree.root / base / folder))} has a name that is not UTF-8. Rename it, for "
+                "example with convmv."
             )
         names.setdefault(class_name(folder), []).append(folder)
     return {name: names[name] for name in sorted(names)}
@@ -165,7 +167,7 @@ def _mask(tree: Tree, base: str, masks: list[str], shown: str) -> str | None:
 
 
 def _check_classes(tree: Tree, base: str, found: dict[str, list[Shown]]) -> None:
-    """ValueError for a class folder without images, and for folders that hold splits or classes."""
+    """ValueError for class folders without images, and for folders that hold splits or classes."""
     owners: dict[str, str] = {}
     place = tree.root / tree.place(base)
     for name, images in found.items():
@@ -197,13 +199,13 @@ def _check_classes(tree: Tree, base: str, found: dict[str, list[Shown]]) -> None
 
 
 def _refuse_empty(tree: Tree, base: str, name: str) -> None:
-    """A class folder without images; never the advice to delete one that holds something else."""
+    """ValueError for a class folder without images; it never advises removing one that holds something else."""
     folder = tree.root / tree.place(under(base, name))
     files = [path for _, inner in (tree.folder(under(base, name)) or tree.top).walk() for _, path in inner.files]
     if files:
         raise ValueError(
-            f"{folder} holds no readable image, but {len(files)} other files such as {files[0]}. If they tell the "
-            "classes or splits, give the folder above with --labels FILE. If it is no class, move it elsewhere."
+            f"{folder} holds no readable image, but {counted(len(files), 'other file')} such as {files[0]}. If they "
+            "tell the classes or splits, give the folder above with --labels FILE. If it is not a class, move it away."
         )
     raise ValueError(f"Class folder {folder} holds no image. Add images or remove the folder.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from ...wording import counted
 from ..source import ClassInfo, SourceDataset, SourceImage
 from ..tree import Tree
 from .json_lists import read_array
@@ -28,7 +29,9 @@ def read(tree: Tree, home: str, *, split: str = "") -> SourceDataset:
     folder = under(home, name)
     species = tree.folders(folder)
     if (found := tree.folder(folder)) and (strays := found.images):
-        raise ValueError(f"{TITLE}: {strays[0]} is in no species folder. Move it into its own ({len(strays)} images).")
+        raise ValueError(
+            f"{TITLE}: {strays[0]} is in no species folder. Move it into its own ({counted(len(strays), 'image')})."
+        )
     if wrong := [name for name in species if not SPECIES.fullmatch(name)]:
         raise ValueError(f"{TITLE}: {wrong[0]!r} in {tree.root / folder} is no species folder ({EXPECTED})")
     labels = number_classes(((int(name[:5]), name) for name in species), TITLE)

@@ -1,4 +1,4 @@
-"""Large JSON files of a list each for images, classes and annotations, as COCO and iNaturalist write them."""
+"""Large JSON files with one list each of images, classes and annotations, as COCO and iNaturalist write them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import mmap
 import re
 from pathlib import Path
 
-MANY = 1 << 12  # bytes in which such a file has named its first list
+MANY = 1 << 12  # bytes within which such a file names its first list
 
 
 def read_array(file: Path, key: str) -> list:
-    """The list under `key`. Parsing the whole file would take gigabytes for its images and annotations."""
+    """The list under `key`. Parsing the whole file could take gigabytes of memory."""
     try:
         with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
             found = re.search(rb'"' + key.encode() + rb'"\s*:\s*', content)
@@ -22,7 +22,7 @@ def read_array(file: Path, key: str) -> list:
 
 
 def has_lists(file: Path, *keys: str) -> bool:
-    """Whether the file holds an object with a list under each of these keys."""
+    """Whether the file contains an object with a list under each of these keys."""
     try:
         with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return all(re.search(rb'"' + key.encode() + rb'"\s*:\s*\[', content) for key in keys)

@@ -1,4 +1,4 @@
-"""What the readers of the layouts share: lists, MATLAB files, boxes, and checks of what was listed."""
+"""Shared by the readers of the layouts: lists, MATLAB files, boxes, and checks of the listed images."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from ...files.names import printable
 from ...files.paths import is_held_out
+from ...wording import counted
 from ..locate import locate, near_misses
 from ..source import Box, ClassInfo, SourceDataset, SourceImage
 from ..text import read_text
@@ -22,12 +23,12 @@ ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar")
 
 
 def list_text(path: Path) -> str:
-    """The text of a list that a set came with: UTF-8 or UTF-16."""
+    """The text of a set's list: UTF-8 or UTF-16."""
     try:
         text, guess = read_text(path)
         if not guess:
             return text
-        path.read_bytes().decode()  # raises, with the place
+        path.read_bytes().decode()  # raises, with the position
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing. Copy all annotations of the set.") from error
     except (UnicodeDecodeError, LookupError) as error:
@@ -36,18 +37,18 @@ def list_text(path: Path) -> str:
 
 
 def read_columns(path: Path, count: int) -> list[list[str]]:
-    """The lines of a list as `count` columns, of which only the last may hold spaces. Blank lines do not count."""
+    """The lines of a list as `count` columns, of which only the last may contain spaces. Blank lines are ignored."""
     rows = []
     for number, line in enumerate(list_text(path).split("\n"), 1):
         if row := line.strip().split(maxsplit=count - 1):
             if len(row) != count:
-                raise ValueError(f"{path}, line {number}: expected {count} columns, got {line.strip()!r}")
+                raise ValueError(f"{path}, line {number}: expected {count} columns, got {line.strip()!r}. Correct it.")
             rows.append(row)
     return rows
 
 
 def read_pairs(path: Path) -> dict[str, str]:
-    """A list of two columns as a mapping. ValueError when it gives one key two values."""
+    """A list of two columns as a mapping. ValueError if a key has two values."""
     pairs: dict[str, str] = {}
     for key, value in read_columns(path, 2):
         if pairs.setdefault(key, value) != value:
@@ -56,7 +57,7 @@ def read_pairs(path: Path) -> dict[str, str]:
 
 
 def read_numbers(path: Path) -> dict[str, Box]:
-    """Lines `<image> <4 numbers>` as a mapping; empty when there is no such file, for boxes are optional."""
+    """Lines `<image> <4 numbers>` as a mapping; empty if there is no such file, as boxes are optional."""
     if not path.is_file():
         return {}
     try:
@@ -66,11 +67,11 @@ def read_numbers(path: Path) -> dict[str, Box]:
             return numbers
         raise ValueError("one of them is not finite")
     except ValueError as error:
-        raise ValueError(f"{path}: every line needs an image and 4 numbers ({error})") from error
+        raise ValueError(f"{path}: every line needs an image and 4 numbers ({error}). Correct it.") from error
 
 
 def corners(x1: float, y1: float, x2: float, y2: float) -> Box | None:
-    """The box whose first and last pixels, counted from 1, are these; None when it is empty."""
+    """The box with these first and last pixels, counted from 1; None if it is empty."""
     x, y = max(float(x1) - 1, 0.0), max(float(y1) - 1, 0.0)
     width, height = float(x2) - x, float(y2) - y
     return (x, y, width, height) if width > 0 and height > 0 and math.isfinite(width + height) else None
@@ -87,7 +88,7 @@ def read_mat(path: Path, *names: str) -> list[Any]:
 
 
 def number_classes(named: Iterable[tuple[int, str]], layout: str) -> dict[str, int]:
-    """Class name -> label from (number, name) pairs, in order of the numbers. A part of a set is one too."""
+    """Class name -> label from (number, name) pairs, in order of the numbers, which may have gaps."""
     names: dict[int, str] = {}
     for number, name in named:
         if names.setdefault(number, name) != name:
@@ -102,16 +103,16 @@ def number_classes(named: Iterable[tuple[int, str]], layout: str) -> dict[str, i
 def check_folder(root: Path) -> None:
     """ValueError unless there is a folder at `root`."""
     if not os.path.isdir(root):  # Path.is_dir raises for a name that is too long
-        raise ValueError(f"No dataset folder at {root}: it must hold one folder of images for each class")
+        raise ValueError(f"No dataset folder at {root}. Give a folder with one folder of images per class.")
 
 
 def refuse_outside(root: Path, link: str) -> None:
-    """ValueError: a link leads out of the data set, which is not followed here."""
+    """ValueError: a link leads out of the dataset, and such links are not followed here."""
     raise ValueError(f"Path {link!r} leads outside {root} (a link?). Copy the files into that folder.")
 
 
 def under(home: str, *parts: str) -> str:
-    """The path of something in the folder `home`, which may be empty."""
+    """The path of `parts` in the folder `home`, which may be empty."""
     return "/".join(filter(None, (home, *parts)))
 
 
@@ -135,10 +136,10 @@ def training_set(
     licence: str = "",
     numbers: Sequence[int] = (),
 ) -> SourceDataset:
-    """The listed images as a data set, in order of label and path, each where it lies on disk.
+    """The listed images as a dataset, in order of label and path, each with its place on disk.
 
-    Paths are as the tree shows them, as `normal` writes them. ValueError when one of them is held out too, or is
-    missing, or there is none.
+    Paths are as the tree shows them, in the form of `normal`. ValueError if one of them is also held out or is missing,
+    or if there are none.
     """
     held_out = dict.fromkeys(held_out)
     if not images:
@@ -169,8 +170,8 @@ def _refuse_both(layout: str, images: Sequence[SourceImage], found: Mapping[str,
     both = [i.path for i in images if i.path in others or found.get(i.path) in others]
     if both:
         raise ValueError(
-            f"{layout}: {min(both)} is listed for training and for validation or test as well. "
-            f"Remove one of the entries ({len(both)} such images)."
+            f"{layout}: {min(both)} is listed both for training and for validation or test. "
+            f"Remove one of the entries ({counted(len(both), 'such image')})."
         )
 
 
@@ -183,8 +184,8 @@ def _refuse_missing(tree: Tree, layout: str, images: Sequence[SourceImage], foun
         if outside := next((link for link in tree.outside if path.startswith(f"{link}/")), ""):
             refuse_outside(tree.root, outside)
     raise ValueError(
-        f"{layout}: {printable(missing[0])} is listed and not in {tree.root}. Copy it there or remove it from the list "
-        f"({len(missing)} missing{_why_missing(tree, missing[0])})."
+        f"{layout}: {printable(missing[0])} is listed, but not in {tree.root}. Copy it there or remove it from the "
+        f"list ({len(missing)} missing{_why_missing(tree, missing[0])})."
     )
 
 
@@ -192,7 +193,7 @@ def _why_missing(tree: Tree, path: str) -> str:
     if near := [place for place in near_misses(tree, path) if place != path]:
         return f"; there is {near[0]}"
     packed = [other for other in tree.others if other.lower().endswith(ARCHIVES)]
-    return f"; {packed[0]} may hold them: unpack it there" if packed else ""
+    return f"; {packed[0]} may contain them: unpack it there" if packed else ""
 
 
 def _placed(tree: Tree, image: SourceImage, place: str) -> SourceImage:

@@ -1,4 +1,4 @@
-"""Files in a tree that name its images: lists, tables, annotations. They know better than folders what is what."""
+"""Files in a tree that name its images: lists, tables, annotations. They are better evidence than folders."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .columns import path_column
 from .dialect import SUFFIXES, read_table
 from .matlab import load_mat
 
-# Ours, and what explains a set without labelling it.
+# HiGFA's own files, and those that describe a set without labelling it.
 KNOWN = {HELD_OUT_LIST, *"manifest.jsonl plan.json plan.jsonl dataset.json class_to_idx.json croissant.json".split(),
          *"class_map.txt checksums.txt md5sums.txt sha256sums.txt requirements.txt license.txt".split()}  # fmt: skip
 PROSE = (".md", ".rst", ".html", ".htm", ".pdf", ".py", ".ipynb", ".sh", ".m", ".yaml", ".yml", ".log", ".doc", ".docx")
 HEAD, MOST = 4_000_000, 200  # bytes of a file, files
-NAME = re.compile(r"[^\s/\\\"'<>|,;:=(){}\[\]\x00-\x1f\ufffd]+")  # U+FFFD: a byte that is no text
+NAME = re.compile(r"[^\s/\\\"'<>|,;:=(){}\[\]\x00-\x1f\ufffd]+")  # U+FFFD: an undecodable byte
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Mention:
 
 
 def find_mention(tree: Tree, classes: Collection[str] = ()) -> Mention | None:
-    """The file that names most images; None when no file names some.
+    """The file that names most images; None if no file names any.
 
-    `classes`: the folders taken for classes, as paths. A file inside one that names its images alone says no more
-    than the folder does.
+    `classes`: the paths of the assumed class folders. A file in one of them that names only its own images is no
+    evidence against it.
     """
     if not (files := _files(tree)):
         return None
@@ -52,7 +52,7 @@ def find_mention(tree: Tree, classes: Collection[str] = ()) -> Mention | None:
 
 
 def mention_above(tree: Tree) -> str:
-    """A list in one of the two folders above the root that names images by their path from there; empty if none."""
+    """A list in one of the two folders above the root that names images by their path from there; empty without one."""
     for above in tree.root.parents[:2]:
         start = f"{tree.root.relative_to(above).as_posix()}/"
         wanted = [start + path for path in tree.images()[:MOST]]
@@ -90,7 +90,7 @@ def _table_column(tree: Tree, path: Path) -> str:
 
 
 def _names(path: Path) -> Iterator[str]:
-    """What in a file looks like an image's name, whatever the file is."""
+    """Everything in a file, of any kind, that looks like an image's name."""
     text = _text(path)
     for line in text.split("\n"):
         for cell in re.split(r"[,;\t|\"'<>\x00]", line):
@@ -133,7 +133,7 @@ def _strings_in_mat(path: Path) -> Iterator[str]:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """All text in what SciPy makes of a MATLAB file: arrays of arrays, records and strings."""
+    """All text in a MATLAB file as SciPy reads it: arrays of arrays, records and strings."""
     if isinstance(value, str):
         yield value
     elif hasattr(value, "tolist"):

@@ -1,4 +1,4 @@
-"""Images that lie in another file: Parquet of a Hub clone, archives, shards. They have to be unpacked first."""
+"""Images packed in another file: Parquet of a Hub clone, archives, shards. They have to be unpacked first."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 from ...files.formats import is_image
+from ...wording import counted
 from ..tree import Tree
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar")
@@ -15,12 +16,12 @@ POINTER = b"version https://git-lfs"
 
 
 def refuse_packed(tree: Tree) -> None:
-    """ValueError, with how to unpack them, when the images of the tree lie in Parquet files or archives."""
+    """ValueError, explaining how to unpack them, if the images of the tree are in Parquet files or archives."""
     parquet = [path for path in tree.others if path.lower().endswith(".parquet")]
     if parquet and (count := rows_with_images(tree.root / parquet[0])):
         raise ValueError(
-            f"{tree.root / parquet[0]} holds {count} images itself, as a clone of a Hub data set does. Write them out "
-            f"with higfa unpack {tree.root} FOLDER, then use FOLDER."
+            f"{tree.root / parquet[0]} holds {counted(count, 'image')} itself, as in a clone of a Hub dataset. "
+            f"Extract them with higfa unpack {tree.root} FOLDER, then use FOLDER."
         )
     if tree.images():
         return
@@ -28,7 +29,7 @@ def refuse_packed(tree: Tree) -> None:
         if path.lower().endswith(ARCHIVES):
             raise ValueError(f"{tree.root} holds no images, but {path}{_content(tree.root / path)}. Unpack it first.")
         if writer := next((w for end, w in OTHERS.items() if end in Path(path).name.lower()), ""):
-            raise ValueError(f"{tree.root} holds no images, but {path}. Write its images out with {writer} first.")
+            raise ValueError(f"{tree.root} holds no images, but {path}. Extract its images with {writer} first.")
 
 
 def rows_with_images(file: Path) -> int:
@@ -69,5 +70,5 @@ def _content(file: Path) -> str:
         else:
             return ""
     except (OSError, zipfile.BadZipFile, tarfile.TarError):
-        return " (which cannot be read)"
-    return f" with {sum(map(is_image, names))} images"
+        return " (which is unreadable)"
+    return f" with {counted(sum(map(is_image, names)), 'image')}"

@@ -1,14 +1,15 @@
-"""Before a folder is taken for a class: does the tree look like classes, and does nothing in it say otherwise?"""
+"""Whether folders may count as classes: the tree must look like it, and nothing in it may contradict."""
 
 from __future__ import annotations
 
 import re
 
 from ...files.paths import split_of
+from ...wording import counted
 from ..hints import is_beside_images, is_container, speaks_of_images, split_hint, split_pairs, split_word
 from ..tree import Folder, Tree, stem_of
 
-# Pictures that people put beside their classes to show or explain the set.
+# Images that people put beside their class folders to illustrate the set.
 ABOUT = re.compile(
     r"(?i)(readme|overview|trimap|mask|sample|example|preview|logo|banner|screenshot|fig|teaser|cover|icon)"
 )
@@ -26,18 +27,18 @@ def refuse_implausible(tree: Tree, base: str, folder: Folder, classes: list[str]
 
 
 def _names(folder: Folder, classes: list[str]) -> str:
-    """Folders that hold something else than one class."""
+    """Folders that hold something other than one class."""
     if kept := next(filter(speaks_of_images if len(classes) == 1 else is_container, classes), ""):
         return f"{kept} is a usual name for a folder of all images; give the table of their labels with --labels FILE"
     for name in classes:
         for path, _ in folder.folders[name].walk(name):
             if beside := next(filter(is_beside_images, path.split("/")), ""):
-                return f"{beside} usually holds masks or lists, no class"
+                return f"{beside} usually holds masks or lists, not a class"
     return ""
 
 
 def _splits(folder: Folder, classes: list[str]) -> str:
-    """Folders that are splits by other names than the usual ones."""
+    """Folders that are splits with unusual names."""
     if pair := split_pairs(classes):
         return f"{' and '.join(pair[:2])} look like splits; give the one with the training images"
     levels = [[name for name in classes if not (split_of(name) and len(classes) > 1)]]
@@ -53,7 +54,7 @@ def _splits(folder: Folder, classes: list[str]) -> str:
 
 
 def _depth(folder: Folder, classes: list[str]) -> str:
-    """Images one level deeper than a class folder has them, in some classes or in all."""
+    """Images one level too deep for a class folder, in some classes or in all."""
     nested = {name: [part for part, _ in folder.folders[name].walk(name) if "/" in part] for name in classes}
     filled = {name: [part for part in parts if _folder(folder, part).images] for name, parts in nested.items()}
     deep = {name: parts for name, parts in filled.items() if parts}
@@ -62,13 +63,13 @@ def _depth(folder: Folder, classes: list[str]) -> str:
     name, parts = next(iter(deep.items()))
     example = _folder(folder, parts[0]).images[0]
     return (
-        f"{len(deep)} of {len(classes)} of them hold folders of images, such as {example}; if {parts[0]} and the like "
+        f"{len(deep)} of {len(classes)} hold folders of images, such as {example}; if {parts[0]} and the like "
         f"are the classes, give the folder that holds them"
     )
 
 
 def _is_one_level(folder: Folder, deep: dict[str, list[str]], classes: list[str]) -> bool:
-    """Whether each class has all its images in one folder called the same everywhere: `<class>/images/`."""
+    """Whether each class has all its images in one folder of the same name everywhere: `<class>/images/`."""
     if len(deep) < len(classes) or any(folder.folders[name].images for name in classes):
         return False
     ends = {tuple(part.split("/")[1:]) for parts in deep.values() for part in parts}
@@ -76,9 +77,9 @@ def _is_one_level(folder: Folder, deep: dict[str, list[str]], classes: list[str]
 
 
 def _strays(folder: Folder, classes: list[str]) -> str:
-    """Images beside the class folders, in none."""
+    """Images beside the class folders instead of in one."""
     strays = [path for path in folder.images if not ABOUT.match(stem_of(path))]
-    return f"{len(strays)} images such as {strays[0]} lie beside them, in none" if strays else ""
+    return f"beside them, in none: {counted(len(strays), 'image')} such as {strays[0]}" if strays else ""
 
 
 def _folder(folder: Folder, path: str) -> Folder:

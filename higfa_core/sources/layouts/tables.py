@@ -17,7 +17,7 @@ from .rows import Row, to_dataset
 TITLE = "table"
 EXPECTED = "one table that lists images and their labels, such as a CSV or JSONL file with the columns path and label"
 NEEDED = {"path", "label"}
-READ_ALONE = (".csv", ".tsv", ".jsonl", ".ndjson")  # of these a table is looked for; others must be named
+READ_ALONE = (".csv", ".tsv", ".jsonl", ".ndjson")  # searched for tables; others must be named
 OURS = {"manifest.jsonl", "plan.jsonl", "meta.csv"}
 SAMPLE = 500
 
@@ -31,7 +31,7 @@ def plain_tables(tree: Tree) -> list[Path]:
 def labelled_tables(tree: Tree, given: Given = Given()) -> list[Path]:
     """Tables anywhere with the labels of images, and those that list images of other splits.
 
-    ValueError, with the question, when there are only tables of which one cannot tell where they have the labels.
+    ValueError, with the question, if all tables are ambiguous about where their labels are.
     """
     training, others, questions = [], [], []
     for file in _files(tree):
@@ -61,11 +61,10 @@ def read(
     split_column: str = "",
     table: str = "",
 ) -> SourceDataset:
-    """The rows whose split is train, or all where there is no split.
+    """The rows whose split is train, or all rows where there is no split.
 
-    `labels`: which file, if there are several, relative to the root or wherever it is; `table` is an old name for
-    it. The columns are found by what is in them where nothing is said. `split_column="none"`: all rows are training
-    images.
+    `labels`: which file, if there are several, relative to the root or anywhere else; `table` is an old name for it.
+    Columns that are not given are found by their content. `split_column="none"`: all rows are training images.
     """
     given = Given(path_column, label_column, split_column)
     chosen = [_named(tree, labels or table)] if labels or table else _choose(tree, files, given)
@@ -112,14 +111,14 @@ def _columns(file: Path) -> set[str]:
 
 
 def _named(tree: Tree, name: str) -> Path:
-    """The file that the user named: in the data set, or anywhere."""
+    """The file that the user named: in the dataset, or anywhere."""
     inner = "" if Path(name).is_absolute() else tree.nearest("", name)
     file = tree.path(inner) if inner else Path(name).absolute()
     if not file.is_file():
         names = ", ".join([path for path in tree.others if path.lower().endswith(SUFFIXES)][:5]) or "none"
         raise ValueError(f"No table {name!r} in {tree.root}, and none at {file}. Choose one of: {names}.")
     if file.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{file} is no table that can be read ({', '.join(SUFFIXES)}). Save it as CSV.")
+        raise ValueError(f"{file} is not a readable table ({', '.join(SUFFIXES)}). Save it as CSV.")
     return file
 
 
@@ -134,7 +133,7 @@ def _rows(tree: Tree, table: Table, columns: Columns, split: str) -> list[Row]:
         where = table.where(index)
         path, mask = (_text(row.get(name)).replace("\\", "/") for name in (columns.path, columns.mask))
         if not path:
-            raise ValueError(f"{where}: the path is empty")
+            raise ValueError(f"{where}: the path is empty. Correct it.")
         label = _label(row, columns, where)
         named = split_in(row, columns.split) if columns.split else split
         box = row.get(columns.box) if columns.box else None
@@ -143,7 +142,7 @@ def _rows(tree: Tree, table: Table, columns: Columns, split: str) -> list[Row]:
 
 
 def _others(tree: Tree, table: Table, columns: Columns | None) -> list[Row]:
-    """The rows of a table of another split, which may have no labels."""
+    """The rows of another split's table, which may have no labels."""
     path = path_column_of(tree, table) or (columns.path if columns else "")
     start, label = _start(tree, table), columns.labels[0] if columns and len(columns.labels) == 1 else ""
     rows = [(index, _text(row.get(path)), row.get(label)) for index, row in enumerate(table.rows)]
@@ -159,7 +158,7 @@ def _label(row: dict, columns: Columns, where: str) -> object:
 
 
 def _start(tree: Tree, table: Table) -> str:
-    """The folder of the table, from the root; empty where it lies outside."""
+    """The folder of the table, relative to the root; empty if it is outside."""
     try:
         return table.path.parent.relative_to(tree.root).as_posix().strip(".")
     except ValueError:
@@ -167,7 +166,7 @@ def _start(tree: Tree, table: Table) -> str:
 
 
 def _from(tree: Tree, start: str, path: str) -> str:
-    """A listed path from the root: paths are meant from there, or from the table's own folder."""
+    """A listed path, relative to the root: listed paths start there, or at the table's own folder."""
     if not path or not start or tree.find(path) is not None:
         return path
     return under(start, path)

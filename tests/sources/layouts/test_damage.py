@@ -30,7 +30,7 @@ def test_a_listed_file_that_is_missing_is_named(name, miniature_layout, tmp_path
     root = miniature_layout(name, tmp_path)
     path = read_dataset(root).images[-1].path
     (root / path).unlink()
-    with pytest.raises(ValueError, match=f"{path} is listed and not in .*1 missing"):
+    with pytest.raises(ValueError, match=f"{path} is listed, but not in .*1 missing"):
         read_dataset(root)
 
 
@@ -65,7 +65,7 @@ def test_listed_twice(miniature_layout, tmp_path):
 def test_train_and_test_at_once(name, file, line, miniature_layout, tmp_path):
     root = miniature_layout(name, tmp_path)
     append(root / file, line)
-    with pytest.raises(ValueError, match="listed for training and for validation or test|'..'"):
+    with pytest.raises(ValueError, match="listed both for training and for validation or test|'..'"):
         read_dataset(root)
 
 
@@ -75,7 +75,7 @@ def test_train_and_test_at_once(name, file, line, miniature_layout, tmp_path):
         ("cub", "image_class_labels.txt", "3 1\n", "3 7\n", "image 3 .* has no class or no split"),
         ("cub", "train_test_split.txt", "3 1\n", "3 yes\n", "image 3 .* has no class or no split"),
         ("cub", "train_test_split.txt", " 1\n", " 0\n", "no training image .*5 are held out"),
-        ("cub", "images.txt", "Laysan_Albatross_0002_1027", "Laysan_0", "Laysan_0.jpg is listed and not in"),
+        ("cub", "images.txt", "Laysan_Albatross_0002_1027", "Laysan_0", "Laysan_0.jpg is listed, but not in"),
         ("cub", "images.txt", "1 001.Black_footed_Albatross/", "1 ../../", "'..'"),
         ("cub", "bounding_boxes.txt", "3 3.0", "3 x", "bounding_boxes.txt: every line needs"),
         ("cub", "bounding_boxes.txt", "3 3.0", "3 nan", "not finite"),
@@ -150,7 +150,7 @@ def test_links(miniature_layout, tmp_path):
     (root / path).symlink_to(root / "real.jpg")
     assert read_dataset(root).images[0].path == path
     os.rename(root / "real.jpg", tmp_path / "away.jpg")
-    with pytest.raises(ValueError, match="is listed and not in"):  # a link to nothing
+    with pytest.raises(ValueError, match="is listed, but not in"):  # a link to nothing
         read_dataset(root)
     (root / path).unlink()
     (root / path).symlink_to(tmp_path / "away.jpg")

@@ -114,7 +114,7 @@ def test_numbers_that_have_names_are_kept_or_renumbered(numbers, note, tmp_path)
 def test_labels_that_would_undo_the_numbers(tmp_path):
     rows = [{"path": "1.png", "label": 1, "split": "train"}, {"path": "2.png", "label": "?", "split": "test"}]
     metadata(images(tmp_path, "1.png", "2.png") / "t.csv", rows)
-    with pytest.raises(ValueError, match=r"row 3: '\?' is no whole number as the other labels are"):
+    with pytest.raises(ValueError, match=r"row 3: '\?' is not a whole number like the other labels"):
         read_dataset(tmp_path)
 
 
@@ -145,7 +145,7 @@ def test_own_label_column_and_card(tmp_path):
     with pytest.raises(ValueError, match=r"metadata.jsonl, row 1: 3 is none of the 3 classes .*a, b, c"):
         read_dataset(tmp_path, label_column="species")
     write(tmp_path / "README.md", "---", "a: [", "---")
-    with pytest.raises(ValueError, match="README.md: its first part is no YAML"):
+    with pytest.raises(ValueError, match="README.md: its front matter is not YAML"):
         read_dataset(tmp_path, label_column="species")
 
 
@@ -169,19 +169,19 @@ def test_two_kinds_of_metadata(tmp_path):
     [
         ({"label": "a"}, "row 2: there is no file_name"),
         ({"file_name": "", "label": "a"}, "row 2: there is no file_name"),
-        ({"file_name": "1.png", "label": None}, "row 2: None is no label"),
-        ({"file_name": "1.png", "label": True}, "row 2: True is no label"),
-        ({"file_name": "1.png", "label": 1.5}, "row 2: 1.5 is no label"),
-        ({"file_name": "1.png", "label": "1.0"}, "row 2: '1.0' is no label"),
-        ({"file_name": "1.png", "label": -1}, "row 2: -1 is no label"),
-        ({"file_name": "1.png", "label": ["a"]}, "is no label"),
-        ({"file_name": "1.png", "label": ""}, "is no label"),
+        ({"file_name": "1.png", "label": None}, "row 2: None is not a label"),
+        ({"file_name": "1.png", "label": True}, "row 2: True is not a label"),
+        ({"file_name": "1.png", "label": 1.5}, "row 2: 1.5 is not a label"),
+        ({"file_name": "1.png", "label": "1.0"}, "row 2: '1.0' is not a label"),
+        ({"file_name": "1.png", "label": -1}, "row 2: -1 is not a label"),
+        ({"file_name": "1.png", "label": ["a"]}, "is not a label"),
+        ({"file_name": "1.png", "label": ""}, "is not a label"),
         ({"file_name": "1.png", "label": "a", "bbox": [1, 2, 3]}, "box .* must be x, y, width and height"),
         ({"file_name": "1.png", "label": "a", "bbox": [1, 2, 0, 4]}, "box .* must be x, y, width and height"),
         ({"file_name": "1.png", "label": "a", "bbox": "a b c d"}, "box .* must be x, y, width and height"),
         ({"file_name": "../1.png", "label": "a"}, "without '..'"),
         ({"file_name": "/etc/passwd", "label": "a"}, "relative and without|not in"),
-        ({"file_name": "1.png", "label": "a", "mask": "m.png"}, "m.png is listed and not in"),
+        ({"file_name": "1.png", "label": "a", "mask": "m.png"}, "m.png is listed, but not in"),
         ({"file_name": "0.png", "label": "a"}, "0.png is listed twice"),
         ({"file_name": "test/1.png", "label": "a", "split": "train"}, "in a test folder and listed as train"),
     ],
