@@ -1,4 +1,4 @@
-"""Fine-grained classifiers: files people bring, training, calibration, checks."""
+"""Fine-grained classifiers: reading the user's files, preprocessing, probabilities."""
 
 from .formats.classifier_file import FORMAT
 from .model import FineGrainedClassifier

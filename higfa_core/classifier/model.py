@@ -1,6 +1,6 @@
 """A fine-grained image classifier: a module, class names, preprocessing, calibrated probabilities.
 
-What a classifier file holds and what may lie beside it: see `.formats.classifier_file`.
+For the contents of a classifier file and the files beside it, see `.formats.classifier_file`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class FineGrainedClassifier:
     ):
         self.class_names = names.checked(class_names)
         if not 0 < temperature < math.inf:
-            raise ValueError(f"The temperature must be above 0, got {temperature}")
+            raise ValueError(f"The temperature must be above 0, got {temperature}. Correct it.")
         self.module = module.eval().requires_grad_(False).float()
         architectures.require_outputs(self.module, preprocessing, len(self.class_names))
         self.preprocessing = preprocessing
@@ -72,7 +72,7 @@ class FineGrainedClassifier:
 
     def index(self, name: str) -> int:
         """Output index of the class `name`. Case, underscores, numbering ("003.") and missing synonyms are
-        forgiven where that is unambiguous; otherwise ValueError with the closest name."""
+        ignored where that is unambiguous; otherwise ValueError with the closest name."""
         return names.index(name, self.class_names, self.source)
 
     def preprocess(self, images: Tensor) -> Tensor:
@@ -115,8 +115,8 @@ class FineGrainedClassifier:
     def with_smooth_activations(self, beta: float) -> FineGrainedClassifier:
         """The same weights with Softplus(`beta`) for ReLU, see `.activations.SmoothReLU`.
 
-        `beta` above 0: 3 to 5 in the source, the larger the closer to ReLU. Probabilities come from the
-        smooth network too, so a calibrated temperature is only roughly right. ValueError without a ReLU.
+        `beta` above 0: 3 to 5 in the source; larger values are closer to ReLU. Probabilities also come from the
+        smooth network, so a calibrated temperature is only approximate. ValueError without a ReLU.
         """
         if not 0 < beta < math.inf:
             raise ValueError(f"beta of the smooth activations must be above 0, got {beta}")
@@ -136,15 +136,15 @@ class FineGrainedClassifier:
         dtype: torch.dtype = torch.float32,
         extra: dict[str, str] | None = None,
     ) -> None:
-        """Write a `higfa-classifier-1` safetensors file, atomically and byte for byte reproducibly.
+        """Write a `higfa-classifier-1` safetensors file, atomically and reproducibly to the byte.
 
-        `extra` goes into its metadata as well (what training found out).
+        `extra` is added to its metadata (the results of training).
         """
         path = Path(path)
         if path.suffix != ".safetensors":
-            raise ValueError(f"Classifiers are saved as .safetensors, got '{path.name}'")
+            raise ValueError(f"Classifiers are saved as .safetensors, got '{path.name}'. Change the suffix.")
         if dtype not in (torch.float32, torch.float16):
-            raise ValueError(f"Classifiers are saved as float32 or float16, got {dtype}")
+            raise ValueError(f"Classifiers are saved as float32 or float16, got {dtype}. Choose one of these.")
         if not self.arch:
             raise ValueError(f"{path.name} could not be loaded without its arch. Make the classifier with arch='...'.")
         state = architectures.file_state(self.arch, self.module)
@@ -176,7 +176,7 @@ class FineGrainedClassifier:
     @classmethod
     @torch.inference_mode(False)
     def from_timm(cls, name: str) -> FineGrainedClassifier:
-        """timm's pretrained model `name` ("resnet50.a1_in1k"), downloaded unless it is on this computer."""
+        """timm's pretrained model `name` ("resnet50.a1_in1k"), downloaded unless it is cached on this computer."""
         name = name.strip()
         module, class_names = timm_models.pretrained(name)
         preprocessing = architectures.preprocessing(name, module, {}, {})

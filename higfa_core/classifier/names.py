@@ -1,4 +1,4 @@
-"""Class names: what is legal, how a name is found, and what the various files call them."""
+"""Class names: which are valid, how a name is found, and how various files list them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def checked(names) -> tuple[str, ...]:
 
 
 def index(name: str, names: Sequence[str], source: str) -> int:
-    """Position of `name`; ValueError with the closest one. What `_plain` removes is forgiven, and one
-    of several synonyms is enough ("tench" for ImageNet's "tench, Tinca tinca"), where that is unambiguous."""
+    """Position of `name`; ValueError with the closest one. Where that is unambiguous, what `_plain` removes is ignored,
+    and one of several synonyms suffices ("tench" for ImageNet's "tench, Tinca tinca")."""
     if name in names:
         return names.index(name)
     wanted, plain = _plain(name), [_plain(known) for known in names]
@@ -45,9 +45,9 @@ def index(name: str, names: Sequence[str], source: str) -> int:
 
 
 def listed(labels: Mapping | Sequence | None) -> list[str] | None:
-    """The names of an `id2label` or `label_names` entry; None where it has none, or only LABEL_0, LABEL_1 ...
+    """The names of an `id2label` or `label_names` entry; None if it has none, or only LABEL_0, LABEL_1 ...
 
-    Public models repeat names (ImageNet has two cranes): those get their number, "crane (134)".
+    Public models repeat names (ImageNet has two cranes); these get their number: "crane (134)".
     """
     if not isinstance(labels or (), (Mapping, list, tuple)):
         raise ValueError(f"the labels must be a list or an object, got {str(labels)[:80]!r}")
@@ -63,7 +63,7 @@ def listed(labels: Mapping | Sequence | None) -> list[str] | None:
 
 
 def unnumbered(lines: list[str]) -> list[str]:
-    """Without the number with which every line begins, as in CUB's classes.txt ("2 002.Laysan_Albatross")."""
+    """The lines without a leading number, if all have one, as in CUB's classes.txt ("2 002.Laysan_Albatross")."""
     parts = [line.split(maxsplit=1) for line in lines]
     for first in (0, 1):
         if all(len(part) == 2 and part[0] == str(i) for i, part in enumerate(parts, first)):

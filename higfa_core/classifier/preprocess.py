@@ -1,4 +1,4 @@
-"""What a classifier does to an image before its first layer, differentiably."""
+"""A classifier's preprocessing of images, differentiably."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ MAX_SIDE = 4096  # pixels; classifiers see 96 to 1024, and one image of 4096 x 4
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How the classifier wants its images; the fields are those of timm's data config, and three more.
+    """How the classifier expects its images; the fields are those of timm's data config, and three more.
 
     `input_size` is (h, w) in pixels; `mean` and `std` are per channel for images in 0..1 (three values,
     or one for a grey-scale model). `crop_mode` "center" resizes the shorter side to
-    `input_size / crop_pct`, "squash" both sides; then the centre is cropped. `resize` says that size in
+    `input_size / crop_pct`, "squash" both sides; then the centre is cropped. `resize` gives that size in
     pixels instead, as torchvision and transformers do: a number for the shorter side, (h, w) for both.
-    `crop_rounding` is what becomes of half a pixel: "round" (timm, torchvision) or "floor" (transformers).
+    `crop_rounding` is how half a pixel is rounded: "round" (timm, torchvision) or "floor" (transformers).
     `channel_order` is "RGB" or "BGR". ValueError if out of range.
     """
 
@@ -89,7 +89,7 @@ class Preprocess:
         elif self.channel_order == "BGR":
             x = x.flip(1)
         x = self._crop(_resize(x, self.resized(*x.shape[-2:]), self.interpolation))
-        # Python floats, not a stored tensor: one born in inference mode could not take part in autograd.
+        # Python floats, not a stored tensor: one created in inference mode could not take part in autograd.
         return torch.stack([(c - m) / s for c, m, s in zip(x.unbind(1), self.mean, self.std, strict=True)], dim=1)
 
     def _crop(self, x: Tensor) -> Tensor:
@@ -110,8 +110,8 @@ CHOICES = {
 def _resize(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     """F.interpolate with antialias=True, as two matrix products.
 
-    The gradient of PyTorch's own adds up in random order on CUDA, so that no run could be repeated, and older
-    releases have none on MPS.
+    The gradient of PyTorch's own sums in random order on CUDA, so that no run would be reproducible, and older
+    releases lack it on MPS.
     """
     if tuple(x.shape[-2:]) == size:
         return x
@@ -125,7 +125,7 @@ def _resize(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:
 @lru_cache(maxsize=8)
 def _filter(before: int, after: int, mode: str, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Weights [after, before] of one side's pixels; the filter is as wide as the larger pixel."""
-    # On the CPU, as MPS has no float64; outside of inference mode, which may have been on where they are first used.
+    # On the CPU, as MPS has no float64; outside inference mode, which may be on where they are first used.
     with torch.inference_mode(False):
         places = (torch.arange(after, dtype=torch.float64, device="cpu") + 0.5) * (before / after)
         pixels = torch.arange(before, dtype=torch.float64, device="cpu") + 0.5

@@ -197,9 +197,9 @@ def test_without_timm_the_message_says_what_to_install(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("lora_unet_down_blocks_0.lora_down.weight", "is a LoRA: it belongs into models/loras"),
+        ("lora_unet_down_blocks_0.lora_down.weight", "is a LoRA: it belongs in models/loras"),
         ("base_model.model.blocks.0.attn.qkv.lora_A.weight", "is a LoRA"),
-        ("model.diffusion_model.input_blocks.0.0.weight", "is a diffusion model: it belongs into models/checkpoints"),
+        ("model.diffusion_model.input_blocks.0.0.weight", "is a diffusion model: it belongs in models/checkpoints"),
         ("double_blocks.0.img_attn.qkv.weight", "is a diffusion model"),
     ],
 )
@@ -229,7 +229,7 @@ def rewrite(file, **changes):
     [
         (
             {"auto_map": {"AutoModel": "code.MyModel"}},
-            r"config.json asks for code that comes with the model \(auto_map\)",
+            r"config.json needs code that comes with the model \(auto_map\)",
         ),
         ({"quantization_config": {"bits": 4}}, r"the weights are quantised"),
         ({"model_type": "vitt"}, r"no model_type 'vitt': closest 'vit'\. Correct config.json"),
@@ -237,7 +237,7 @@ def rewrite(file, **changes):
             {"architectures": ["ViTForMaskedImageModeling"]},
             r"that of ViTForMaskedImageModeling, which is no image class",
         ),
-        ({"model_type": "bert", "architectures": None}, r"that of bert, which is no image classifier"),
+        ({"model_type": "bert", "architectures": None}, r"that of bert, which is not an image classifier"),
         (
             {"id2label": {str(i): f"LABEL_{i}" for i in range(5)}},
             r"does not say its class_names\. Put a file 'model.json'",
@@ -275,7 +275,7 @@ def test_files_missing_beside_a_transformers_model(tmp_path):
 def test_bad_text_beside_a_transformers_model(tmp_path):
     path = write_transformers(tmp_path)
     rewrite(tmp_path / "preprocessor_config.json", auto_map={"AutoImageProcessor": "code.Mine"})
-    with pytest.raises(ValueError, match=r"preprocessor_config.json asks for code .*\(auto_map\): it is refused"):
+    with pytest.raises(ValueError, match=r"preprocessor_config.json needs code .*\(auto_map\), which is refused"):
         FineGrainedClassifier.load(path)
     for name in ("preprocessor_config.json", "config.json"):
         (tmp_path / name).write_text("{", encoding="utf-8")

@@ -167,7 +167,7 @@ def test_arguments_that_lead_elsewhere(tmp_path, outside, route, kind):
 @pytest.mark.parametrize("route", [by_metadata, by_sidecar])
 def test_transformers_wrapper_around_timm(tmp_path, outside, route, kwargs, kind):
     path = route(tmp_path, "transformers/timm_wrapper", filled(kwargs, outside, kind))
-    assert "timm_wrapper is a model of timm" in require_nothing_else(path, outside)
+    assert "timm_wrapper is a timm model" in require_nothing_else(path, outside)
 
 
 @pytest.mark.parametrize("kwargs", [{"weights": "DEFAULT"}, {"weights": DECOY}, {"progress": True}, {"block": DECOY}])

@@ -1,8 +1,8 @@
 """What a classifier file may ask a library to build: arguments that the network itself declares, with plain values.
 
-Libraries accept more than that, among it file names, addresses and models to fetch. So nothing that a file says reaches
-a library unless it is on the list: the names come from the signature of the network's own class, the values are
-numbers, short words, and lists and tables of them.
+Libraries accept more than that, including file names, addresses and models to fetch. So nothing in a file reaches a
+library unless it is on the list: the names come from the signature of the network's own class, the values are numbers,
+short words, and lists and tables of them.
 """
 
 from __future__ import annotations

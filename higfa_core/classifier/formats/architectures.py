@@ -17,9 +17,9 @@ from .skeletons import skeleton
 
 
 def load(arch: str, state: dict[str, Tensor], num_classes: int, kwargs: dict) -> nn.Module:
-    """The module with its weights, giving logits [B, num_classes]; ValueError where one does not fit the other.
+    """The module with its weights, giving logits [B, num_classes]; ValueError if they do not match.
 
-    Names and shapes are compared with a module without memory, before a real one is made.
+    Names and shapes are compared with a module without memory before a real one is made.
     """
     weights.refuse_non_finite(state, "Train or export it again")
     weights.refuse_quantised(state)
@@ -36,7 +36,7 @@ def load(arch: str, state: dict[str, Tensor], num_classes: int, kwargs: dict) ->
 
 
 def arguments(facts: Facts, state: dict[str, Tensor]) -> dict:
-    """`model_kwargs` as stated, completed by the training script's arguments and by what the weights show."""
+    """`model_kwargs` as stated, completed from the training script's arguments and from the weights."""
     library, name = _split(facts.arch)
     given = facts.model_kwargs or {}
     if library is transformers_models:
@@ -48,7 +48,7 @@ def arguments(facts: Facts, state: dict[str, Tensor]) -> dict:
 
 
 def preprocessing(arch: str, module: nn.Module, kwargs: dict, given: dict, args: dict | None = None) -> Preprocess:
-    """`given`, completed by the training script's arguments, then by what the library knows of the architecture."""
+    """`given`, completed from the training script's arguments, then from the library's defaults for it."""
     known = [field.name for field in fields(Preprocess)]
     unknown = [key for key in given if key not in known]
     if unknown:
@@ -72,12 +72,12 @@ def preprocessing(arch: str, module: nn.Module, kwargs: dict, given: dict, args:
 
 
 def file_state(arch: str, module: nn.Module) -> dict[str, Tensor]:
-    """The weights under the names that a file should give them."""
+    """The weights under the names that a file should use."""
     return transformers_models.file_state(module) if arch.startswith("transformers/") else module.state_dict()
 
 
 def require_outputs(module: nn.Module, preprocess: Preprocess, num_classes: int) -> None:
-    """ValueError unless the module makes one logit per class of an image prepared like this."""
+    """ValueError unless the module returns one logit per class for an image preprocessed like this."""
     logits = _dry_run(module, (1, len(preprocess.mean), *preprocess.input_size))
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         got = f"shape {list(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
@@ -91,14 +91,14 @@ def require_outputs(module: nn.Module, preprocess: Preprocess, num_classes: int)
 
 @torch.no_grad()
 def _dry_run(module: nn.Module, shape: tuple[int, ...]):
-    """What the module returns for one image: shapes only where that works, else by running it."""
+    """The module's output for one image: only its shape where that works, else by running it."""
     try:
-        # A copy without memory: some models keep tensors they computed, which must not be empty ones.
+        # A copy without memory: some models cache tensors they computed, which must not be empty.
         tensors = (*module.parameters(), *module.buffers())
         twin = copy.deepcopy(module, {id(t): torch.empty_like(t, device="meta") for t in tensors})
         with torch.device("meta"):
             return twin(torch.empty(shape))
-    except Exception:  # whatever goes wrong there, the real run is the judge
+    except Exception:  # whatever goes wrong there, the real run decides
         parameter = next(module.parameters(), torch.empty(0))
     try:
         return module(torch.zeros(shape, device=parameter.device))

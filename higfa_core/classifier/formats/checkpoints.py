@@ -1,7 +1,7 @@
 """What training scripts leave in a torch checkpoint beside the weights: architecture, class names, arguments.
 
-The arguments are those of timm's or torchvision's `train.py`, or of a script that calls them the same. What they
-say of the model and its images is read in `.timm_models` and `.torchvision_models`.
+The arguments are those of timm's or torchvision's `train.py`, or of a script that uses the same names. What they
+say about the model and its images is read in `.timm_models` and `.torchvision_models`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def arguments(content: Mapping) -> dict:
 
 
 def arch(content: Mapping, state: Mapping[str, Tensor]) -> str | None:
-    """The architecture, if the checkpoint says it: a timm name, unless script or weights are torchvision's."""
+    """The architecture, if the checkpoint states it: a timm name, unless script or weights are torchvision's."""
     args, stated = arguments(content), content.get("arch")
     if not isinstance(stated, str):
         return f"torchvision/{args.get('model')}" if _by_torchvision(args) else None
@@ -35,7 +35,7 @@ def arch(content: Mapping, state: Mapping[str, Tensor]) -> str | None:
 
 
 def class_names(content: Mapping) -> list[str] | None:
-    """The class names, if the checkpoint says them; ValueError where their numbers have gaps."""
+    """The class names, if the checkpoint states them; ValueError if their numbers have gaps."""
     index = content.get("class_to_idx")
     if isinstance(index, Mapping):
         return names.listed({str(number): name for name, number in index.items()})
@@ -44,9 +44,9 @@ def class_names(content: Mapping) -> list[str] | None:
 
 
 def other_order(listed: list[str], args: Mapping) -> str | None:
-    """What is wrong with class names sorted in the one way, where the script sorted its class folders in the other.
+    """What is wrong with class names in one sort order if the script sorted its class folders in the other.
 
-    timm sorts them naturally (2 before 10, upper and lower case alike), torchvision as `sorted` does.
+    timm sorts them naturally (2 before 10, ignoring case), torchvision as `sorted` does.
     """
     by_timm = "class_map" in args and not args["class_map"] and "/" not in str(args.get("dataset"))
     names_given = isinstance(listed, list) and all(isinstance(name, str) for name in listed)

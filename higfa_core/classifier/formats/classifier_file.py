@@ -1,15 +1,15 @@
-"""What a classifier file and the files beside it say.
+"""The contents of a classifier file and of the files beside it.
 
-The weights are a `state_dict` of timm, torchvision or transformers. What they alone do not say is looked up
-in the order of `readers.READERS`:
+The weights are a `state_dict` of timm, torchvision or transformers. Everything else is looked up in the order of
+`readers.READERS`:
 
 1. the file's own metadata (`higfa-classifier-1`, what `FineGrainedClassifier.save` writes),
 2. a sidecar `<stem>.json` with the same keys beside it,
-3. what a training script put into a torch checkpoint, see `.checkpoints` and `.lightning`,
+3. what a training script stored in a torch checkpoint, see `.checkpoints` and `.lightning`,
 4. `classes.txt` beside it, one class name per line, in the order of the outputs,
 5. `config.json` beside it (what `save_pretrained` of transformers or timm's `push_to_hf_hub` writes; with
    `preprocessor_config.json`), unless it is that of another architecture,
-6. the weights themselves, where only torchvision has a model with such weights.
+6. the weights themselves, if only torchvision has a model with such weights.
 
 The keys are the fields of `Facts`.
 """
@@ -30,7 +30,7 @@ __all__ = ["FORMAT", "beside", "read"]
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], Facts]:
-    """Weights and facts of a classifier file and of what lies beside it; ValueError names fault and remedy."""
+    """Weights and facts of a classifier file and the files beside it; ValueError names fault and remedy."""
     content, facts = Content(path, *weights.read(path)), Facts()
     for origin, reader in READERS:
         facts = facts.completed(reader(content, facts), origin)

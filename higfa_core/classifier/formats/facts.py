@@ -1,4 +1,4 @@
-"""What is known about a classifier beside its weights, and what said so."""
+"""What is known about a classifier besides its weights, and where it comes from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NOTHING = (None, "", [], {}, ())
 
 @dataclass(frozen=True)
 class Facts:
-    """A classifier's facts; None is what nobody has said yet.
+    """A classifier's facts; None for what is still unknown.
 
     Args:
         arch: timm name, "torchvision/<name>" or "transformers/<model_type>".
@@ -21,7 +21,7 @@ class Facts:
         temperature: divides the logits.
         model_kwargs: arguments of the architecture's builder; the config of a transformers model.
         args: arguments of the training script, which complete `model_kwargs` and `preprocess`.
-        origins: what said each of them, for messages.
+        origins: the origin of each of them, for messages.
     """
 
     arch: str | None = None
@@ -34,12 +34,12 @@ class Facts:
     origins: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def completed(self, found: Mapping, origin: str) -> Facts:
-        """With those of `found` that were unknown, said by `origin`. Keys that are no facts are left out."""
+        """These facts, with the unknown ones taken from `found`, by `origin`. Keys that are not facts are ignored."""
         new = {key: found[key] for key in KEYS if found.get(key) not in NOTHING and getattr(self, key) is None}
         return replace(self, **new, origins={**self.origins, **dict.fromkeys(new, origin)})
 
     def number(self, key: str, default: float) -> float:
-        """The fact as a number; ValueError if it is something else."""
+        """The fact as a number; ValueError for anything else."""
         value = getattr(self, key)
         try:
             return default if value is None else float(value)

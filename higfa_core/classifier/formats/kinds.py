@@ -13,11 +13,11 @@ TRAIN_HERE = "Choose a model of timm, torchvision or transformers, or train one 
 
 NAMES_OF_OTHERS = {
     r"lora_(up|down|A|B|mid|magnitude)\b|^lora_(unet|te)|\.lora\.": (
-        "a LoRA: it belongs into models/loras. Choose an image classifier"
+        "a LoRA: it belongs in models/loras. Choose an image classifier"
     ),
     r"^(model\.diffusion_model|first_stage_model|input_blocks|down_blocks|double_blocks|joint_blocks"
     r"|transformer_blocks)\.": (
-        "a diffusion model: it belongs into models/checkpoints or models/diffusion_models. Choose an image classifier"
+        "a diffusion model: it belongs in models/checkpoints or models/diffusion_models. Choose an image classifier"
     ),
     r"(^|[./])(kernel|moving_mean|moving_variance)(:0)?$": (
         f"a model of Keras, TensorFlow or Flax, whose weights have other names and shapes. {TRAIN_HERE}"
@@ -47,7 +47,7 @@ MEMBERS = {
 
 
 def refuse_other_files(path: Path) -> None:
-    """ValueError where the file is of a kind that holds no state dict."""
+    """ValueError if the file is of a kind that holds no state dict."""
     with path.open("rb") as file:
         start = file.read(8)
     what = next((what for magic, what in STARTS.items() if re.match(magic, start)), None)
@@ -58,7 +58,7 @@ def refuse_other_files(path: Path) -> None:
 
 
 def refuse_other_models(path: Path, keys: Iterable[str]) -> None:
-    """ValueError where a name is one that only other kinds of models have."""
+    """ValueError if a name occurs only in other kinds of models."""
     for key in keys:
         for pattern, what in NAMES_OF_OTHERS.items():
             if re.search(pattern, key):
@@ -66,7 +66,7 @@ def refuse_other_models(path: Path, keys: Iterable[str]) -> None:
 
 
 def code_in_it(name: str) -> str:
-    """What is wrong with a torch file that names this Python object."""
+    """What is wrong with a torch file that refers to this Python object."""
     if name.startswith("fastai."):
         return (
             f"is refused: it is a Learner that fastai exported (learn.export), pickled Python code ({name}), which "

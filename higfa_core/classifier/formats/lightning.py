@@ -1,6 +1,6 @@
-"""What Lightning's `save_hyperparameters` leaves in a checkpoint: the arguments of somebody's own module.
+"""What Lightning's `save_hyperparameters` leaves in a checkpoint: the arguments of the user's own module.
 
-Their names are not agreed upon. Those that many modules around `timm.create_model` have are read, where they fit.
+There is no convention for their names. Those common in modules around `timm.create_model` are read, if they fit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SEVERAL_LABELS = ("multi_label", "multilabel", "is_multilabel")
 
 
 def facts(content: Mapping) -> dict:
-    """Architecture, classes and image size; ValueError where the outputs are not classes that exclude each other."""
+    """Architecture, classes and image size; ValueError if the outputs are not mutually exclusive classes."""
     given = _hyper_parameters(content)
     _refuse_several_labels(given)
     known = next((name for key in ARCH if (name := _known(given.get(key)))), None)
@@ -54,5 +54,5 @@ def _refuse_several_labels(given: Mapping) -> None:
     if stated:
         raise ValueError(
             f"hyper_parameters say {stated[0]} = {given[stated[0]]!r}: it was trained for several labels per "
-            "image, and guidance needs classes of which an image has one. Choose a classifier of such classes."
+            "image, and guidance needs mutually exclusive classes. Choose a classifier of such classes."
         )

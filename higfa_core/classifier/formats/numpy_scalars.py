@@ -1,7 +1,7 @@
 """numpy's scalars in torch checkpoints (a metric, the numbers of `class_to_idx`), without numpy's unpickling.
 
-numpy believes the flags that a pickled dtype gives itself: a float that says it holds objects makes it follow the
-file's bytes as pointers. What stands in for it here reads plain numbers and text; other scalars become None.
+numpy trusts the flags of a pickled dtype: a float that claims to hold objects makes it follow the file's bytes as
+pointers. The stand-in here reads plain numbers and text; other scalars become None.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The image processor of a transformers model as a `Preprocess`.
 
-transformers has some twenty processor classes, whose code differs in order, rounding and in which settings they
-heed. So the processor is asked: plain colours give size, mean, std and channel order, and of the ways in which
-it may resize and crop, the one that reproduces its result on a picture is taken.
+transformers has some twenty processor classes, which differ in order, rounding and in the settings they respect. So the
+processor is probed: plain colours give size, mean, std and channel order, and among the ways to resize and crop, the
+one that reproduces its result on a test image is used.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from ..preprocess import MAX_SIDE, Preprocess
 from . import allowed
 
 RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}
-# Those of the networks in transformers_models.MODEL_TYPES; others start programs (LayoutLM's runs tesseract).
+# Those of the networks in transformers_models.MODEL_TYPES; others run programs (LayoutLM's runs tesseract).
 KINDS = re.compile(
     "(Beit|Bit|ConvNext|CLIP|DeiT|Donut|EfficientFormer|EfficientNet|Levit|MobileNetV1|MobileNetV2|MobileViT|Perceiver"
     "|PoolFormer|PPLCNet|Pvt|Segformer|Siglip|Siglip2|TextNet|ViT)(ImageProcessor(Fast|Pil)?|FeatureExtractor)"
 )
-TOLERANCE = 0.6  # mean difference in steps of 1/255: both round to 8 bits, at other places
+TOLERANCE = 0.6  # mean difference in steps of 1/255: both round to 8 bits, but at different points
 
 
 def preprocess_settings(processor: dict, model_type: str) -> dict:
-    """Fields of `Preprocess` for the content of a preprocessor_config.json; ValueError if it does something else.
+    """Fields of `Preprocess` for the content of a preprocessor_config.json; ValueError if these cannot express it.
 
     Args:
         processor: the JSON object.
-        model_type: that of config.json, which says which processor it is where the object does not.
+        model_type: that of config.json, which determines the processor if the object does not.
     """
     if processor.get("auto_map"):
         raise ValueError(
-            f"preprocessor_config.json asks for code that comes with the model (auto_map): it is refused. {REMEDY}"
+            f"preprocessor_config.json needs code that comes with the model (auto_map), which is refused. {REMEDY}"
         )
     try:
         asked = _processor(processor, model_type)
@@ -54,7 +54,7 @@ def preprocess_settings(processor: dict, model_type: str) -> dict:
 
 
 def _processor(settings: dict, model_type: str):
-    """The processor, from a folder that holds these settings and nothing else."""
+    """The processor, from a folder with these settings and nothing else."""
     kind = settings.get("image_processor_type") or settings.get("feature_extractor_type")
     if kind is not None and not (isinstance(kind, str) and KINDS.fullmatch(kind)):
         raise ValueError(f"it is a {str(kind)[:60]}")
@@ -76,7 +76,7 @@ def _largest(size) -> float:
 
 
 def _plain_settings(processor) -> dict:
-    """Size, mean, std and channel order from what the processor makes of black, white and red."""
+    """Size, mean, std and channel order from the processor's output for black, white and red."""
     black, white, red = (_pixels(processor, Image.new("RGB", (96, 96), c)) for c in ("black", "white", "red"))
     low, high = (image.double().mean(dim=(-2, -1)) for image in (black, white))
     std = 1 / (high - low)
@@ -94,7 +94,7 @@ def _plain_settings(processor) -> dict:
 
 
 def _tried(processor, plain: dict):
-    """(mean difference to the processor's picture in steps of 1/255, settings) of every way that is possible."""
+    """(mean difference from the processor's output in steps of 1/255, settings) of every possible way."""
     for way in _ways(processor):
         sides = way if isinstance(way, tuple) else (way, way)
         if any(side < crop for side, crop in zip(sides, plain["input_size"])):
@@ -110,7 +110,7 @@ def _tried(processor, plain: dict):
 
 
 def _ways(processor) -> set[int | tuple[int, int]]:
-    """What the processor's `size` may mean: a length of the shorter side, or both sides."""
+    """What the processor's `size` may mean: the length of the shorter side, or both sides."""
     size, crop_pct = dict(processor.size), getattr(processor, "crop_pct", None) or 1.0
     short = size.get("shortest_edge")
     if short:  # as it stands, ConvNeXt and PoolFormer, LeViT, ConvNeXt from 384 up

@@ -1,6 +1,6 @@
-"""Who may say what of a classifier: an ordered list of readers, of which the first to say a thing is right.
+"""The sources of a classifier's facts: an ordered list of readers, of which the first to state a fact wins.
 
-Each is a function (content, known facts) -> facts; `classifier_file` asks them in the order of `READERS`.
+Each is a function (content, known facts) -> facts; `classifier_file` calls them in the order of `READERS`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 
 @dataclass(frozen=True)
 class Content:
-    """A classifier file as read: weights, safetensors metadata, what else a torch checkpoint holds."""
+    """A classifier file as read: weights, safetensors metadata, the rest of a torch checkpoint."""
 
     path: Path
     state: dict[str, Tensor]
@@ -45,7 +45,7 @@ class Content:
 
 
 def metadata(content: Content, known: Facts) -> dict:
-    """What `FineGrainedClassifier.save` writes, or whoever else puts the same keys into a safetensors header."""
+    """What `FineGrainedClassifier.save`, or any other program with the same keys, writes into a safetensors header."""
     version = content.metadata.get("format", "")
     if version.startswith("higfa-classifier-") and version != FORMAT:
         raise ValueError(f"{content.path.name} has the format {version}, this version reads {FORMAT}. Update HiGFA.")
@@ -60,7 +60,7 @@ def sidecar(content: Content, known: Facts) -> dict:
 
 
 def checkpoint(content: Content, known: Facts) -> dict:
-    """What a training script put beside the weights, see `.checkpoints`."""
+    """What a training script stored beside the weights, see `.checkpoints`."""
     facts = {"args": content.args}
     if not known.arch:
         facts["arch"] = checkpoints.arch(content.checkpoint, content.state)
@@ -79,7 +79,7 @@ def checkpoint(content: Content, known: Facts) -> dict:
 
 
 def hyper_parameters(content: Content, known: Facts) -> dict:
-    """What a module of Lightning was made with, see `.lightning`."""
+    """The arguments of a Lightning module, see `.lightning`."""
     try:
         facts = lightning.facts(content.checkpoint)
         if known.class_names is None:
@@ -116,7 +116,7 @@ def classes_txt(content: Content, known: Facts) -> dict:
 
 
 def config_json(content: Content, known: Facts) -> dict:
-    """`config.json` of transformers or of timm beside the file, unless nothing is missing or it is another model's."""
+    """`config.json` of transformers or timm beside the file, unless nothing is missing or it is another model's."""
     path, file = content.path, content.path.with_name(CONFIG)
     if not file.is_file():
         return {}
@@ -140,13 +140,13 @@ def config_json(content: Content, known: Facts) -> dict:
 
 
 def _processor(path: Path) -> dict:
-    """The settings of the image processor: transformers 5 may keep them among those of others."""
+    """The settings of the image processor: transformers 5 may store them with those of others."""
     several, single = (_object(file) if file.is_file() else {} for file in map(path.with_name, PROCESSORS))
     return several["image_processor"] if isinstance(several.get("image_processor"), dict) else single
 
 
 def weights(content: Content, known: Facts) -> dict:
-    """The architecture, where only torchvision has a model with such weights."""
+    """The architecture, if only torchvision has a model with such weights."""
     if known.arch:
         return {}
     arch = torchvision_models.detect(content.state)
@@ -172,7 +172,7 @@ READERS: tuple[tuple[str, Callable[[Content, Facts], dict]], ...] = (
 
 
 def _decoded(path: Path, facts: Mapping) -> dict:
-    """The facts with JSON text, as safetensors metadata hold it, turned into what it stands for."""
+    """The facts, with JSON text (as in safetensors metadata) decoded."""
     facts = {"class_names": facts.get("label_names"), **facts}  # timm's word
     facts = {k: _json(v, f"{path.name}: {k}") if k in JSON_KEYS and isinstance(v, str) else v for k, v in facts.items()}
     for key in ("preprocess", "model_kwargs"):

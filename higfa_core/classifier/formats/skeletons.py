@@ -9,8 +9,8 @@ from torch import nn
 
 
 def skeleton(make: Callable[[], nn.Module]) -> nn.Module:
-    """What `make` makes, on the meta device; a real module where it cannot be made there (RegNet of torchvision
-    computes its widths with tensors) and where an argument is wrong, which then is the error of `make`."""
+    """The result of `make`, on the meta device; a real module if it cannot be made there (torchvision's RegNet
+    computes its widths with tensors), or if an argument is wrong, which raises the error of `make`."""
     try:
         with torch.device("meta"):
             return make()

@@ -19,7 +19,7 @@ from .wrappers import bare
 from .wrappers import names as names_of
 
 NAME = re.compile(r"\w+(\.\w+)?", re.ASCII)
-NORMS = {"bn_eps", "bn_momentum", "bn_tf"}  # what the EfficientNets take beside the arguments of their class
+NORMS = {"bn_eps", "bn_momentum", "bn_tf"}  # what the EfficientNets take besides the arguments of their class
 TIMEOUT = 5.0  # seconds to wait for the model hub before giving up
 
 
@@ -61,12 +61,12 @@ def _plain(arch: str) -> nn.Module:
 def _create(arch: str, num_classes: int, kwargs: dict) -> nn.Module:
     try:
         return import_timm().create_model(arch, pretrained=False, num_classes=num_classes, **kwargs)
-    except Exception as error:  # a wrong value may raise anything, deep in a network
+    except Exception as error:  # a wrong value may raise anything deep inside a network
         raise ValueError(f"timm cannot build {arch} with {kwargs}: {error}. Correct model_kwargs.") from error
 
 
 def holds(arch: str, state: Mapping[str, Tensor]) -> bool:
-    """Whether timm has a model of that name whose weights are called like these."""
+    """Whether timm has a model of that name whose weights have these names."""
     if not import_timm().is_model(arch):
         return False
     return names_of(_plain(arch).state_dict()) == names_of(bare(state))
@@ -86,9 +86,9 @@ def _side_or_sides(size: tuple[int, ...]) -> int | tuple[int, ...]:
 
 
 def sized(arch: str, kwargs: dict, state: Mapping[str, Tensor], stated) -> dict:
-    """`kwargs` with the `img_size` for which the weights were trained, where it is not the usual one.
+    """`kwargs` with the `img_size` for which the weights were trained, if it is not the usual one.
 
-    A position embedding shows it: it has one token per patch. Without one, `stated` says it, the input size (.., h, w).
+    It follows from a position embedding (one token per patch), or else from `stated`, the input size (..., h, w).
     """
     require_name(arch)
     if {"img_size", "dynamic_img_size"} & set(kwargs):
@@ -103,14 +103,14 @@ def sized(arch: str, kwargs: dict, state: Mapping[str, Tensor], stated) -> dict:
 
 
 def size_of_tokens(tokens: int, usual: int, grid: tuple[int, int], patch: tuple[int, int], stated=None):
-    """The image size (h, w) of so many tokens; None where it is the usual one, and where no size is clear.
+    """The image size (h, w) for that number of tokens; None if it is the usual one, or ambiguous.
 
     Args:
         tokens: position embeddings in the file.
         usual: those of the architecture at its own size, of which `grid` are patches.
         grid: rows and columns of patches at that size.
         patch: (h, w) in pixels.
-        stated: the input size, which decides where the image is no square.
+        stated: the input size, which decides if the image is not square.
     """
     if tokens == usual:
         return None
@@ -144,7 +144,7 @@ def trained_kwargs(arch: str, args: Mapping) -> dict:
 
 
 def preprocess(arch: str, module: nn.Module, kwargs: dict, args: Mapping | None = None) -> dict:
-    """Fields of Preprocess as timm knows them for the architecture and tag, and for its train.py's arguments."""
+    """timm's fields of Preprocess for the architecture and tag, and for the arguments of its train.py."""
     settings = _data_config(module.pretrained_cfg, args or {})
     if "img_size" in kwargs:
         size = kwargs["img_size"]
@@ -153,7 +153,7 @@ def preprocess(arch: str, module: nn.Module, kwargs: dict, args: Mapping | None 
 
 
 def facts(config: dict) -> dict:
-    """What the config.json of a timm repository (or of transformers' wrapper around timm) says."""
+    """The facts in the config.json of a timm repository (or of transformers' wrapper around timm)."""
     for name in ("pretrained_cfg", "model_args", "label_descriptions"):
         if not isinstance(config.get(name) or {}, dict):
             got = str(config[name])[:60]
@@ -171,7 +171,7 @@ def facts(config: dict) -> dict:
 
 
 def class_names(config: dict) -> list[str] | None:
-    """Names that a timm config states, or those of the ImageNet subset that its tag names."""
+    """The names in a timm config, or those of the ImageNet subset that its tag names."""
     labels, words = config.get("label_names"), config.get("label_descriptions") or {}
     if labels:
         found = names.listed(labels)
@@ -186,8 +186,8 @@ def class_names(config: dict) -> list[str] | None:
 def pretrained(name: str) -> tuple[nn.Module, list[str]]:
     """Pretrained model of a timm name and its class names. The one place where something may be downloaded.
 
-    Weights in the local cache of huggingface_hub are used without asking the network. ValueError with the
-    remedy where timm has none, knows no class names, or cannot reach them.
+    Weights in the local cache of huggingface_hub are used without network access. ValueError with the remedy if timm
+    has none, knows no class names, or cannot reach them.
     """
     timm = import_timm()
     if name.startswith("hf-hub:"):
@@ -218,7 +218,7 @@ def _pretrained_module(name: str, config) -> nn.Module:
 
 
 def cached_file(config) -> str | None:
-    """The weights of a timm configuration in the local cache of huggingface_hub, if they are there."""
+    """The weights of a timm configuration in the local cache of huggingface_hub, if present."""
     import huggingface_hub
 
     file = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
@@ -226,7 +226,7 @@ def cached_file(config) -> str | None:
 
 
 def check_reachable(config, what: str, remedy: Callable[[str], str]) -> None:
-    """ValueError within seconds when the weights are unavailable; timm itself would try for most of a minute.
+    """ValueError within seconds if the weights are unavailable; timm itself would keep trying for most of a minute.
 
     `what` begins the message, `remedy` (of the repository) ends it.
     """

@@ -21,7 +21,7 @@ WRAPPERS += ("state_dict", "model_state_dict", "model", "net", "weights")
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """(weights, what else the checkpoint holds); ValueError names fault and remedy."""
+    """(weights, the rest of the checkpoint); ValueError names fault and remedy."""
     kinds.refuse_other_files(path)
     outer, sizes = _load(path)
     inner = outer
@@ -46,9 +46,9 @@ def _is_weight(key, value) -> bool:
 
 
 def _load(path: Path) -> tuple[object, Counter | None]:
-    """What the file holds, and the sizes of its records: None for the format before torch 1.6, which has none.
+    """The content of the file, and the sizes of its records: None for the format before torch 1.6, which has none.
 
-    Records are mapped, not read: what they claim is checked before it is used.
+    Records are memory-mapped, not read: their claims are checked before use.
     """
     sizes = _record_sizes(path)
     try:
@@ -69,7 +69,7 @@ def _fault(message: str, kind: str) -> str:
 
 
 def _record_sizes(path: Path) -> Counter | None:
-    """How many records of a zip file have which size; None where it is no zip file."""
+    """Record size -> number of records in a zip file; None if it is not a zip file."""
     if not zipfile.is_zipfile(path):
         return None
     try:
@@ -83,7 +83,7 @@ def _record_sizes(path: Path) -> Counter | None:
 
 
 def _refuse_false_sizes(path: Path, state: Mapping[str, Tensor], sizes: Counter | None) -> None:
-    """ValueError for tensors that are more than their storage, and storages that are more than their record."""
+    """ValueError for tensors larger than their storage, and for storages larger than their record."""
     storages = {}
     for key, tensor in state.items():
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_nested:
@@ -105,7 +105,7 @@ def _refuse_false_sizes(path: Path, state: Mapping[str, Tensor], sizes: Counter 
 
 @contextmanager
 def _only_safe_globals(allowed: list):
-    """ComfyUI allows numpy's own dtype for the whole process, which could win over the one that stands in for it."""
+    """ComfyUI allows numpy's own dtype for the whole process, which could take precedence over its stand-in."""
     others = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
     try:

@@ -31,16 +31,16 @@ def build(name: str, num_classes: int, kwargs: dict) -> nn.Module:
         raise ValueError(f"torchvision has no arch '{name}'{hint}. Correct it.")
     if kwargs:
         allowed.require(name, kwargs, allowed.declared(_plain(name)))
-    if name in ("googlenet", "inception_v3"):  # their default draws from scipy, for a minute
+    if name in ("googlenet", "inception_v3"):  # their default initialisation uses scipy and takes a minute
         kwargs = {"init_weights": False, **kwargs}
     try:
         return models.get_model(name, weights=None, num_classes=num_classes, **kwargs)
-    except Exception as error:  # a wrong value may raise anything, deep in a network
+    except Exception as error:  # a wrong value may raise anything deep inside a network
         raise ValueError(f"torchvision cannot build {name} with {kwargs}: {error}. Correct model_kwargs.") from error
 
 
 def sized(name: str, kwargs: dict, state: Mapping[str, Tensor], stated) -> dict:
-    """`kwargs` with the `image_size` that the tokens of a vision transformer show, where it is not the usual one."""
+    """`kwargs` with the `image_size` that follows from a vision transformer's tokens, if it is not the usual one."""
     tokens = [t.shape[1] for key, t in state.items() if key.endswith("encoder.pos_embedding") and t.ndim == 3]
     if len(tokens) != 1 or "image_size" in kwargs or not name.startswith("vit_"):
         return kwargs
@@ -52,9 +52,9 @@ def sized(name: str, kwargs: dict, state: Mapping[str, Tensor], stated) -> dict:
 
 
 def preprocess(name: str, module: nn.Module, kwargs: dict, args: dict | None = None) -> dict:
-    """Fields of Preprocess as torchvision's default weights of the model want them.
+    """The fields of Preprocess for torchvision's default weights of the model.
 
-    `args`: those of torchvision's train.py, which say how it validated.
+    `args`: those of torchvision's train.py, which tell how it validated.
     """
     transforms = _models().get_model_weights(name).DEFAULT.transforms()
     (size,), (resize,) = transforms.crop_size, transforms.resize_size
@@ -75,10 +75,10 @@ def preprocess(name: str, module: nn.Module, kwargs: dict, args: dict | None = N
 
 
 def detect(state: dict[str, Tensor]) -> str | None:
-    """ "torchvision/<name>" where the weights are those of exactly one of its models, whatever the classes.
+    """ "torchvision/<name>" if the weights are those of exactly one of its models, whatever the classes.
 
-    Their number finds it (no two of torchvision's models have equally many, counted with 1000 classes), their names
-    confirm it: timm's EfficientNet is as large.
+    It is found by their number (no two of torchvision's models have equally many, counted with 1000 classes) and
+    confirmed by their names: timm's EfficientNet is equally large.
     """
     state = bare(state)
     heads = {key: int(match[1] or 0) for key in state if (match := HEAD.fullmatch(key)) and state[key].ndim > 1}

@@ -21,8 +21,8 @@ from .wrappers import bare
 
 log = logging.getLogger(__name__)
 
-# Networks that are transformers' own, take pixel values and give one logit per class. timm_wrapper is not among them:
-# it builds any timm model with any argument, so the timm name says which.
+# Networks that are transformers' own, take pixel values and return one logit per class. timm_wrapper is not among them:
+# it builds any timm model with any argument, so the timm name is used instead.
 MODEL_TYPES = set(
     """
     beit bit clip convnext convnextv2 cvt data2vec-vision deit dinov2 dinov2_with_registers donut-swin
@@ -48,16 +48,16 @@ class Logits(nn.Module):
 
 
 def facts(config: dict, processor: dict, with_preprocess: bool) -> dict:
-    """What config.json, and preprocessor_config.json beside it (`processor`), say of a classifier."""
+    """The facts in config.json, and in preprocessor_config.json beside it (`processor`)."""
     if config.get("auto_map"):
-        raise ValueError(f"config.json asks for code that comes with the model (auto_map): it is refused. {OTHER_FILE}")
+        raise ValueError(f"config.json needs code that comes with the model (auto_map), which is refused. {OTHER_FILE}")
     if config.get("quantization_config"):
         raise ValueError(f"the weights are quantised (quantization_config): no gradients from them. {OTHER_FILE}")
     problem = config.get("problem_type")
     if problem not in (None, "single_label_classification"):
         raise ValueError(
-            f"config.json says problem_type {problem!r}: the outputs are not the probabilities of classes of which an "
-            "image has one, and guidance needs those. Choose a model of single_label_classification."
+            f"config.json says problem_type {problem!r}: the outputs are not probabilities of mutually exclusive "
+            "classes, which guidance needs. Choose a model of single_label_classification."
         )
     model_class = _model_class(config)
     given = {"arch": f"transformers/{config['model_type']}", "model_kwargs": _network(model_class.config_class, config)}
@@ -70,9 +70,9 @@ def facts(config: dict, processor: dict, with_preprocess: bool) -> dict:
 
 
 def load(model_type: str, state: dict[str, Tensor], num_classes: int, config: dict) -> Logits:
-    """The classifier with its weights; ValueError where they are not those of `config`.
+    """The classifier with its weights; ValueError if they are not those of `config`.
 
-    transformers itself puts the weights in: the names in its files are not those of its modules.
+    transformers itself loads the weights: the names in its files differ from those of its modules.
     """
     model_class = _model_class({**config, "model_type": model_type})
     config = _network(model_class.config_class, config)
@@ -94,13 +94,13 @@ def load(model_type: str, state: dict[str, Tensor], num_classes: int, config: di
     unexpected = sorted(report["unexpected_keys"])
     mismatched = sorted(report["mismatched_keys"])
     weights.require_fit(f"transformers/{model_type}", num_classes, missing, unexpected if missing else [], mismatched)
-    if unexpected:  # old files hold buffers that the model now computes
+    if unexpected:  # old files contain buffers that the model now computes
         log.warning("HiGFA: %s does not use %s", model_class.__name__, ", ".join(unexpected[:5]))
     return Logits(model)
 
 
 def file_state(module: Logits) -> dict[str, Tensor]:
-    """Weights under the names that transformers gives them in files: those do not change with its version."""
+    """Weights under the names that transformers uses in files, which do not change with its version."""
     with tempfile.TemporaryDirectory() as folder:
         module.model.save_pretrained(folder, max_shard_size="50GB")
         return safetensors.torch.load_file(Path(folder) / "model.safetensors")
@@ -123,20 +123,20 @@ def _model_class(config: dict):
             "Correct config.json or update transformers"
         )
     if model_type == "timm_wrapper":
-        raise ValueError("transformers/timm_wrapper is a model of timm. Say its timm name as arch. Example: resnet50.")
+        raise ValueError("transformers/timm_wrapper is a timm model. Give its timm name as arch, such as resnet50.")
     found = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(CONFIG_MAPPING[model_type], ())
     found = {each.__name__: each for each in (found if isinstance(found, (tuple, list)) else [found])}
     stated = config.get("architectures")
     stated = str((stated if stated and isinstance(stated, list) else [*found, model_type])[0])
     if stated not in found or model_type not in MODEL_TYPES:
-        raise ValueError(f"config.json is that of {stated}, which is no image classifier. {OTHER_FILE}")
+        raise ValueError(f"config.json is that of {stated}, which is not an image classifier. {OTHER_FILE}")
     return found[stated]
 
 
 def _network(kind: type, config: Mapping) -> dict:
-    """Of a config the arguments that its class itself declares: what describes the network, and nothing else.
+    """The arguments in a config that its class itself declares: those that describe the network, and nothing else.
 
-    What all configs share (labels, types, kernels to fetch) is not among them.
+    What all configs share (labels, types, kernels to fetch) is not included.
     """
     from transformers import PretrainedConfig
 

@@ -17,11 +17,11 @@ from ...wording import counted
 from . import kinds, torch_files
 from .wrappers import COUNTERS, translated
 
-LARGER = 4  # a network of so many times the file's elements is another one
+LARGER = 4  # a network with that many times the file's elements is a different one
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str], dict]:
-    """(weights, safetensors metadata, what else a torch checkpoint holds). ValueError names fault and remedy."""
+    """(weights, safetensors metadata, the rest of a torch checkpoint). ValueError names fault and remedy."""
     if not path.is_file():
         raise FileNotFoundError(f"No classifier file '{path}'. Check the name, or put the file there.")
     if re.search(r"-\d{5}-of-\d{5}$", path.stem):
@@ -37,7 +37,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str], dict]:
 
 
 def write(path: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write weights and metadata as safetensors, atomically and byte for byte reproducibly."""
+    """Write weights and metadata as safetensors, atomically and reproducibly to the byte."""
     write_atomic(path, _reproducible(safetensors.torch.save(state, metadata)))
 
 
@@ -60,10 +60,10 @@ def fitted(module: nn.Module, state: Mapping[str, Tensor], arch: str, num_classe
 
 
 def put(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put weights that are `fitted` into the module."""
+    """Load `fitted` weights into the module."""
     wanted = module.state_dict()
     wanted.update(state)
-    module.load_state_dict(wanted)  # it carries the versions of the layers, which files lose
+    module.load_state_dict(wanted)  # it carries the layers' versions, which files lose
 
 
 def require_fit(arch: str, num_classes: int, missing: list, unexpected: list, mismatched: list) -> None:
@@ -79,26 +79,26 @@ def require_fit(arch: str, num_classes: int, missing: list, unexpected: list, mi
     if faults:
         wrong = "config.json" if arch.startswith("transformers/") else "arch or model_kwargs"
         if any(re.search(r"pos_|position|relative", key) for key, _, _ in mismatched):
-            wrong += " (trained with images of another size? Then say it, for example img_size)"
+            wrong += " (trained with images of another size? Then give it, for example as img_size)"
         raise ValueError(f"weights are not those of {arch}: {'; '.join(faults)}. Correct {wrong}")
 
 
 def refuse_larger(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """ValueError where a network (without memory) has many times the elements of the file."""
+    """ValueError if a network (without memory) has many times the elements of the file."""
     needed, held = (sum(t.numel() for t in tensors) for tensors in (module.state_dict().values(), state.values()))
     if needed > LARGER * held + 1e6:
         raise ValueError(f"{what} describes a network of {needed:,} elements, the file holds {held:,}. Correct {what}")
 
 
 def refuse_non_finite(state: Mapping[str, Tensor], remedy: str) -> None:
-    """ValueError where a weight is infinite or no number."""
+    """ValueError if a weight is infinite or NaN."""
     bad = [key for key, tensor in state.items() if not torch.isfinite(tensor).all()]
     if bad:
         raise ValueError(f"weights are not finite in {', '.join(bad[:3])}. {remedy}")
 
 
 def refuse_quantised(state: Mapping[str, Tensor]) -> None:
-    """ValueError where a weight is whole numbers."""
+    """ValueError if a weight holds whole numbers."""
     whole = [key for key, tensor in state.items() if key.endswith(".weight") and not tensor.is_floating_point()]
     if whole:
         kind = str(state[whole[0]].dtype).removeprefix("torch.")
@@ -106,7 +106,7 @@ def refuse_quantised(state: Mapping[str, Tensor]) -> None:
 
 
 def _usable(path: Path, key: str, tensor: Tensor) -> Tensor:
-    """In memory of its own, and eight-bit floats, with which torch hardly computes, as float32."""
+    """The tensor in its own memory; eight-bit floats, which torch hardly supports, become float32."""
     kind = str(tensor.dtype).removeprefix("torch.")
     if tensor.is_complex() or kind.startswith(("float4", "uint4", "int4", "bits")):
         raise ValueError(f"{path.name}: {key} is {kind}, which is no weight of a classifier. {kinds.SAVE_HINT}")

@@ -20,16 +20,16 @@ from .kinds import SAVE_HINT
 
 log = logging.getLogger(__name__)
 
-# No library calls a part of its own like this.
+# No library gives these names to its own parts.
 NEVER_NAMES = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-# Libraries may: removed in front, and within where the module has no such name.
+# Libraries may: removed at the start, and inside a name if the module has no such name.
 WORDS = ("module", "model", "net", "state_dict", "timm_model")
 PREFIXES = tuple(f"{word}." for word in WORDS)
 COUNTERS = "num_batches_tracked"  # left out by some files; eval mode does not use it
 
 
 def bare(state: Mapping[str, Tensor], prefixes: tuple[str, ...] = PREFIXES) -> dict[str, Tensor]:
-    """Without those of the prefixes that all names share."""
+    """The weights without those of the prefixes that all names share."""
     state = _renamed(state, lambda key: NEVER_NAMES.sub("", key))
     while state and any(all(key.startswith(prefix) for key in state) for prefix in prefixes):
         state = {key.split(".", 1)[1]: tensor for key, tensor in state.items()}
@@ -37,7 +37,7 @@ def bare(state: Mapping[str, Tensor], prefixes: tuple[str, ...] = PREFIXES) -> d
 
 
 def names(state: Iterable[str]) -> set[str]:
-    """The names by which weights are told apart; what some files leave out is not among them."""
+    """The names that distinguish weights, without those that some files omit."""
     return {key for key in state if not key.endswith(COUNTERS)}
 
 
@@ -65,7 +65,7 @@ def translated(state: Mapping[str, Tensor], module: nn.Module, arch: str) -> dic
 
 
 def _renamed(state: Mapping[str, Tensor], rename) -> dict[str, Tensor]:
-    """With other names, unless two would become one."""
+    """The weights renamed, unless two names would coincide."""
     renamed = {rename(key): tensor for key, tensor in state.items()}
     return renamed if len(renamed) == len(state) else dict(state)
 
@@ -78,14 +78,14 @@ def _without_words(wanted: set[str]):
 
 
 def _prefixes_of(state: Mapping[str, Tensor], wanted: set[str]) -> list[str]:
-    """The prefixes under which all the wanted names are."""
+    """The prefixes under which all the wanted names occur."""
     cuts = ((key, cut) for key in state for cut in (0, *(dot.end() for dot in re.finditer(r"\.", key))))
     found = Counter(key[:cut] for key, cut in cuts if key[cut:] in wanted)
     return [prefix for prefix in found if found[prefix] == len(wanted)]
 
 
 def _likely_prefixes(state: Mapping[str, Tensor]) -> list[str]:
-    """Prefixes that nine of ten names have, shortest first: beside the model there may be a loss with weights."""
+    """Prefixes that nine of ten names have, shortest first: there may be a loss with weights beside the model."""
     counts = Counter(key[: dot.end()] for key in state for dot in re.finditer(r"\.", key))
     return ["", *sorted((p for p, count in counts.items() if count > 0.9 * len(state)), key=len)]
 
@@ -93,5 +93,5 @@ def _likely_prefixes(state: Mapping[str, Tensor]) -> list[str]:
 def _under(state: Mapping[str, Tensor], prefix: str, arch: str) -> dict[str, Tensor]:
     beside = [key for key in state if not key.startswith(prefix)]
     if beside:
-        log.warning("HiGFA: left out, no part of %s: %s", arch, ", ".join(beside[:5]))
+        log.warning("HiGFA: left out, not part of %s: %s", arch, ", ".join(beside[:5]))
     return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
