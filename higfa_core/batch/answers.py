@@ -1,4 +1,4 @@
-"""From what a server answers to what follows for the run: one table."""
+"""What each answer of a server means for the run, in one table."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from enum import Enum
 
 from .transport import NoAnswer
 
-LONGEST = 500  # characters of a server's own words that are shown
-PATIENCE = 86400.0  # no server may ask for more seconds
+LONGEST = 500  # characters of a server's own words to show
+PATIENCE = 86400.0  # the maximum number of seconds that a server may ask for
 
 
 class Means(Enum):
-    """What follows from an answer."""
+    """The consequence of an answer."""
 
     WAIT = "ask again later; no job counts as failed"
     SETTINGS = "nothing will change until somebody changes a setting: this server gets no jobs"
@@ -26,7 +26,7 @@ class Means(Enum):
 
 
 class ServerError(ConnectionError):
-    """No usable answer. `heard`: something answered. `refused`: what was asked was not done, for certain."""
+    """No usable answer. `heard`: something answered. `refused`: the request was certainly not carried out."""
 
     def __init__(
         self,
@@ -71,12 +71,12 @@ SILENCE: Mapping[str, tuple[Means, str]] = {
     "endless": (Means.SERVER, ADDRESS),
     "starting": (Means.WAIT, "it answers once it has started"),
 }
-# Statuses that a server only sends for what it has not done; 500 or 504 may come after it was.
+# Statuses that a server sends only for requests it has not carried out; 500 or 504 may come after it has.
 REFUSALS = {*range(300, 500), 503} - {408}
 
 
 def error_of_status(where: str, status: int, headers: Mapping[str, str], sent: bool) -> ServerError:
-    """The error that an answer with a status other than 200 is; `sent`: to something that was sent, not only asked."""
+    """The error for an answer with a status other than 200; `sent`: the request sent something."""
     means, remedy = STATUS.get(status) or GROUPS.get(status // 100, (Means.SERVER, ADDRESS))
     if means is Means.JOB and not sent:
         means, remedy = Means.SERVER, ADDRESS
@@ -86,7 +86,7 @@ def error_of_status(where: str, status: int, headers: Mapping[str, str], sent: b
 
 
 def error_of_silence(where: str, silence: NoAnswer) -> ServerError:
-    """The error that no answer is."""
+    """The error for a missing answer."""
     means, remedy = SILENCE[silence.kind]
     refused = silence.kind in ("unreachable", "untrusted", "starting")
     words = f"No answer from {where} ({clean(silence.words)}): {remedy}"
@@ -94,7 +94,7 @@ def error_of_silence(where: str, silence: NoAnswer) -> ServerError:
 
 
 def error_of_shape(where: str, body: bytes, why: str) -> ServerError:
-    """The error that an answer is which is not ComfyUI's; one without any content may come from a crash."""
+    """The error for an answer that is not ComfyUI's; one without any content may come from a crash."""
     if not body:
         return ServerError(f"{where} answered nothing: {BUSY}", heard=True)
     sample = clean(body[:80].decode("utf-8", "replace"))
@@ -107,13 +107,13 @@ def error_of_shape(where: str, body: bytes, why: str) -> ServerError:
 
 
 def clean(text: str) -> str:
-    """A server's words as they may be shown: one line of printable characters, not too long."""
+    """A server's words, safe to show: one line of printable characters, not too long."""
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
 
 
 def without_login(url: str) -> str:
-    """A URL that may be shown: without user and password, and without a query, which may hold a token."""
+    """A URL, safe to show: without user and password, and without a query, which may contain a token."""
     return clean(re.sub(r"//[^/?#]*@", "//", url).partition("?")[0])
 
 

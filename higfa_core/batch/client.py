@@ -1,4 +1,4 @@
-"""A small blocking client for a ComfyUI server. Whatever is there may answer: every answer is checked.
+"""A small blocking client for a ComfyUI server. Anything may answer at an address, so every answer is checked.
 
 The server keeps its queue and history in memory and forgets both when it restarts, so the caller's own
 records are the truth: a prompt that is neither queued nor in the history is lost and may be sent again.
@@ -24,20 +24,20 @@ __all__ = ["Client", "Means", "PromptFailed", "PromptRejected", "ServerError"]
 
 JSON_BYTES = 1 << 25  # of an answer in JSON; a queue of 1,000 large workflows has a third of that
 FILE_BYTES = 1 << 28  # of an image, or of a block of a manifest
-SLOWEST = 1 << 17  # bytes a second: below that a transfer is given up
-LONGEST_EXTRA = 60.0  # seconds that a large file may take longer
-FIRST_SECONDS = 10.0  # for the first answer of all
+SLOWEST = 1 << 17  # bytes per second: slower transfers are given up
+LONGEST_EXTRA = 60.0  # additional seconds for large files
+FIRST_SECONDS = 10.0  # for the very first answer
 
-PLAIN = {200: None}  # what is not JSON, or nobody reads
+PLAIN = {200: None}  # not JSON, or not read
 PART = {200: None, 206: None, 404: None, 416: None}
 
 T = TypeVar("T")
 
 
 class PromptRejected(ValueError):
-    """The server refused a prompt: which node and why; `node_errors` is what the server said.
+    """The server refused a prompt: which node and why; `node_errors` is the server's answer.
 
-    `always`: it would refuse every prompt of this workflow, as it lacks a node.
+    `always`: it would refuse every prompt of this workflow, because it lacks a node.
     """
 
     def __init__(self, message: str, node_errors: dict, always: bool = False):
@@ -69,7 +69,7 @@ class Client:
 
     def _start(self, name: str, timeout: float, longest_extra: float = LONGEST_EXTRA) -> None:
         self.url, self.timeout, self.longest_extra, self.client_id = name, timeout, longest_extra, uuid.uuid4().hex
-        self.heard = False  # whether anything ever answered
+        self.heard = False  # whether anything has ever answered
 
     def submit(self, prompt: dict, prompt_id: str | None = None) -> str:
         """Queue an API-format prompt, return its id. Raises PromptRejected when it is invalid."""
@@ -103,17 +103,17 @@ class Client:
                     raise PromptFailed(entry.error)
                 return history_of(entry)
             if state == "lost":
-                raise PromptFailed(f"{self.url} does not know prompt {prompt_id}: it was restarted or cleared")
+                raise PromptFailed(f"{self.url} does not know prompt {prompt_id}: it was restarted or cleared.")
             if time.monotonic() > end:
                 raise TimeoutError(f"Prompt {prompt_id} is still {state} after {timeout:g} s")
             time.sleep(poll)
 
     def interrupt(self, prompt_id: str | None = None) -> None:
-        """Stop the running prompt (only if it is `prompt_id`, when given)."""
+        """Stop the running prompt (if `prompt_id` is given, only that one)."""
         self._ask("/interrupt", {"prompt_id": prompt_id} if prompt_id else {})
 
     def cancel(self, prompt_ids: Iterable[str]) -> None:
-        """Remove prompts from the queue and stop the one that runs."""
+        """Remove prompts from the queue and stop any of them that is running."""
         ids = list(prompt_ids)
         self._ask("/queue", {"delete": ids})
         for prompt_id in ids:
@@ -134,7 +134,7 @@ class Client:
         return self._ask(f"/view?{query}", most=FILE_BYTES).body
 
     def read_output(self, filename: str, subfolder: str, start: int = 0, most: int | None = None) -> bytes | None:
-        """`most` bytes (None: all) of a file of the output folder from `start` on; None when it is not there."""
+        """`most` bytes (None: all) of a file in the output folder from `start` on; None if it does not exist."""
         query = urllib.parse.urlencode({"filename": filename, "subfolder": subfolder, "type": "output"})
         end = None if most is None else start + most
         headers = {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end else {}
@@ -159,7 +159,7 @@ class Client:
         return f"{saved.subfolder}/{saved.name}".lstrip("/")
 
     def free(self) -> None:
-        """Have the server forget its cached results before the next prompt, and give memory back."""
+        """Make the server drop its cached results before the next prompt, and free memory."""
         self._ask("/free", {"free_memory": True})
 
     def _look(self, prompt_id: str) -> tuple[Entry | None, str]:
@@ -169,7 +169,7 @@ class Client:
         for items, state in ((queue.queue_running, "running"), (queue.queue_pending, "waiting")):
             if any(item.prompt_id == prompt_id for item in items):
                 return None, state
-        # It may have ended between the two questions.
+        # It may have ended between the two requests.
         return self.history(prompt_id), "lost"
 
     def _ask(
@@ -181,8 +181,8 @@ class Client:
         most: int = JSON_BYTES,
         cut: bool = False,
     ) -> Any:
-        """The answer to a GET, or to a POST of `body`. ServerError when its status is not in `shapes`, or it has not
-        the shape given there (None: it is returned as it came)."""
+        """The answer to a GET, or to a POST of `body`. ServerError if its status is not in `shapes`, or it lacks the
+        shape given there (None: it is returned unchanged)."""
         if isinstance(body, dict):
             body, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
         where = self.url + path.partition("?")[0]
@@ -212,7 +212,7 @@ class Client:
 
 
 def with_agent(headers: Mapping[str, str] | None) -> dict[str, str]:
-    """The headers of every request: these, and who asks."""
+    """The headers of every request: these, and the user agent."""
     return {"User-Agent": f"HiGFA/{__version__}", **(headers or {})}
 
 

@@ -1,6 +1,6 @@
-"""Results of a server: found in the dataset's own folder, or fetched over HTTP by the server's manifest.
+"""Results of a server: found in the dataset's own folder, or fetched over HTTP with the help of the server's manifest.
 
-A server may say anything: what it says is held against the plan, and only an image's own place is written to.
+Servers are not trusted: what they say is checked against the plan, and only an image's own place is written to.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from .states import States
 BLOCK = 1 << 23  # bytes of a manifest that are read at a time, and the most that a row may have
 LONGEST = 1 << 32  # bytes that a manifest may have
 SIGNATURES = {"png": b"\x89PNG\r\n\x1a\n", "jpg": b"\xff\xd8\xff", "webp": b"RIFF"}
-KEY = re.compile(rb'"key": ?"(\w+)"')  # a tenth of the time of reading the whole row
+KEY = re.compile(rb'"key": ?"(\w+)"')  # takes a tenth of the time of decoding the whole row
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A row of the server's manifest, and the line that the folder's own gets."""
+    """A row of the server's manifest, and the line for the folder's own manifest."""
 
     row: Row
     line: bytes
@@ -62,7 +62,7 @@ class Collector:
         return self.states.is_whole(key)
 
     def forget(self, key: str) -> None:
-        """The job is done with."""
+        """Discard what is known about a finished job."""
         self._lines.pop(key, None)
 
     def _read_server_manifest(self) -> None:
@@ -96,7 +96,7 @@ class Collector:
         manifest, probe = folder / "manifest.jsonl", folder / f".probe.{os.getpid()}.{secrets.token_hex(8)}.part"
         size = manifest.stat().st_size if manifest.is_file() else 0
         try:
-            with os.fdopen(create_held(probe), "wb") as file:  # held, or the next driver takes it for a leftover
+            with os.fdopen(create_held(probe), "wb") as file:  # held, or the next driver would consider it a leftover
                 file.write(token)
                 file.flush()
                 seen = self.client.read_output(probe.name, self.states.plan.header["dataset_name"], 0, len(token))
@@ -105,8 +105,8 @@ class Collector:
         return size if seen == token else 0
 
     def _checked(self, line: bytes) -> Fetched | None:
-        """A line on a job of ours; None for one that a crash cut short. ServerError when it is not what our own node
-        would have written."""
+        """A line about a job of ours; None for one cut short by a crash. ServerError if our own node would not have
+        written it."""
         try:
             values = plain(line)
         except ValueError:
@@ -135,14 +135,14 @@ class Collector:
             if data is None or (path == row.file and not _is_that(data, row)):
                 return False
             if not data.startswith(SIGNATURES[path.rpartition(".")[2]]):
-                raise self._hostile(f"{path!r} is no picture of that kind")
+                raise self._hostile(f"{path!r} is not an image of that kind")
             write_atomic(inside(folder, path), data)
         append_line(folder / "manifest.jsonl", found.line + b"\n")
         return True
 
     def _hostile(self, what: str) -> ServerError:
         words = (
-            f"{self.client.url}: its manifest cannot be trusted ({clean(what)}): restore it, or do without the server"
+            f"{self.client.url}: its manifest cannot be trusted ({clean(what)}). Restore it, or leave this server out."
         )
         return ServerError(words, Means.HOSTILE, heard=True)
 

@@ -1,4 +1,4 @@
-"""One SQLite file that the threads of a process share, and processes of this machine."""
+"""An SQLite file shared by the threads of a process and by the processes on this machine."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Database:
         self._lock = threading.RLock()
         with naming(path):
             self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-            with alone(path.parent):  # whoever changes the mode waits for nobody: two at once would fail
+            with alone(path.parent):  # changing the mode ignores the timeout: two at once would fail
                 self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")  # a lost last transaction is found again in the manifest
+        self._db.execute("PRAGMA synchronous = NORMAL")  # a lost last transaction is recovered from the manifest
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._db.close()
 
     def _all(self, query: str, values: tuple = ()) -> list[tuple]:

@@ -1,4 +1,4 @@
-"""From a job to the workflow that a server gets, after its source was uploaded there."""
+"""From a job to a server's workflow, after uploading its source there."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .client import Client
 
 
 class Unreadable(ValueError):
-    """The source image of a job."""
+    """The source image of a job is unreadable."""
 
 
 class Delivery:
-    """Brings the jobs of a plan to one server."""
+    """Prepares the jobs of a plan for one server."""
 
     def __init__(self, client: Client, plan: PlanFile):
         self.client, self.plan = client, plan
@@ -43,11 +43,11 @@ class Delivery:
         return fill_in(self.plan.header["workflow"], jobs, self.plan.header["dataset_name"], widgets)
 
     def forget(self) -> None:
-        """The server may have lost what it was given."""
+        """Forget the uploads: the server may have lost them."""
         self._uploaded.clear()
 
     def explain(self, line: str, reason: str) -> str:
-        """A server's reason why a job failed; where it names an uploaded file, with the user's own instead."""
+        """A server's reason for a failed job, in which the names of uploaded files become the user's own."""
         path = self.plan.parse(line).contour_source
         return re.sub(rf"\S*{UPLOADS}[/\\][0-9a-f]{{32}}\.\w+", lambda _: str(self._place(path)), reason)
 

@@ -1,18 +1,18 @@
-"""Headers that go with every request, as people give them: `NAME=VALUE`, on the command line or in the environment."""
+"""User-defined headers of every request: `NAME=VALUE`, on the command line or in the environment."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-VARIABLE = "HIGFA_HEADERS"  # one NAME=VALUE on each line: for secrets, which stay out of the shell's history
+VARIABLE = "HIGFA_HEADERS"  # one NAME=VALUE per line: for secrets, which stay out of the shell's history
 OWN = ("content-length", "content-type", "host", "range", "transfer-encoding")
 
 
 def read_headers(texts: Iterable[str], environment: str = "") -> dict[str, str]:
-    """Header name -> value, from `texts` and from the lines of `environment`, which count less.
+    """Header name -> value, from `texts` and from the lines of `environment`, which `texts` override.
 
-    ValueError for what is no header. It never shows a value, which may be a secret.
+    ValueError for anything else. It never shows a value, which may be a secret.
     """
     found: dict[str, tuple[str, str]] = {}
     for where, text in [*((VARIABLE, line) for line in environment.splitlines()), *(("--header", t) for t in texts)]:

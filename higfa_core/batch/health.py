@@ -1,4 +1,4 @@
-"""What a worker knows of its server: whether it answers, whether it gets jobs, and what there is to say of it."""
+"""What a worker knows about its server: whether it answers, whether it gets jobs, and what to report about it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ LONGEST_REST = 30.0  # seconds between two tries, unless the server asks for mor
 
 
 class Health:
-    """Of one server, which is asked every `poll` seconds.
+    """The state of one server, which is polled every `poll` seconds.
 
-    `unusable`: why it gets no jobs at all; `note`: what is wrong at the moment; `last`: what was last.
+    `unusable`: why it gets no jobs at all; `note`: the current problem; `last`: the last problem.
     """
 
     def __init__(self, poll: float):
@@ -22,15 +22,15 @@ class Health:
         self.answered = time.monotonic()
         self._rest_until = self._quiet_until = 0.0
         self._rest = poll
-        self._not_taken: tuple[float, float] | None = None  # when it first and last failed to take one
+        self._not_taken: tuple[float, float] | None = None  # when it first and last failed to take a job
 
     def silent_for(self) -> float:
-        """Seconds since the server last answered as it should; or over which it has taken none of the jobs it got."""
+        """Seconds since the server last answered properly, or for which it has taken none of the jobs sent to it."""
         first, last = self._not_taken or (0.0, 0.0)
         return max(time.monotonic() - self.answered, last - first)
 
     def trouble(self, error: ServerError, proven: bool) -> None:
-        """It did not answer as it should. One that has made images (`proven`) is given time, whatever it says."""
+        """It did not answer properly. One that has made images (`proven`) is given time, whatever it says."""
         self.note = self.last = str(error)
         self.silent = True
         if error.means is Means.HOSTILE or (error.means in (Means.SETTINGS, Means.SERVER) and not proven):
@@ -38,14 +38,14 @@ class Health:
         self._quiet_until = time.monotonic() + error.retry_after
 
     def back_off(self, error: ServerError) -> None:
-        """It did not take a job: the next one comes later, and ever later."""
+        """It did not take a job: the next one is delayed, increasingly so."""
         now = time.monotonic()
         self._not_taken = (self._not_taken or (now, now))[0], now
         self.rest(max(self._rest, error.retry_after))
         self._rest = min(2 * self._rest, LONGEST_REST)
 
     def fine(self) -> float:
-        """It answered; returns for how long it had not."""
+        """It answered; returns how long it had been silent."""
         now = time.monotonic()
         silence = now - self.answered if self.silent else 0.0
         self.answered, self.silent, self.note = now, False, self.remark
@@ -56,7 +56,7 @@ class Health:
         self._rest, self._not_taken = self.poll, None
 
     def rest(self, seconds: float) -> None:
-        """It gets no jobs for so long."""
+        """It gets no jobs for that long."""
         self._rest_until = max(self._rest_until, time.monotonic() + seconds)
 
     def end_rest(self) -> None:
@@ -70,5 +70,5 @@ class Health:
 
     @property
     def quiet(self) -> bool:
-        """Whether it asked to be left alone (Retry-After)."""
+        """Whether it asked for a pause (Retry-After)."""
         return time.monotonic() < self._quiet_until

@@ -1,7 +1,7 @@
-"""An index over plan and manifest, in SQLite: which jobs there are, which images, how many count as accepted.
+"""An index over plan and manifest, in SQLite: the jobs, the images, and how many count as accepted.
 
-The manifest stays the truth about images; the index can be deleted and is built again. Folder and drivers belong to
-one machine: neither SQLite nor appending to a manifest works over the network.
+The manifest remains the source of truth about images; the index may be deleted and is then rebuilt. Folder and drivers
+belong to one machine: neither SQLite nor appending to a manifest works over the network.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..store.rows import Damage, Tail
 from ..wording import counted
 from .database import Database
 
-VERSION = 4  # of the tables and of how shards are dealt
+VERSION = 4  # of the tables and of the distribution to shards
 STATES = ("planned", "leased", "done", "failed", "surplus")
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value);
@@ -94,18 +94,18 @@ class Index(Database):
         return self._all("SELECT idx, reason FROM jobs WHERE state = 'failed' ORDER BY idx")
 
     def others(self) -> int:
-        """Accepted images in the folder that are not of this plan."""
+        """The number of accepted images in the folder that belong to other plans."""
         return self._all("SELECT COUNT(*) FROM others WHERE accepted")[0][0]
 
     def runs(self) -> int:
-        """How many drivers (a running `higfa run`) of this machine are at work on the plan."""
+        """How many drivers (a running `higfa run`) on this machine are working on the plan."""
         return sum(is_alive(*row) for row in self._all("SELECT pid, born FROM drivers WHERE host = ?", (node(),)))
 
     def disk_estimate(self) -> str:
-        """What the wanted images will need on disk, from those that are there."""
+        """The disk space for all wanted images, extrapolated from the existing ones."""
         size, count = self._all("SELECT COALESCE(SUM(bytes), 0), COUNT(*) FROM images")[0]
         if not count:
-            return "no image yet: nothing to estimate the disk from"
+            return "no image yet to estimate disk space from"
         jobs = sum(n for state, n in self.counts().items() if state != "surplus")
         total = size / count * jobs * max(self._batch, 1)
         return f"{size / count / 1024:.0f} KiB per image, {total / 1024**3:.2f} GiB for {counted(jobs, 'job')}"
@@ -116,7 +116,7 @@ class Index(Database):
         return bool(rows) and {i for i, _ in rows} >= set(range(rows[0][1]))
 
     def unfinished(self, keys: Iterable[str]) -> set[str]:
-        """Those of `keys` that are of this plan's jobs and not done."""
+        """Those of `keys` that belong to unfinished jobs of this plan."""
         keys, found = list(keys), set()
         for start in range(0, len(keys), 500):  # SQLite may take no more than 999 at once
             some = tuple(keys[start : start + 500])
@@ -125,7 +125,7 @@ class Index(Database):
         return {key for (key,) in found}
 
     def ingest(self) -> None:
-        """Take in the rows that were appended to the manifest, by whomever."""
+        """Read the rows that any process has appended to the manifest."""
         with self._change() as db:
             meta = dict(db.execute("SELECT name, value FROM meta WHERE name IN ('offset', 'inode', 'number')"))
             tail = Tail(self.folder / "manifest.jsonl", **meta)
@@ -146,7 +146,7 @@ class Index(Database):
                 db.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (name, getattr(tail, name)))
 
     def check_claim(self, row: Row) -> None:
-        """ValueError when the row is not that of the plan's job of its key."""
+        """ValueError unless the row matches the plan's job with its key."""
         (body,) = self._all("SELECT body FROM jobs WHERE key = ?", (row.key,))[0]
         job = self.plan.parse(body)
         for name in ("class_name", "label", "seed", "prompt", "source"):
@@ -154,7 +154,7 @@ class Index(Database):
                 raise ValueError(f"{name} of job {job.index} is {getattr(row, name)!r}, not {getattr(job, name)!r}")
 
     def apply_rules(self, idx: int) -> None:
-        """Bring the verdicts on the class of job `idx` in line with the plan's rules as they are now."""
+        """Bring the verdicts on the class of job `idx` in line with the plan's current rules."""
         if self._judges or self._stamp() != self._seen:
             self._judge(self._all("SELECT class FROM jobs WHERE idx = ?", (idx,))[0][0])
 
@@ -168,20 +168,20 @@ class Index(Database):
             changed = [(row, verdict) for row, verdict in zip(rows, verdicts) if bool(row[2]) != verdict.accepted]
             for (_, _, _, at, _), verdict in changed:
                 row = self._row(at) | {"rules": self.rules.given()}
-                with suppress(FileNotFoundError):  # deleted meanwhile: the next start plans it again
+                with suppress(FileNotFoundError):  # deleted in the meantime: the next start plans it again
                     decide(self.folder, row, verdict.accepted, verdict.reason)
             if changed:
                 self.ingest()
 
     def _reload_rules(self) -> None:
-        """`higfa filter` may have changed them since."""
+        """Reload the rules, which `higfa filter` may have changed."""
         if (stamp := self._stamp()) == self._seen:
             return
         plan = PlanFile(self.folder)
         if _identity(plan) != _identity(self.plan):
-            raise ValueError(f"{self.folder} holds another plan by now. Start higfa run again.")
+            raise ValueError(f"{self.folder} now holds another plan. Start higfa run again.")
         self._seen, self.plan.header["rules"], self.rules = stamp, plan.header["rules"], plan.rules
-        self._judges = True  # also without rules: what is under way may yet be rejected by the old ones
+        self._judges = True  # also without rules: images in progress may still be rejected by the old ones
 
     def _stamp(self) -> tuple | None:
         with suppress(FileNotFoundError):
@@ -190,7 +190,7 @@ class Index(Database):
         return None
 
     def _catch_up(self, labels: set[int]) -> None:
-        """Judge the classes of `labels`; all, where other rules judged them (a new plan, a filter cut short)."""
+        """Judge the classes of `labels`; all, if other rules judged them (a new plan, an interrupted filter)."""
         now, known = json.dumps(self.rules.given()), self._all("SELECT value FROM meta WHERE name = 'rules'")
         if known and known != [(now,)]:
             self._judges, labels = True, {label for (label,) in self._all("SELECT DISTINCT class FROM images")}
@@ -209,7 +209,7 @@ class Index(Database):
         put_right(self.folder, named, all_known=False)
 
     def _forget_missing(self) -> None:
-        """Plan those done jobs again whose files are gone or cut short."""
+        """Plan finished jobs again if their files are missing or truncated."""
         there: dict[str, dict[str, int]] = {}
         gone = set()
         for key, file, size, mask in self._db.execute("SELECT key, file, bytes, mask FROM images"):
@@ -227,7 +227,7 @@ class Index(Database):
                 self._recount(db, {label})
 
     def _find_done(self) -> set[int]:
-        """Jobs that nobody holds and whose images are all there are done; returns their classes."""
+        """Mark unleased jobs as done if all of their images exist; returns their classes."""
         whole = "SELECT idx FROM images GROUP BY idx HAVING COUNT(*) >= MAX(batch)"
         query = f"SELECT class, idx FROM jobs WHERE state IN ('planned', 'failed', 'surplus') AND idx IN ({whole})"
         with self._change() as db:
@@ -278,10 +278,10 @@ class Index(Database):
             return None
 
     def _take(self, db: sqlite3.Connection, row: Row, at: int) -> int | None:
-        """The row begins at byte `at`; returns the class that it is of, if it is of this plan."""
+        """Process the row at byte `at`; returns its class if it belongs to this plan."""
         image = row.key, row.index
         found = db.execute("SELECT idx, class FROM jobs WHERE key = ?", (row.key,)).fetchone()
-        if found is None:  # of another plan, or made on the canvas with other settings
+        if found is None:  # from another plan, or made on the canvas with other settings
             if self.shard.parts == 1:
                 db.execute("INSERT OR REPLACE INTO others VALUES (?,?,?)", (*image, int(row.accepted)))
             return None
@@ -303,7 +303,7 @@ class Index(Database):
 
 
 def is_alive(pid: int, born: float) -> bool:
-    """Whether process `pid`, which began at `born`, still runs."""
+    """Whether process `pid`, started at `born`, is still running."""
     import psutil
 
     with suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""What a run is told, and what a worker may ask of it."""
+"""The options of a run, and what workers need from it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """How to run. Times in seconds; `attempts`: of each job; `limit`: jobs to send at most in this run.
+    """How to run. Times in seconds; `attempts`: per job; `limit`: maximum number of jobs to send in this run.
 
     `wait`: how long the first answer of any server may take, `patience`: how long a silent server keeps its jobs,
-    `give_up`: how long all may be silent, `job_timeout`: how long one that answers may neither begin nor end a job
-    (0: for ever), `rest`: how long a server that fails gets no jobs. `free_every`: jobs after which a server is asked
-    to give memory back (0: never). `batch`: jobs in one prompt; None measures which size makes most images a second.
+    `give_up`: how long all may be silent, `job_timeout`: how long one that answers may neither start nor finish a job
+    (0: no limit), `rest`: how long a failing server gets no jobs. `free_every`: jobs after which a server is asked to
+    free memory (0: never). `batch`: jobs per prompt; None measures which size makes most images per second.
     """
 
     attempts: int = 3
@@ -37,15 +37,15 @@ class Options:
 
     def __post_init__(self):
         if self.attempts < 1 or (self.limit is not None and self.limit < 1):
-            raise ValueError(f"attempts and limit must be at least 1, got {self.attempts} and {self.limit}")
+            raise ValueError(f"attempts and limit must be at least 1, got {self.attempts} and {self.limit}.")
         if self.batch is not None and not 1 <= self.batch <= LARGEST:
-            raise ValueError(f"batch must be 1 to {LARGEST}, or auto, got {self.batch}")
+            raise ValueError(f"batch must be 1 to {LARGEST}, or auto, got {self.batch}.")
         if not self.job_timeout >= 0:
-            raise ValueError(f"job_timeout must be a number of seconds, or 0 for no limit, got {self.job_timeout}")
+            raise ValueError(f"job_timeout must be a number of seconds, or 0 for no limit, got {self.job_timeout}.")
 
 
 class RunContext(Protocol):
-    """What a worker needs of `.runner.Run`."""
+    """What a worker needs from `.runner.Run`."""
 
     states: States
     options: Options

@@ -1,8 +1,8 @@
 """Servers as warm actors of a Ray cluster: `higfa run --engine ray`.
 
-The driver's loop and records stay as they are, only a request takes another way: driver -> actor -> ComfyUI. An
-actor owns a URL that perhaps only its cluster can reach, or starts a ComfyUI on its GPU, and again when that ends.
-Classes go to the nodes by value: besides ComfyUI with this pack they need nothing but Ray.
+The driver's loop and records are unchanged, only requests take another route: driver -> actor -> ComfyUI. An actor owns
+a URL that perhaps only its cluster can reach, or starts a ComfyUI on its GPU, and restarts it when it ends. Classes are
+sent to the nodes by value: besides ComfyUI with this pack they need only Ray.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .client import Client, with_agent
 from .transport import Answer, NoAnswer, Transport, read_address
 
 PLACING_SECONDS = 60.0
-# Ends with the actor, which holds its standard input, in whatever way that one ends.
+# Ends with the actor, which holds its standard input, however the actor ends.
 RUN_WITH_PARENT = """\
 import os, runpy, sys, threading
 threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
@@ -40,13 +40,13 @@ class ComfyActor:
         self.process: subprocess.Popen | None = None
 
     def place(self) -> str:
-        """The server's name: its URL, else node and GPU. ValueError when there is no ComfyUI to start."""
+        """The server's name: its URL, else node and GPU. ValueError if there is no ComfyUI to start."""
         if not self.url:
             self._start()
         return read_address(self.url).name if self.url else f"ray://{_gpu()}"
 
     def answer(self, *request) -> tuple:
-        """As `Transport.ask`, whose answer becomes a tuple of three, and whose NoAnswer one of two."""
+        """As `Transport.ask`, but with the answer as a tuple of three, and NoAnswer as a tuple of two."""
         if self.transport is None or (self.process is not None and self.process.poll() is not None):
             return "starting", self._start()
         try:
@@ -55,7 +55,7 @@ class ComfyActor:
             return silence.kind, silence.words
 
     def _start(self) -> str:
-        """Start ComfyUI; returns in words that it does, and how the last one ended."""
+        """Start ComfyUI; returns a message about it, and about how the last one ended."""
         main = Path(self.comfyui, "main.py")
         if not main.is_file():
             raise ValueError(f"No main.py in {self.comfyui} on {_gpu()}. Give --comfyui the folder of ComfyUI there.")
@@ -67,7 +67,7 @@ class ComfyActor:
             words += f"; before, it ended with status {self.process.returncode}: {last}"
         port = _free_port()
         command = [sys.executable, "-c", RUN_WITH_PARENT, str(main), "--port", str(port), "--disable-auto-launch"]
-        # A ComfyUI empties its temporary folder, and locks its database: several in one folder need their own.
+        # ComfyUI empties its temporary folder and locks its database: several in one folder need their own.
         command += ["--temp-directory", str(own), "--database-url", "sqlite:///:memory:"]
         env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # Ray says 1
         with open(own / "log.txt", "wb") as log:
@@ -136,7 +136,7 @@ def ray_clients(
 def _connect(address: str | None) -> None:
     import ray
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody unasked
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry unless enabled
     try:
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError) as error:
@@ -152,9 +152,9 @@ def _start_actors(servers: Sequence[str], comfyui: str, headers: Mapping[str, st
 
     gpus = int(ray.cluster_resources().get("GPU", 0)) if comfyui else 0
     if comfyui and not gpus:
-        raise ValueError("The Ray cluster has no GPU to start ComfyUI on. Name servers that run, with --server URL")
+        raise ValueError("The Ray cluster has no GPU to start ComfyUI on. Name running servers with --server URL.")
     if not servers and not comfyui:
-        raise ValueError("--engine ray needs servers: --server URL, or --comfyui FOLDER to start one on each GPU")
+        raise ValueError("--engine ray needs servers. Add --server URL, or --comfyui FOLDER to start one on each GPU.")
     for module in (transport_module, sys.modules[__name__]):
         register_pickle_by_value(module)
     remote = ray.remote(num_cpus=0, max_restarts=-1)(ComfyActor)
@@ -170,7 +170,7 @@ def _placed(actors: list, timeout: float, seconds: float) -> list[RayClient]:
     places = {actor.place.remote(): actor for actor in actors}
     ready, late = ray.wait(list(places), num_returns=len(places), timeout=seconds)
     if late:
-        print(f"{len(late)} of {len(places)} actors found no free GPU, see ray status", file=sys.stderr)
+        print(f"{len(late)} of {len(places)} actors found no free GPU; see ray status", file=sys.stderr)
     if not ready:
         raise ValueError("No GPU of the Ray cluster is free. Wait for the other jobs there.")
     for place in late:
@@ -182,7 +182,7 @@ def _placed(actors: list, timeout: float, seconds: float) -> list[RayClient]:
 
 
 def _gpu() -> str:
-    """Node and GPU of the actor that asks."""
+    """Node and GPU of the calling actor."""
     import ray
 
     return f"{ray.util.get_node_ip_address()}:{ray.get_runtime_context().get_accelerator_ids()['GPU'][0]}"

@@ -1,4 +1,4 @@
-"""What ComfyUI answers, as far as anybody reads it. Anything of another shape is not from ComfyUI."""
+"""ComfyUI's answers, as far as they are read. Anything of another shape is not from ComfyUI."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Folder = Annotated[str, Meta(max_length=255, pattern=r"^[^:\x00-\x1f]*$")]
 
 
 class Queued(Struct):
-    """The answer to a prompt that is accepted."""
+    """The answer to an accepted prompt."""
 
     prompt_id: str
 
@@ -34,25 +34,25 @@ class NodeFaults(Struct):
 
 
 class Rejection(Struct):
-    """The answer to a prompt that is refused."""
+    """The answer to a refused prompt."""
 
     error: Fault | str
     node_errors: dict[str, NodeFaults] | list[Any] = {}
 
     def __post_init__(self):
-        if isinstance(self.node_errors, list):  # ComfyUI sends [] where there are none
+        if isinstance(self.node_errors, list):  # ComfyUI sends [] if there are none
             self.node_errors = {}
 
 
 class Item(Struct, array_like=True):
-    """A prompt in the queue: a list whose rest nobody reads."""
+    """A prompt in the queue: a list whose rest is not read."""
 
     number: float
     prompt_id: str
 
 
 class Queue(Struct):
-    """The answer to a look at the queue."""
+    """The answer to a queue request."""
 
     queue_running: list[Item]
     queue_pending: list[Item]

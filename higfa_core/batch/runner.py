@@ -12,7 +12,7 @@ from .prompts import Prompts
 from .states import LEASE_SECONDS, Lease, States
 from .worker import Worker
 
-LEFT_TO_OTHERS = 200  # jobs that failed at one server and that it does not try again while others may
+LEFT_TO_OTHERS = 200  # jobs that failed on one server, which it does not retry while others may
 
 
 class Run:
@@ -22,7 +22,7 @@ class Run:
         if not clients:
             raise ValueError("A run needs at least one server. Add --server http://127.0.0.1:8188")
         if twice := {c.url for c in clients if [d.url for d in clients].count(c.url) > 1}:
-            raise ValueError(f"The server {min(twice)} is given twice")
+            raise ValueError(f"The server {min(twice)} is given twice. Name it once.")
         self.states, self.options = states, options
         self.stopping = threading.Event()
         self.workers = [Worker(self, client, alone=len(clients) == 1) for client in clients]
@@ -55,7 +55,7 @@ class Run:
                 raise worker.crash
 
     def _wait_for_workers(self, seconds: float) -> None:
-        """Until all have ended, `seconds` at most."""
+        """Wait until all have ended, `seconds` at most."""
         end = time.monotonic() + seconds
         for worker in self.workers:
             worker.join(max(0.0, end - time.monotonic()))
@@ -72,12 +72,12 @@ class Run:
             return leases
 
     def give_back(self) -> None:
-        """A job that was leased has not ended: it does not count against the limit."""
+        """A leased job has not ended, so it does not count towards the limit."""
         with self._lock:
             self._budget = None if self._budget is None else self._budget + 1
 
     def hand_back(self, lease: Lease) -> None:
-        """A job that was leased is as if it had never been."""
+        """Undo the lease of a job."""
         self.give_back()
         self.states.release(lease.idx)
 
@@ -92,7 +92,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether no job is left to send and none is under way."""
+        """Whether no job is left to send and none is in progress."""
         counts = self.states.counts()
         return counts["leased"] == 0 and (counts["planned"] == 0 or self._budget == 0)
 

@@ -1,7 +1,7 @@
 """Where every job of a plan stands: planned -> leased -> done | failed, or surplus (not needed).
 
-A lease belongs to a driver (a running `higfa run`) and ends when the driver no longer renews it, so any number of
-drivers of one machine may work on one file.
+A lease belongs to a driver (a running `higfa run`) and expires unless the driver renews it, so any number of drivers on
+one machine may work on one file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LEASE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Lease:
-    """A job in the hands of a driver: its line of the plan, the key of its images, and its id at the server."""
+    """A job held by a driver: its line in the plan, its image key, and its id on the server."""
 
     idx: int
     key: str
@@ -33,7 +33,7 @@ class Lease:
 
 
 class States(Index):
-    """The index of a plan, held by a driver: it leases jobs and says how they ended."""
+    """A driver's view of the index of a plan: it leases jobs and records how they ended."""
 
     def __init__(self, folder: str | Path, shard: tuple[int, int] = (1, 1)):
         import psutil
@@ -44,7 +44,7 @@ class States(Index):
             db.execute("INSERT INTO drivers VALUES (?,?,?,?)", (self.driver, platform.node(), os.getpid(), born))
 
     def close(self) -> None:
-        """Give back what this driver holds, and the file."""
+        """Release this driver's leases, and close the file."""
         try:
             with self._change() as db:
                 db.execute("UPDATE jobs SET state = 'planned' WHERE state = 'leased' AND driver = ?", (self.driver,))
@@ -53,10 +53,10 @@ class States(Index):
             super().close()
 
     def lease(self, server: str, but: Sequence[int] = (), size: int = 1) -> list[Lease]:
-        """The jobs of the next prompt for `server`, at most `size`, but none of `but`; [] when there is none now.
+        """The jobs of the next prompt for `server`, at most `size`, except those in `but`; [] if there is none now.
 
-        With quotas, none that may be superfluous. Jobs that shared a prompt share the next one, too, so that a run
-        that was cut gives the same images: a batch of another size rounds differently.
+        With quotas, none that may be surplus. Jobs that shared a prompt also share the next one, so that an interrupted
+        run gives the same images: a batch of another size rounds differently.
         """
         with self._change() as db:
             prompt_id = str(uuid.uuid4())
@@ -112,7 +112,7 @@ class States(Index):
         db.execute(f"UPDATE jobs SET team = ? WHERE idx IN ({_marks(idxs)})", (json.dumps(idxs), *idxs))
 
     def adopt(self, server: str) -> list[Lease]:
-        """Take over jobs that a driver which is gone had sent to `server`."""
+        """Take over jobs that a dead driver had sent to `server`."""
         with self._change() as db:
             query = "SELECT idx, key, body, attempts, prompt_id FROM jobs WHERE state = 'leased' AND server = ?"
             rows = db.execute(f"{query} AND lease_until < ?", (server, time.time())).fetchall()
@@ -122,7 +122,7 @@ class States(Index):
         return [Lease(*row) for row in rows]
 
     def renew(self) -> None:
-        """Say that this driver is alive, and free what drivers that are gone held at servers nobody looks after."""
+        """Renew this driver's leases, and release those of dead drivers on servers without a driver."""
         with self._change() as db:
             now = time.time()
             db.execute(
@@ -134,7 +134,7 @@ class States(Index):
             )
 
     def expire_dead(self, servers: list[str]) -> None:
-        """End the leases of drivers of this machine whose process is gone; free those at other `servers`."""
+        """Expire the leases of dead drivers on this machine; release those on servers other than `servers`."""
         with self._change() as db:
             mine = "SELECT driver, pid, born FROM drivers WHERE host = ? AND driver != ?"
             for driver, pid, born in db.execute(mine, (platform.node(), self.driver)).fetchall():
@@ -147,7 +147,7 @@ class States(Index):
                 db.execute("DELETE FROM drivers WHERE driver = ?", (driver,))
 
     def release(self, idx: int) -> None:
-        """Put a job back that no server has tried."""
+        """Return a job that no server has tried."""
         self._set(idx, "planned", "")
 
     def done(self, idx: int) -> None:
@@ -155,7 +155,7 @@ class States(Index):
         self._set(idx, "done", "")
 
     def lost(self, idx: int, cap: int) -> None:
-        """The server no longer knows the job; after `cap` times it has failed, after half of them it goes alone."""
+        """The server no longer knows the job; after `cap` times it has failed, after half of them it is sent alone."""
         with self._change() as db:
             db.execute("UPDATE jobs SET losses = losses + 1 WHERE idx = ? AND state = 'leased'", (idx,))
             (losses,) = db.execute("SELECT losses FROM jobs WHERE idx = ?", (idx,)).fetchone()
@@ -191,7 +191,7 @@ class States(Index):
         return full
 
     def _classes_to_leave(self, db: sqlite3.Connection, but: Sequence[int]) -> list[int]:
-        """With quotas, classes of which an earlier job waits for another server: a later one could take its place."""
+        """With quotas, classes with an earlier job that waits for another server: a later one could replace it."""
         if not self.plan.header["quota"]:
             return []
         query = f"SELECT DISTINCT class FROM jobs WHERE state = 'planned' AND idx IN ({_marks(but)})"
@@ -199,7 +199,7 @@ class States(Index):
 
     def _set(self, idx: int, state: str, reason: str) -> None:
         with self._change() as db:
-            # Only while this driver holds it: a lease that ran out may be another one's by now.
+            # Only while this driver holds it: an expired lease may belong to another driver by now.
             held = "state = 'leased' AND driver = ?"
             db.execute(
                 f"UPDATE jobs SET state = ?, reason = ? WHERE idx = ? AND {held}", (state, reason, idx, self.driver)

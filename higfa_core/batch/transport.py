@@ -1,8 +1,8 @@
-"""One HTTP request that ends: a deadline for all of it, a limit to its answer's size, and no redirect followed.
+"""One bounded HTTP request: a deadline for all of it, a limit on the size of its answer, and no redirects.
 
-urllib3, because ComfyUI already brings it (through requests) and a thread per server needs no event loop. Like every
-blocking client it limits the time between two bytes only; `_TimedSocket` makes that a deadline for the whole. Imports
-nothing of this pack: Ray takes this module to nodes that lack the rest.
+urllib3, because ComfyUI already includes it (through requests) and a thread per server needs no event loop. Like every
+blocking client it only limits the time between two bytes; `_TimedSocket` turns that into a deadline for the whole.
+Imports nothing from this pack: Ray sends this module to nodes that lack the rest.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, LocationParseError, NewConnectionError, SSLError
 from urllib3.util import make_headers, parse_url
 
-HEADERS = ("location", "retry-after", "content-type")  # those of an answer that somebody reads
-LONGEST = 200  # characters of an error that are kept
+HEADERS = ("location", "retry-after", "content-type")  # those of an answer that are read
+LONGEST = 200  # characters of an error to keep
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class NoAnswer(ConnectionError):
-    """No whole answer came. `kind`: "unreachable", "late", "broken", "untrusted", "endless" or "starting"."""
+    """No complete answer came. `kind`: "unreachable", "late", "broken", "untrusted", "endless" or "starting"."""
 
     def __init__(self, kind: str, words: str):
         super().__init__(kind, words)
@@ -36,7 +36,7 @@ class NoAnswer(ConnectionError):
 
 
 class Answer(NamedTuple):
-    """A whole answer; `headers` holds those of `HEADERS` that it has."""
+    """A complete answer; `headers` holds those of `HEADERS` that it has."""
 
     status: int
     headers: dict[str, str]
@@ -44,7 +44,7 @@ class Answer(NamedTuple):
 
 
 class Address(NamedTuple):
-    """Where a server is: its name, which may be shown, and what goes into requests."""
+    """A server's address: its name, safe to show, and the parts used in requests."""
 
     name: str
     url: str
@@ -62,17 +62,17 @@ def read_address(text: str) -> Address:
     if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
         secret = "@" in text or "?" in text
         shown = (hidden.url if url.host else "something else") if secret else text
-        raise ValueError(f"A server must be http://HOST:PORT or https://HOST, without ? and #, got {shown!r}")
+        raise ValueError(f"A server must be http://HOST:PORT or https://HOST, without ? and #, got {shown!r}.")
     login = make_headers(basic_auth=unquote(url.auth), basic_auth_encoding="utf-8") if url.auth else {}
     return Address(hidden.url.rstrip("/"), hidden.url.rstrip("/"), url.host.strip("[]"), login)
 
 
 class Transport:
-    """Requests to the server at `url`, one at a time; `headers` go with each of them, and never appear in errors."""
+    """Requests to the server at `url`, one at a time; `headers` are sent with each, and never appear in errors."""
 
     def __init__(self, url: str, headers: Mapping[str, str] | None = None):
         address = read_address(url)
-        # A connection for each request: a kept one may be closed by the server just when a prompt is sent through it.
+        # A new connection per request: the server may close a kept one just as a prompt is sent through it.
         self._url, self._headers = address.url, {"Connection": "close", **address.login, **(headers or {})}
         self._pools, self._clock, self._lock = _pools(address), _Clock(), threading.Lock()
         pool = self._pools.connection_from_url(address.url)
@@ -83,9 +83,9 @@ class Transport:
     def ask(
         self, path: str, body: bytes | None, headers: Mapping[str, str], seconds: float, most: int, cut: bool = False
     ) -> Answer:
-        """POST `body` to `path`, or GET it without one. NoAnswer unless a whole answer comes in `seconds`.
+        """POST `body` to `path`, or GET it without one. NoAnswer unless a complete answer comes within `seconds`.
 
-        `most`: bytes that its body may have; with `cut` a longer one is cut off there, else it is no answer.
+        `most`: maximum size of its body in bytes; with `cut` a longer one is truncated, otherwise it is NoAnswer.
         """
         with self._lock:
             self._clock.end = time.monotonic() + seconds
@@ -117,7 +117,7 @@ class Transport:
 
 
 class _Clock:
-    """Until when a request may last, and on which connection."""
+    """When a request must end, and its connection."""
 
     end = 0.0
     connection: HTTPConnection | None = None
@@ -130,7 +130,7 @@ class _Clock:
 
 
 class _TimedSocket:
-    """A socket on which no number of small steps lasts longer than until the clock's end."""
+    """A socket on which even many small steps end by the clock's deadline."""
 
     def __init__(self, sock: Any, clock: _Clock):
         self._sock, self._clock = sock, clock
@@ -140,7 +140,7 @@ class _TimedSocket:
 
     def sendall(self, data: Any, *flags: int) -> None:
         self._sock.settimeout(self._clock.left())
-        self._sock.sendall(data, *flags)  # Python counts the whole of it
+        self._sock.sendall(data, *flags)  # Python applies the timeout to all of it
 
     def makefile(self, mode: str, *_: Any, **__: Any) -> io.BufferedReader:
         return io.BufferedReader(_TimedReader(self._sock, self._sock.makefile(mode, buffering=0), self._clock))

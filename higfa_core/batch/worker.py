@@ -1,9 +1,8 @@
 """The pull loop: jobs of a plan -> ComfyUI servers -> images and manifest rows in the dataset's folder.
 
-One thread per server keeps at most two prompts there and polls. What counts is the manifest: when a prompt has left
-a server's queue, its rows are looked for in the folder's own manifest (the server may write right into it) and
-else in the server's, by HTTP; images are then fetched. That the history of a server calls a prompt done counts for
-nothing.
+One thread per server keeps at most two prompts there and polls. Only the manifest counts: when a prompt has left a
+server's queue, its rows are looked up in the folder's own manifest (the server may write directly into it) or else in
+the server's, by HTTP; images are then fetched. A server's history calling a prompt done means nothing.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ class Worker(Prompts):
 
     @property
     def usable(self) -> bool:
-        """Whether it may yet take jobs."""
+        """Whether it may still take jobs."""
         return self.is_alive() and not self.health.unusable and self.health.silent_for() <= self.options.give_up
 
     @property
     def answers(self) -> bool:
-        """Whether it may take jobs now: jobs are not left to a server that is silent."""
+        """Whether it may take jobs now: jobs are not left to a silent server."""
         return self.usable and self.client.heard and not self.health.silent
 
     def run(self) -> None:
@@ -57,7 +56,7 @@ class Worker(Prompts):
         return not self.flights and self.context.finished
 
     def _round(self) -> bool:
-        """One look at the server; returns whether something happened."""
+        """One poll of the server; returns whether anything happened."""
         happened = False
         try:
             if not self.health.quiet:
@@ -68,21 +67,21 @@ class Worker(Prompts):
                 self._check_time()
         except ServerError as error:
             self.health.trouble(error, proven=self.done > 0)
-            self.delivery.forget()  # it may come back with an empty input folder
+            self.delivery.forget()  # it may return with an empty input folder
         unseen = time.monotonic() - self._looked if self._blind or self.health.quiet else 0.0
         if self.health.unusable or unseen > self.options.patience:
             self._drop_flights()
         return happened
 
     def _look(self) -> bool:
-        """See what became of our prompts; returns whether one ended."""
+        """Check on our prompts; returns whether one ended."""
         self._blind = True
         happened = self._adopt() | self._poll()
         self._blind, self._looked = False, time.monotonic()
         return happened
 
     def _hear(self) -> None:
-        # A server that does not answer is not one that hangs.
+        # A server that does not answer is not hanging.
         self._since += min(self.health.fine(), time.monotonic() - self._since)
 
     def _check_time(self) -> None:
@@ -96,7 +95,7 @@ class Worker(Prompts):
             self._time_out()
 
     def _time_out(self) -> None:
-        """For too long nothing has happened to our prompts: the server hangs, or works for others."""
+        """Our prompts have made no progress for too long: the server hangs, or works for others."""
         running = [lease for lease in self.flights.values() if self._seen.get(lease.prompt_id) == "running"]
         reason = f"no image after {self.options.job_timeout:g} s (--job-timeout)"
         if self._stuck:
@@ -107,11 +106,11 @@ class Worker(Prompts):
         self._since = time.monotonic()
 
     def _clear_away(self, running: list[Lease], reason: str) -> None:
-        """Stop what runs, which is an error of the job, and give back what waits."""
+        """Stop the running jobs, which counts as an error of theirs, and give back the waiting ones."""
         self._cancel()
         if running:
             self._stuck.update(lease.prompt_id for lease in self.flights.values())
-        if left := self._unfinished(running):  # else it hangs after the images
+        if left := self._unfinished(running):  # else it hung after making the images
             self._failed(left, reason)
         self._drop_flights()
         if not self._alone:  # others get the jobs first
@@ -161,7 +160,7 @@ class Worker(Prompts):
     def _prepared(self, lease: Lease) -> Job | None:
         """The job, once its source is at the server; None where it has ended already, one way or the other."""
         try:
-            if self.collector.collect(lease.key):  # made by someone else meanwhile, or before a crash
+            if self.collector.collect(lease.key):  # made by another driver in the meantime, or before a crash
                 self._finish(lease)
                 return None
             return self.delivery.job(lease.body)
@@ -188,7 +187,7 @@ class Worker(Prompts):
     def _submit(self, graph: dict, leases: list[Lease]) -> None:
         prompt_id = leases[0].prompt_id
         if not self.flights:
-            self._since = time.monotonic()  # time without a job does not count
+            self._since = time.monotonic()  # idle time does not count
         self.flights |= {lease.idx: lease for lease in leases}
         self._doubtful.add(prompt_id)
         try:
@@ -198,7 +197,7 @@ class Worker(Prompts):
             self._rejected(leases, error)
         except ServerError as error:
             if not error.refused:
-                raise  # it may have it all the same
+                raise  # it may have the prompt nevertheless
             self._forget(*leases)
             self._not_taken_together(leases, error)
         else:
@@ -221,7 +220,7 @@ class Worker(Prompts):
         return happened
 
     def _leave(self) -> None:
-        """Stopped from outside: take our prompts off the server, and give the jobs back."""
+        """Stopped from outside: remove our prompts from the server, and give the jobs back."""
         try:
             self._cancel()
         except ServerError as error:

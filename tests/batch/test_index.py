@@ -179,7 +179,7 @@ def test_a_plan_that_is_replaced_under_a_run_stops_it(plan):
     make(folder, [0])
     with closing(States(folder)) as run:
         plan(2, replace=True)
-        with pytest.raises(ValueError, match="holds another plan by now. Start higfa run again"):
+        with pytest.raises(ValueError, match="now holds another plan. Start higfa run again"):
             run.apply_rules(0)
 
 
