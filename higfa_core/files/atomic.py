@@ -16,7 +16,7 @@ LOCK, LOCK_SECONDS = "lock.sqlite", 86400.0
 
 
 def write_atomic(path: str | Path, data: bytes | memoryview) -> None:
-    """Write a file so that readers see all of it or nothing, even after a crash; creates its folder. OSError names it."""
+    """Write a file that readers see whole or not at all, even after a crash; creates its folder. OSError names it."""
     with naming(path):
         _write(Path(path), data)
 
