@@ -3,8 +3,8 @@
 
 python run.py demo [ARGS]              make a labelled synthetic dataset with a real ComfyUI, and a report
 python run.py serve [--port N] [-- X]  start ComfyUI with this pack and open it (X goes to ComfyUI's main.py)
-python run.py test                     ruff, then every test, and on the oldest ComfyUI what can differ there
-python run.py test --fast              what needs neither ComfyUI nor minutes; python run.py test ARGS: pytest ARGS
+python run.py test                     ruff, then every test, and on the oldest ComfyUI whatever can differ there
+python run.py test --fast              the fast tests without ComfyUI; python run.py test ARGS: pytest ARGS
 python run.py test --coverage          every test once, and the share of each room's lines that they run
 python run.py higfa [ARGS]             plan, run, status, filter, report, export ...; --help says more
 python run.py exec -- CMD              run CMD inside the environment
@@ -56,7 +56,7 @@ TOOLS = [
     "import-linter>=2.1",
     "basedpyright==1.40.2",  # exact: another release finds other things
 ]
-# What people read our exports with, Ray, and what reads .comfyignore: only the tests need them.
+# Libraries that read our exports, Ray, and a reader of .comfyignore: only the tests need them.
 READERS = ["pathspec", "datasets>=2.19", "webdataset", "pycocotools", "mlcroissant>=1.0", "imagehash", "ray>=2.9"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DRIVER = ["playwright>=1.40"]  # for a browser that is there already: it downloads none
@@ -75,7 +75,7 @@ READY_TIMEOUT = 600
 
 
 class SetupError(Exception):
-    """What went wrong and what to do about it, in words for people."""
+    """What went wrong and what to do about it, in plain words."""
 
 
 def say(text: str) -> None:
@@ -186,7 +186,7 @@ def unmet(requirements: list[str], python: str | None = None) -> list[str]:
 def install(requirements: list[str]) -> None:
     missing = unmet(requirements)
     if not missing:
-        say("the environment has every package already")
+        say("the environment already has every package")
         return
     check_space(SPACE_TORCH if any(requirement_name(line) == "torch" for line in missing) else SPACE_REST)
     shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
@@ -628,7 +628,7 @@ def fetch_front_end() -> Path:
 
 
 def checks(arguments: list[str]) -> dict[str, list[str]]:
-    """What `test` is to run with Python, by name."""
+    """What `test` runs with Python, by name."""
     mode, *chosen = arguments or [""]
     if mode == "--coverage":
         return {"pytest": ["tests/coverage_by_room.py", *workers(), *chosen]}
@@ -640,7 +640,7 @@ def checks(arguments: list[str]) -> dict[str, list[str]]:
 
 
 def test_on_oldest() -> int:
-    """What can differ there, on the oldest supported release, with the newest release's packages."""
+    """The tests that depend on the release, on the oldest supported one, with the newest release's packages."""
     release = list(RELEASES)[-1]
     comfyui = STATE / f"ComfyUI-{release}"
     if not is_comfyui(comfyui):

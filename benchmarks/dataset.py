@@ -1,4 +1,4 @@
-"""What planning, resuming and exporting cost at scale.
+"""The cost of planning, resuming and exporting at scale.
 
     python run.py exec -- python benchmarks/dataset.py
 
@@ -101,7 +101,7 @@ def draw_sources(folder, count, classes):
 
 
 def measured(command):
-    """Seconds, seconds of all cores together, and peak MB of a process of its own that runs the command (Linux)."""
+    """Seconds, CPU seconds and peak MB of the command, run in its own process (Linux)."""
     code = (
         "import sys; from higfa_core.commands.main import main; code = main(sys.argv[1:]); "
         "about = open('/proc/self/status').read(); "
@@ -211,7 +211,7 @@ class Stub:
 
 
 def export(folder, count, size):
-    """A table row: images a second of Export Dataset's writer and of SaveImage, in turns of 250."""
+    """A table row: images per second of Export Dataset's writer and of SaveImage, alternating every 250."""
     from higfa_core.comfy.startup import start_comfyui
 
     start_comfyui()

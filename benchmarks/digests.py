@@ -1,4 +1,4 @@
-"""Digests of what this pack makes, to hold two versions of it against each other: plans, keys, images, exports.
+"""Digests of what this pack produces, for comparing two versions of it: plans, keys, images, exports.
 
     python run.py exec -- python benchmarks/digests.py [TREE ...]
 

@@ -138,7 +138,7 @@ def report(args, right, guided, seconds, judge, world):
 
 
 def picture(row, path, count=8):
-    """One species a line: source, contour, warped contour, text only, text + contour, HiGFA."""
+    """One species per line: source, contour, warped contour, text only, text + contour, HiGFA."""
     import numpy as np
     from PIL import Image
 

@@ -266,7 +266,7 @@ def peak_resident():
 
 
 class Kept:
-    """Bytes of the storages that autograd holds at present, and their peak; a storage counts once."""
+    """Bytes of the storages that autograd currently holds, and their peak; each storage counts once."""
 
     def __init__(self, weights):
         self.ignored = {w.untyped_storage().data_ptr() for w in weights}
@@ -287,7 +287,7 @@ class Kept:
 
 @contextlib.contextmanager
 def counting_kept(weights):
-    """Counts what autograd keeps for backward in the block, the weights themselves aside."""
+    """Counts what autograd keeps for backward in the block, excluding the weights themselves."""
     import weakref
 
     import torch

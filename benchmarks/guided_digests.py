@@ -66,7 +66,7 @@ def digest(data: bytes) -> str:
 
 
 def calls(trace) -> str:
-    """What the classifier said and did at each guided call."""
+    """The classifier's output and effect at each guided call."""
     return json.dumps(trace.to_dict()["calls"], sort_keys=True)
 
 

@@ -1,4 +1,4 @@
-"""What the scripts beside this one share: ComfyUI in this process and the miniature's objects."""
+"""Shared by the scripts in this folder: ComfyUI in this process and the miniature's objects."""
 
 import sys
 from dataclasses import dataclass

@@ -3,8 +3,8 @@
     python run.py exec -- python benchmarks/processors.py
     python run.py exec -- python benchmarks/processors.py --settings avx2 --threads 1 -- tests/comfy/test_guider.py
 
-`default` and `avx2` hold PyTorch, oneDNN, MKL and OpenCV to older instructions, `best` lets them choose. No number is
-measured here: the line tells what passed. Exits with 1 when a setting fails.
+`default` and `avx2` restrict PyTorch, oneDNN, MKL and OpenCV to older instructions, `best` lets them choose. Nothing is
+measured here: each line tells what passed. Exits with 1 if a setting fails.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What the libraries that people train with make of our exports: wrong labels, and images that got lost.
+"""How the libraries that people train with read our exports: wrong labels, and lost images.
 
     python run.py exec -- python benchmarks/readers.py
 

@@ -1,4 +1,4 @@
-"""The picture of a guided run in docs/method.md.
+"""The plot of a guided run in docs/method.md.
 
     python run.py exec -- python benchmarks/trace.py --picture docs/trace.png
 

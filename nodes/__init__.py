@@ -1,4 +1,4 @@
-"""What a person sees in ComfyUI, one file per family."""
+"""The nodes in ComfyUI, one file per family."""
 
 from . import checking as check
 from . import classifier, classify, contour, dataset, export, miniature, plot, sampling, sampling_advanced

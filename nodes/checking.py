@@ -24,8 +24,8 @@ class CheckClassifier(io.ComfyNode):
             node_id="HiGFA_CheckClassifier",
             display_name="Check Classifier for Guidance",
             category="HiGFA",
-            description="Is a classifier fit to guide? Reads labelled images as they are, through the VAE, through the "
-            "tiny decoder and at the noise levels of the guidance, and says what to change.",
+            description="Can a classifier guide? Reads labelled images unchanged, through the VAE, through the tiny "
+            "decoder and at the noise levels of the guidance, and says what to change.",
             search_aliases=["test classifier", "classifier accuracy", "evaluate classifier", "taesd", "noise levels"],
             is_output_node=True,
             inputs=[
@@ -76,7 +76,7 @@ class CheckClassifier(io.ComfyNode):
     ) -> io.NodeOutput:
         settings = CheckSettings.pick(settings)
         if bool(dataset.strip()) == (images is not None):
-            raise ValueError("Give either a dataset folder or images: one of them, not both")
+            raise ValueError("Give either a dataset folder or images, not both.")
         noise = None
         if model is not None and positive is not None:
             noise = Noise(positive, negative, settings)
@@ -92,7 +92,7 @@ class CheckClassifier(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, dataset=None, **others):
-        # A linked value is None here; its own node's fingerprint then speaks for it.
+        # A linked value is None here; its own node's fingerprint covers it.
         name = (dataset or "").strip()
         return paths.fingerprint(paths.inside(folder_paths.get_input_directory(), name)) if name else ""
 

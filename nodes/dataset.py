@@ -33,7 +33,7 @@ class DatasetJob(io.ComfyNode):
             inputs=[
                 dataset_input(
                     "Folder inside ComfyUI's input folder: <class>/<image> or train/<class>/<image>, or a benchmark as "
-                    "it is unpacked (CUB, Aircraft, Cars, Flowers, Pets, Dogs, DTD, iNaturalist). Validation and test "
+                    "unpacked (CUB, Aircraft, Cars, Flowers, Pets, Dogs, DTD, iNaturalist). Validation and test "
                     "images are never used. higfa_demo: the miniature's birds, drawn on first use."
                 ),
                 io.Int.Input(
@@ -45,8 +45,8 @@ class DatasetJob(io.ComfyNode):
                     tooltip="Which job of the plan. The classes take turns, so any first part is balanced. "
                     "With 'increment', each Run takes the next job.",
                 ),
-                # A number after index: converters of workflows look there for what the page calls
-                # "control after generate", and would take it for a text.
+                # A number after index: workflow converters expect the page's "control after generate"
+                # there, and would read it as text.
                 *widgets(PlanSettings, "replicas", "plan_seed"),
                 *widgets(PlanSettings, "prompt_template", multiline=True),
                 *widgets(PlanSettings, "contour_from"),
@@ -71,7 +71,7 @@ class DatasetJob(io.ComfyNode):
                     default="auto",
                     optional=True,
                     advanced=True,
-                    tooltip="How the images lie on disk: auto, or a layout and its options as 'higfa plan' knows them, "
+                    tooltip="The layout of the images: auto, or a layout and its options as in 'higfa plan', "
                     "such as 'image_folder', 'aircraft level=family' or 'table labels=train.csv label_column=breed'.",
                 ),
                 io.Int.Input(
@@ -119,7 +119,7 @@ class DatasetJob(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, dataset=None, job="", plan="", **others):
-        # A linked value is None here; its own node's fingerprint then speaks for it.
+        # A linked value is None here; its own node's fingerprint covers it.
         folder, seen = folder_paths.get_input_directory(), ""
         given = jobs_from_json(job) if job else []
         name = given[0].dataset if given else (dataset or "").strip()

@@ -98,7 +98,7 @@ class ExportDataset(io.ComfyNode):
                     options=["keep", "replace"],
                     default="keep",
                     advanced=True,
-                    tooltip="When the job has an image already: keep that one, or replace it by this.",
+                    tooltip="If the job already has an image: keep that one, or replace it with this.",
                 ),
                 io.Boolean.Input(
                     "save_metadata",
@@ -162,7 +162,7 @@ class ExportDataset(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, dataset_name=None, **others):
-        # Files may have been deleted since: then never equal (NaN), so that Run makes them again.
+        # Files may have been deleted: then never equal (NaN), so that Run makes them again.
         name = (dataset_name or "").strip()
         if name and not is_complete(folder_paths.get_output_directory(), name):
             return float("nan")

@@ -1,4 +1,4 @@
-"""Errors as a person sees them on the canvas: faults of the disk in words, and no absolute paths of the server."""
+"""Errors as shown on the canvas: disk faults in words, and no absolute paths of the server."""
 
 import functools
 import os
@@ -16,7 +16,7 @@ ABSOLUTE = re.compile(r"(?<![\w/\\.:>])(?:/|[A-Za-z]:[\\/])[^\s'\"<>|*?:,;()\[\]
 
 
 def guarded(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
-    """The node, whose `execute` raises errors as a person should see them."""
+    """The node, with an `execute` that raises errors in the form to show."""
     execute = node.execute.__func__
 
     @functools.wraps(execute)
@@ -31,14 +31,14 @@ def guarded(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
 
 
 def shown(text: str) -> str:
-    """The text without absolute paths: from ComfyUI's folders on, and only the name of what lies elsewhere."""
+    """The text without absolute paths: relative to ComfyUI's folders, and only the name of anything elsewhere."""
     for folder, name in _known():
         text = text.replace(folder, name)
     return ABSOLUTE.sub(lambda found: _name_of(found[0]), text)
 
 
 def _raise_shown(error: Exception) -> None:
-    """Raise the error again, with the same class where nothing else is needed. ComfyUI logs the original one."""
+    """Raise the error again, with the same class if possible. ComfyUI logs the original one."""
     if isinstance(error, (OSError, UnicodeEncodeError)) and (words := in_words(error, SAFE)) != str(error):
         raise ValueError(shown(words)) from error
     if isinstance(error, OSError) and error.filename is not None:
@@ -49,7 +49,7 @@ def _raise_shown(error: Exception) -> None:
 
 
 def _known() -> list[tuple[str, str]]:
-    """Folders that messages may name, the innermost first, and what they are called instead."""
+    """Folders that messages may name, innermost first, and what to call them instead."""
     found = {
         folder_paths.get_input_directory(): "input",
         folder_paths.get_output_directory(): "output",
@@ -63,7 +63,7 @@ def _known() -> list[tuple[str, str]]:
 
 
 def _name_of(path: str) -> str:
-    """`.../name` for a path below a folder of this machine; other words that begin with a slash stay."""
+    """`.../name` for a path below a folder on this machine; other words that begin with a slash stay."""
     parts = re.split(r"[\\/]+", path)
     top = os.path.join(os.sep if path.startswith("/") else "", *parts[:2])
     return f".../{parts[-1] or parts[-2]}" if len(parts) > 2 and os.path.isdir(top) else path

@@ -11,7 +11,7 @@ from ..higfa_core.miniature import sources
 
 def dataset_input(tooltip: str) -> io.String.Input:
     """The widget for the name of a folder in ComfyUI's input folder."""
-    place = "folder in ComfyUI/input with one sub-folder per class"
+    place = "folder in ComfyUI/input with one subfolder per class"
     return io.String.Input("dataset", default="", placeholder=place, tooltip=tooltip)
 
 

@@ -1,4 +1,4 @@
-"""What the page is told about a guided run: while it samples, and once it is over."""
+"""Messages to the page about a guided run: while it samples, and once it is over."""
 
 import time
 from typing import Any
@@ -10,15 +10,15 @@ from ..higfa_core.guidance.trace import Trace, Watch
 from ..higfa_core.plots.live import state
 
 EVENT = "higfa.guidance"
-# What the schema of a node that shows it needs. Newer releases of ComfyUI show it again when the node is cached.
+# What the schema of such a node needs. Newer releases of ComfyUI show it again when the node is cached.
 SHOWS: dict[str, Any] = {"hidden": [io.Hidden.unique_id, io.Hidden.extra_pnginfo]}
 if hasattr(io.Schema, "has_intermediate_output"):
     SHOWS["has_intermediate_output"] = True
-PAUSE = 0.15  # seconds between two messages
+PAUSE = 0.15  # seconds between messages
 
 
 def watcher(hidden: io.HiddenHolder | None) -> Watch | None:
-    """What tells the page how a run goes; None for a node that other code calls.
+    """The watcher that reports a run to the page; None for a node called by other code.
 
     Args:
         hidden: of the node that shows it.
@@ -30,7 +30,7 @@ def watcher(hidden: io.HiddenHolder | None) -> Watch | None:
 
 
 class Watcher:
-    """Tells the page that queued a run how it goes; where none listens, as in an API run, it does nothing."""
+    """Reports a run to the page that queued it; does nothing if no page listens, as in an API run."""
 
     def __init__(self, node: str, workflow: str | None):
         self.about = {"node": node, "workflow": workflow}

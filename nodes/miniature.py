@@ -15,7 +15,7 @@ class LoadMiniature(io.ComfyNode):
             node_id="HiGFA_LoadMiniature",
             display_name="Load Miniature",
             category="HiGFA",
-            description="A complete tiny world that comes with the pack: sixteen species of drawn birds that differ by "
+            description="A complete tiny world that ships with the pack: sixteen species of drawn birds that differ by "
             "small marks, at 64 x 64 pixels, with everything needed to try hierarchical guidance on a CPU.",
             search_aliases=["miniature", "tiny model", "demo model", "birds", "example models"],
             inputs=[],

@@ -46,7 +46,7 @@ class GuidanceSettings(io.ComfyNode):
 
 
 def sampled_inputs() -> list:
-    """What a sampler node of ours takes, before its numbers."""
+    """The inputs of our sampler nodes, before their numbers."""
     return [
         io.Model.Input("model", tooltip="The diffusion model that denoises the latent."),
         io.Conditioning.Input("positive", tooltip="Text, with the contour from Apply ControlNet."),
@@ -58,7 +58,7 @@ def sampled_inputs() -> list:
 
 
 def algorithm_inputs() -> list:
-    """How a sampler node of ours denoises."""
+    """How our sampler nodes denoise."""
     samplers, schedulers = comfy.samplers.KSampler.SAMPLERS, comfy.samplers.KSampler.SCHEDULERS
     removed = "How the noise is removed over the steps."
     return [
@@ -72,8 +72,8 @@ def guidance_input():
 
 
 def sampled_outputs(**options) -> list:
-    """What a sampler node of ours gives."""
-    cost = "Which steps were guided, how the probability went and what it cost."
+    """The outputs of our sampler nodes."""
+    cost = "Which steps were guided, how the probability changed and what it cost."
     return [
         io.Latent.Output(display_name="latent", **options),
         HiGFATrace.Output(display_name="trace", **options),
@@ -250,7 +250,7 @@ def _trace_output():
 
 
 def noise_levels(model, steps: int, sampler_name: str, scheduler: str, denoise: float = 1.0) -> torch.Tensor:
-    """The noise levels that ComfyUI's KSampler takes."""
+    """The noise levels of ComfyUI's KSampler."""
     options = model.load_device, sampler_name, scheduler, denoise, model.model_options
     return comfy.samplers.KSampler(model, steps, *options).sigmas
 
@@ -258,7 +258,7 @@ def noise_levels(model, steps: int, sampler_name: str, scheduler: str, denoise: 
 def sample(
     guider, latent: dict, sigmas: torch.Tensor, sampler_name: str, steps: int, seeds: list[int], add_noise: bool = True
 ) -> dict:
-    """What ComfyUI's common_ksampler does, with our guider in place of CFGGuider.
+    """As ComfyUI's common_ksampler, with our guider instead of CFGGuider.
 
     `steps`: of the whole run. `seeds`: one, or one per image.
     """

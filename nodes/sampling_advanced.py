@@ -19,7 +19,7 @@ from .sampling import (
 )
 from .widgets import widgets
 
-CARRIED = "higfa_trace"  # where a latent keeps the trace of its run, for the sampler that goes on
+CARRIED = "higfa_trace"  # where a latent keeps the trace of its run, for the next sampler
 
 
 class HiGFAKSamplerAdvanced(io.ComfyNode):
@@ -29,8 +29,8 @@ class HiGFAKSamplerAdvanced(io.ComfyNode):
             node_id="HiGFA_KSamplerAdvanced",
             display_name="HiGFA KSampler (Advanced)",
             category="HiGFA",
-            description="HiGFA KSampler for a part of the steps, as KSampler (Advanced): one run may be cut into "
-            "several samplers, and the guidance continues where the one before it ended.",
+            description="HiGFA KSampler for a part of the steps, as KSampler (Advanced): one run may be split across "
+            "several samplers, and the guidance continues where the previous one ended.",
             search_aliases=[
                 "ksampler advanced",
                 "start at step",
@@ -88,7 +88,7 @@ class HiGFAKSamplerAdvanced(io.ComfyNode):
 
 
 def levels_of(part: SamplingPart, sigmas: torch.Tensor) -> torch.Tensor:
-    """The noise levels of that part of a schedule; none where no step is left. As comfy.samplers.KSampler.sample."""
+    """The noise levels of that part of a schedule; none if no step is left. As comfy.samplers.KSampler.sample."""
     if part.end_at_step < len(sigmas) - 1:
         sigmas = sigmas[: part.end_at_step + 1].clone()
         if part.return_with_leftover_noise == "disable":

@@ -40,8 +40,8 @@ class TrainClassifier(io.ComfyNode):
             inputs=[
                 dataset_input(
                     "Folder inside ComfyUI's input folder: <class>/<image>, or train/ and val/ with the classes "
-                    "inside. Without val/ a share of each class is held out. Test images are never used. A benchmark "
-                    "as it is unpacked (CUB, Aircraft, Cars, ...) is read as well."
+                    "inside. Without val/ a share of each class is held out. Test images are never used. Benchmarks "
+                    "(CUB, Aircraft, Cars, ...) are read as unpacked."
                 ),
                 io.String.Input(
                     "file_name",
@@ -72,7 +72,7 @@ class TrainClassifier(io.ComfyNode):
         name = (dataset or "").strip()
         if not name:
             return str(sorted(others.items()))
-        # The images and their split, not the files: a training may have listed what it held out.
+        # The images and their split, not the files: training may have listed what it held out.
         labelled = read_labelled(_folder(name), others.get("validation_share") or 0.0)
         times = [item.path.stat().st_mtime_ns for item in (*labelled.train, *labelled.validation)]
         return f"{training_key(labelled, TrainSettings())}:{times}:{sorted(others.items())}"

@@ -15,7 +15,7 @@ def widgets(cls: type, *names: str, **options: Any) -> list[io.Input]:
 
 
 def widget(item: Setting, **options: Any) -> io.Input:
-    """The input for one setting; `options` come on top of what is declared."""
+    """The input for one setting; `options` extend what is declared."""
     options = {"default": item.default, "tooltip": item.text, **options}
     if item.tier == ADVANCED:
         options["advanced"] = True
