@@ -235,7 +235,7 @@ def rewrite(file, **changes):
         ({"model_type": "vitt"}, r"no model_type 'vitt': closest 'vit'\. Correct config.json"),
         (
             {"architectures": ["ViTForMaskedImageModeling"]},
-            r"that of ViTForMaskedImageModeling, which is no image class",
+            r"that of ViTForMaskedImageModeling, which is not an image class",
         ),
         ({"model_type": "bert", "architectures": None}, r"that of bert, which is not an image classifier"),
         (

@@ -41,7 +41,7 @@ def test_load_images_mask_of_an_opaque_picture_says_nothing(image, method, value
 def test_a_mask_of_another_size_is_scaled_and_said(image, mask, caplog):
     half = mask[:, ::2, ::2]
     assert torch.equal(extract(image, mask=half), extract(image, mask=mask))
-    assert "a mask of 64x48 is scaled to the image, 128x96" in caplog.text
+    assert "a mask of 64x48 is scaled to the image's 128x96" in caplog.text
 
 
 def test_edges_where_the_mask_says_background_are_said(image, mask, caplog):
@@ -55,5 +55,5 @@ def test_edges_where_the_mask_says_background_are_said(image, mask, caplog):
 
 def test_masks_that_are_refused(image):
     for bad in (torch.ones(3, 96, 128), torch.ones(1, 2, 96, 128), torch.full((1, 96, 128), float("nan"))):
-        with pytest.raises(ValueError, match="The mask (has shape|holds NaN)"):
+        with pytest.raises(ValueError, match="The mask has (shape|NaN)"):
             extract(image, mask=bad)
