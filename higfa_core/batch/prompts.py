@@ -1,4 +1,4 @@
-"""The jobs at one server, and what becomes of them: done, tried again, left to other servers, or failed."""
+"""The jobs on one server, and their outcome: done, tried again, left to other servers, or failed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .options import RunContext
 from .size import BatchSize
 from .states import Lease
 
-LOSSES = 10  # a prompt may be lost through no fault of its own, as the one that waits when the other kills the server
-BAD_STREAK = 5  # different jobs in a row that fail: it is the server
-LOST_STREAK = 3 * LOSSES  # prompts in a row that it loses: more than one job that kills it, and the one beside, explain
+LOSSES = 10  # a prompt may be lost through no fault of its own, such as one that waits while another kills the server
+BAD_STREAK = 5  # different jobs failing in a row: the server is at fault
+LOST_STREAK = 3 * LOSSES  # prompts lost in a row: more than a job that kills the server, and the one beside it, explain
 
 
 class Prompts(threading.Thread):
-    """The prompts at one server. `refused`: jobs that failed here and that other servers should try."""
+    """The prompts on one server. `refused`: jobs that failed here and that other servers should try."""
 
     def __init__(self, context: RunContext, client: Client, alone: bool):
         super().__init__(name=f"higfa {client.url}", daemon=True)
@@ -29,16 +29,16 @@ class Prompts(threading.Thread):
         self.flights: dict[int, Lease] = {}
         self.size = BatchSize(context.options.batch)
         self.refused: dict[int, str] = {}
-        self.unsendable: set[int] = set()  # those of them that this server can never take
+        self.unsendable: set[int] = set()  # those that this server can never take
         self.done = self.errors = 0
         self._alone = alone
-        self._doubtful: set[str] = set()  # prompts whose arrival nobody confirmed
+        self._doubtful: set[str] = set()  # prompts whose arrival is unconfirmed
         self._bad: set[int] = set()
         self._lost_in_a_row = 0
         self._rested = False
 
     def _prompts(self) -> dict[str, list[Lease]]:
-        """What is under way: prompt id -> its jobs."""
+        """The prompts in progress: prompt id -> its jobs."""
         found: dict[str, list[Lease]] = {}
         for lease in self.flights.values():
             found.setdefault(lease.prompt_id, []).append(lease)
@@ -56,10 +56,10 @@ class Prompts(threading.Thread):
             self._failed(left, self.delivery.explain(left[0].body, reason))
         else:
             self.client.free()  # a cached result without its files must not be handed out again
-            self._failed(left, "the server says it is done, but there is no image in its dataset")
+            self._failed(left, "the server reports success, but there is no image in its dataset")
 
     def _unfinished(self, leases: list[Lease]) -> list[Lease]:
-        """Those whose images are not there; the others are done."""
+        """The jobs whose images are missing; the others are done."""
         left = []
         for lease in leases:
             if self.collector.collect(lease.key):
@@ -77,7 +77,7 @@ class Prompts(threading.Thread):
         self._not_taken(leases[0], error)
 
     def _not_taken(self, lease: Lease, error: ServerError) -> None:
-        """The server never got the job: whatever is wrong counts for nothing, unless no server can take it."""
+        """The server never got the job: the error does not count, unless no server can take the job."""
         if error.means is not Means.JOB:
             self.context.hand_back(lease)
             raise error
@@ -108,9 +108,9 @@ class Prompts(threading.Thread):
             self._divide(leases)
 
     def _divide(self, leases: list[Lease]) -> None:
-        """A prompt with several jobs failed, which says nothing yet of any of them."""
+        """A prompt with several jobs failed, which says nothing about any single one."""
         self._forget(*leases)
-        self.delivery.forget()  # the server may lack what it was given
+        self.delivery.forget()  # the server may have lost the uploads
         self.size.failed(len(leases))
         self.states.divide(leases)
         for _ in leases:
@@ -129,7 +129,7 @@ class Prompts(threading.Thread):
             self.client.free()
 
     def _lost(self, leases: list[Lease]) -> None:
-        """The server does not know the prompt (any more). One that never arrived was not lost by it."""
+        """The server does not know the prompt (any more). One that never arrived does not count as lost."""
         arrived = leases[0].prompt_id not in self._doubtful
         self._forget(*leases)
         for lease in leases:
@@ -145,7 +145,7 @@ class Prompts(threading.Thread):
     def _error(self, lease: Lease, reason: str) -> None:
         self._forget(lease)
         self.errors += 1
-        self.delivery.forget()  # it may lack what it was given
+        self.delivery.forget()  # it may have lost the uploads
         if self._is_left_to_others(lease, reason):
             self.context.hand_back(lease)
         elif not self.states.error(lease.idx, reason, self.options.attempts):

@@ -1,16 +1,16 @@
-"""How many jobs go into one prompt: as told, or found by measuring."""
+"""The number of jobs per prompt: given, or found by measuring."""
 
 from __future__ import annotations
 
 import time
 
 LARGEST = 64
-PROMPTS_PER_SIZE = 2  # measured; the quicker one counts, as the first may load or compile something
-WORTH = 1.1  # how many times as fast a double size must be to be taken
+PROMPTS_PER_SIZE = 2  # measured; the faster one counts, as the first may load or compile something
+WORTH = 1.1  # the speed-up that a doubled size must achieve
 
 
 class BatchSize:
-    """`value` jobs a prompt; without `fixed` it doubles from 1 while that makes more images a second."""
+    """`value` jobs per prompt; without `fixed` it doubles from 1 while that makes more images per second."""
 
     def __init__(self, fixed: int | None):
         self.value, self._is_fixed = fixed or 1, fixed is not None
@@ -25,18 +25,18 @@ class BatchSize:
         return self._found
 
     def sent(self, prompt_id: str) -> None:
-        """A prompt went to the server."""
+        """A prompt was sent to the server."""
         self._begun[prompt_id] = time.monotonic()
 
     def ended(self, prompt_id: str, jobs: int) -> None:
-        """All images of a prompt are there; the one behind it begins."""
+        """All images of a prompt exist; the next prompt begins."""
         now, begun = time.monotonic(), self._begun.pop(prompt_id, None)
         if begun is not None:
             self.made(jobs, now - begun)
         self._begun = dict.fromkeys(self._begun, now)
 
     def made(self, jobs: int, seconds: float) -> None:
-        """A prompt of so many jobs took so long."""
+        """A prompt of `jobs` jobs took `seconds`."""
         if self._found or jobs != self.value:
             return
         rates = self._rates.setdefault(jobs, [])
@@ -51,7 +51,7 @@ class BatchSize:
             self.value = 2 * jobs
 
     def failed(self, jobs: int) -> None:
-        """A prompt of so many jobs failed, perhaps for want of memory: no more than half as many from now on."""
+        """A prompt of `jobs` jobs failed, perhaps for lack of memory: at most half as many from now on."""
         if self._is_fixed:
             return
         self._most = max(1, min(self._most, jobs // 2))

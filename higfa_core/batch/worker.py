@@ -18,7 +18,7 @@ from .prompts import Prompts
 from .states import Lease
 
 IN_FLIGHT = 2  # one runs, one waits: a server that dies loses little, a fast one never idles
-HUNG = "a prompt runs on although it was interrupted: restart this server"
+HUNG = "a prompt keeps running although it was interrupted: restart this server"
 
 
 class Worker(Prompts):
@@ -28,8 +28,8 @@ class Worker(Prompts):
         super().__init__(context, client, alone)
         self.crash: BaseException | None = None
         self._since = time.monotonic()
-        self._seen: dict[str, str] = {}  # prompt id -> state, since when it is so
-        self._stuck: set[str] = set()  # prompts that were cancelled and run on
+        self._seen: dict[str, str] = {}  # prompt id -> last known state
+        self._stuck: set[str] = set()  # prompts that keep running although cancelled
         self._blind, self._looked = False, time.monotonic()  # at the last try; when it last told of our prompts
 
     @property

@@ -1,4 +1,4 @@
-"""Faults of the disk and of rights, as people are told of them: what failed, at which path of theirs, what to do."""
+"""Disk and permission faults in plain words: what failed, at which of the user's paths, and what to do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .names import printable
 
-LONGEST = 160  # characters of a path that are shown
+LONGEST = 160  # characters of a path to show
 FULL = ("The disk is full, so that {path} could not be written.", "Free some space and run this again.")
 RIGHTS = ("This user may not read or write {path}.", "Change its permissions, or choose another folder.")
 BROKEN = ("The disk failed at {path}.", "Check it, or the connection to the network share, and run this again.")
@@ -28,7 +28,7 @@ WORDS: dict[int, tuple[str, str]] = {
         "Raise the limit (ulimit -f), or choose another disk.",
     ),
     errno.ENAMETOOLONG: ("The path is too long: {path}.", "Choose a shorter name, or a folder nearer to the root."),
-    errno.ENOENT: ("{path} is not there.", "Correct the path."),
+    errno.ENOENT: ("{path} does not exist.", "Correct the path."),
     errno.ENOTDIR: ("A part of {path} is a file, where a folder is needed.", "Correct the path."),
     errno.EISDIR: ("{path} is a folder, where a file is needed.", "Correct the path."),
     errno.ELOOP: ("{path} is a link that leads to itself.", "Correct the link."),
@@ -39,18 +39,18 @@ WORDS: dict[int, tuple[str, str]] = {
 }
 STOPPED = {code for code, words in WORDS.items() if words in (FULL, RIGHTS, BROKEN)} | {errno.EROFS, errno.EFBIG}
 SQLITE = {"full": errno.ENOSPC, "readonly": errno.EACCES, "unable to open": errno.EACCES, "disk I/O": errno.EIO}
-# How temporary files and folders are called: see `.atomic`, and the stages of exports.
+# The names of temporary files and folders: see `.atomic`, and the stages of exports.
 TEMPORARY = re.compile(r"\.([^/\\]+)\.\d+\.[0-9a-f]{8}\.part$|(?<=[^/\\])\.part-[0-9a-f]{16}(\.old)?")
 
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Faults in the block name the user's file or folder: those that name none, and those of SQLite's own files."""
+    """Faults in the block name the user's file or folder, if they name none or one of SQLite's own files."""
     try:
         yield
     except sqlite3.OperationalError as error:
         code = next((code for words, code in SQLITE.items() if words in str(error)), None)
-        if code is None:  # it is locked, or we asked for nonsense
+        if code is None:  # it is locked, or the statement is wrong
             raise
         raise OSError(code, str(error), str(path)) from error
     except OSError as error:
@@ -60,9 +60,9 @@ def naming(path: str | Path) -> Iterator[None]:
 
 
 def in_words(error: OSError | UnicodeEncodeError, safe: str = "") -> str:
-    """What failed and what to do, with `safe`, what is safe, in between."""
+    """What failed, what is safe (`safe`), and what to do."""
     if isinstance(error, UnicodeEncodeError):
-        return f"A name has bytes that are no UTF-8: {_shortened(printable(_name_in(error)))}. Rename it."
+        return f"A name has bytes that are not UTF-8: {_shortened(printable(_name_in(error)))}. Rename it."
     if error.errno not in WORDS or error.filename is None:
         return str(error)
     what, remedy = WORDS[error.errno]
@@ -71,13 +71,13 @@ def in_words(error: OSError | UnicodeEncodeError, safe: str = "") -> str:
 
 
 def users_path(path: str | bytes | int) -> str:
-    """The path that a person knows: that of the file or folder for which a temporary one stood."""
+    """The path that the user knows: that of the file or folder which a temporary one stood in for."""
     text = TEMPORARY.sub(lambda found: found[1] or "", os.fsdecode(path)) if not isinstance(path, int) else "a file"
     return _shortened(printable(text))
 
 
 def _name_in(error: UnicodeEncodeError) -> str:
-    """The name that cannot be encoded, out of the text or the JSON that it stands in."""
+    """The name that cannot be encoded, extracted from its text or JSON."""
     before, after = error.object[: error.start], error.object[error.start :]
     return re.split(r"[\"\n]", before)[-1] + re.split(r"[\"\n]", after)[0]
 

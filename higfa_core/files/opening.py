@@ -1,4 +1,4 @@
-"""Opening an image file, of whatever size: the header is read, and nothing that is too large is decoded."""
+"""Opening an image file of any size: only the header is read, and images that are too large are not decoded."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from PIL import Image
 from .formats import register_plugins
 
 LIMIT = "HIGFA_MAX_PIXELS"
-MOST_PIXELS = 64_000_000  # 8000 x 8000; decoded and as floats that takes a gigabyte
-LEAST_SIDE = 8  # pixels: one of a latent image
+MOST_PIXELS = 64_000_000  # 8000 x 8000, which takes a gigabyte decoded to floats
+LEAST_SIDE = 8  # pixels: one in latent space
 
 
 @contextmanager
 def opened(file: str | Path | IO[bytes]) -> Iterator[Image.Image]:
-    """The image in a file, before it is decoded. ValueError when it has more pixels than `most_pixels`."""
+    """The image in a file, before it is decoded. ValueError if it has more pixels than `most_pixels`."""
     register_plugins()
     with Image.open(file) as image:
         refuse_large(image)
@@ -27,7 +27,7 @@ def opened(file: str | Path | IO[bytes]) -> Iterator[Image.Image]:
 
 
 def refuse_large(image: Image.Image) -> None:
-    """ValueError when an image, of which only the header was read, has more pixels than `most_pixels`."""
+    """ValueError if an image, of which only the header was read, has more pixels than `most_pixels`."""
     if (pixels := image.width * image.height) > most_pixels():
         raise ValueError(
             f"it has {image.width} x {image.height} = {pixels:,} pixels, more than {most_pixels():,}; make it "
@@ -36,7 +36,7 @@ def refuse_large(image: Image.Image) -> None:
 
 
 def most_pixels() -> int:
-    """How many pixels an image may have that is decoded: 64 million, or what HIGFA_MAX_PIXELS says."""
+    """The maximum number of pixels of a decoded image: 64 million, or HIGFA_MAX_PIXELS."""
     given = os.environ.get(LIMIT, "").replace("_", "").replace(",", "").strip()
     if given and not (given.isascii() and given.isdecimal() and int(given[:20])):
         raise ValueError(f"{LIMIT} must be a number of pixels, got {given[:40]!r}")

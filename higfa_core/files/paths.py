@@ -146,7 +146,7 @@ def name_flaw(name: str) -> str:
     if re.search(r'[\x00-\x1f\x7f<>:"/\\|?*]', name):
         return 'has a slash, a control character or one of <>:"|?*'
     if SURROGATE.search(name):
-        return "has half a character (a lone surrogate), or bytes that are no UTF-8"
+        return "has half a character (a lone surrogate), or bytes that are not UTF-8"
     if not name or name[0] == "." or name[-1] in ". " or name[0] == " ":
         return "is empty, begins with a dot or space, or ends with one"
     if name.split(".")[0].rstrip().lower() in WINDOWS_NAMES:

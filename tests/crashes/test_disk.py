@@ -114,7 +114,7 @@ def test_what_is_not_there(tmp_path, refused):
 @pytest.mark.skipif(os.name != "posix", reason="names are text on this system")
 def test_names_that_are_no_text(made, tmp_path, refused):
     line = refused("plan", tmp_path / os.fsdecode(b"caf\xe9"), *command("plan", tmp_path, made)[2:])
-    assert "bytes that are no UTF-8" in line and "caf\\udce9" in line and line.endswith("Rename it.")
+    assert "bytes that are not UTF-8" in line and "caf\\udce9" in line and line.endswith("Rename it.")
     for name, words in (("\ud800", "half a character"), ("a\udc80", "half a character")):
         assert words in name_flaw(name)
     with pytest.raises(ValueError, match="has half a character"):

@@ -1,7 +1,7 @@
-"""Weights that earlier releases of timm saved: under other names, or of networks that timm builds differently now.
+"""Weights saved by earlier releases of timm: under other names, or of networks that timm now builds differently.
 
-timm's own `checkpoint_filter_fn` translates most of the names; what it leaves out is translated here.
-`benchmarks/old_timm.py` measures both with files of those releases themselves.
+timm's own `checkpoint_filter_fn` translates most of the names; the rest are translated here.
+`benchmarks/old_timm.py` measures both with files from those releases themselves.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 
-# Computed by the network; earlier releases stored them all the same.
+# Computed by the network, but stored by earlier releases.
 COMPUTED = re.compile(r"(^|\.)(attn_mask|relative_position_index|relative_coords_table|attention_bias_idxs)$")
 
-# Networks that timm still builds when it is asked to: name, a weight by which they are told apart, whether the earlier
+# Networks that timm still builds on request: name, a weight by which they are told apart, whether the earlier
 # network has it, arguments of the earlier one.
 ARGUMENTS = (
     (r"tnt_[sb]_patch16_224", "blocks.0.norm2_proj.weight", False, {"legacy": True}),
@@ -48,7 +48,7 @@ CHANGED = (
         "up to timm 0.4 it had more blocks",
     ),
 )
-# Networks whose earlier weights look like those of today: name, what has changed.
+# Networks whose earlier weights look like today's: name, what has changed.
 ALIKE = ((r"dpn\w+", "up to timm 0.6 its last activation was ELU, and since 0.9 it is ReLU"),)
 
 
@@ -61,46 +61,46 @@ def arguments(arch: str, state: Mapping[str, Tensor]) -> dict:
 
 
 def refuse_changed(arch: str, state: Mapping[str, Tensor]) -> None:
-    """ValueError with the reason where the weights are those of a network that timm no longer builds."""
+    """ValueError with the reason if the weights are those of a network that timm no longer builds."""
     weights = [f"{key} {list(tensor.shape)}" for key, tensor in state.items()]
     for weight, reason in _rows(CHANGED, arch):
         if any(re.search(weight, each) for each in weights):
             raise ValueError(
                 f"the weights are those of the {arch} of an earlier timm, another network than today's: {reason}. "
-                "Train it again with the timm that is installed"
+                "Train it again with the installed timm."
             )
 
 
 def warn_of_change(arch: str) -> None:
-    """Log what nobody can tell from the weights: whether they were trained before or after a change."""
+    """Log what the weights do not tell: whether they were trained before or after a change."""
     for (reason,) in _rows(ALIKE, arch):
         log.warning("HiGFA: %s: %s. If an earlier timm trained it, its probabilities are wrong here", arch, reason)
 
 
 def _rows(table: tuple[tuple, ...], arch: str) -> list[tuple]:
-    """What a table says of an architecture, with or without the tag of its weights."""
+    """The rows of a table for an architecture, with or without the tag of its weights."""
     return [row for name, *row in table if re.fullmatch(name, arch.split(".")[0])]
 
 
 def translated(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """The weights under the names that `module` has now, as far as they are known."""
+    """The weights under today's names of `module`, as far as they are known."""
     rename = RENAMES.get(type(module).__module__, dict)
     return trained(rename(_filtered(state, module)), module.state_dict())
 
 
 def trained(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without what the network computes, unless it still stores that."""
+    """The weights without those that the network computes, unless it still stores them."""
     return {key: tensor for key, tensor in state.items() if key in wanted or not COMPUTED.search(key)}
 
 
 def _filtered(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """As the filter beside the module's class makes it, or unchanged. What it would resample stays as it is."""
+    """The weights as renamed by timm's filter for the module's class, or unchanged. Resampled ones stay unchanged."""
     translate = _filter_of(type(module))
     if translate is None:
         return dict(state)
     try:
         changed = translate(dict(state), module)
-    except Exception as error:  # it is written for files of its own release, not for what this one may hold
+    except Exception as error:  # it is written for files of its own release, not for arbitrary ones
         log.info("HiGFA: timm does not translate the names: %s", error)
         return dict(state)
     own = {id(tensor) for tensor in state.values()}  # under another name it is the same tensor still
@@ -119,7 +119,7 @@ def _filter_of(kind: type) -> Callable | None:
 
 
 def _pit(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Up to 0.6 a stage ended with the pooling with which the next one begins now."""
+    """Up to 0.6 a stage ended with the pooling that now starts the next one."""
     if not any(key.startswith("transformers.0.pool.") for key in state):
         return state
     pool = re.compile(r"^transformers\.(\d+)\.pool\.")
@@ -127,7 +127,7 @@ def _pit(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _levit(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Up to 0.6 the blocks were numbered through, attention and MLP each by itself."""
+    """Up to 0.6 the blocks were numbered consecutively, with attention and MLP counted separately."""
     places = _levit_places(state)
 
     def rename(key: str) -> str:
@@ -141,7 +141,7 @@ def _levit(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _levit_places(state: Mapping[str, Tensor]) -> dict[int, str]:
-    """Where each of the numbered blocks is now, with the dot that follows."""
+    """Today's prefix of each numbered block, including its trailing dot."""
     numbers = sorted({int(found[1]) for key in state if (found := re.match(r"blocks\.(\d+)\.", key))})
     places, stage, block, downsampled = {}, 0, 0, False
     for i in numbers:
