@@ -79,7 +79,7 @@ def warn_of_change(arch: str) -> None:
 
 def _rows(table: tuple[tuple, ...], arch: str) -> list[tuple]:
     """The rows of a table for an architecture, with or without the tag of its weights."""
-    return [row for name, *row in table if re.fullmatch(name, arch.split(".")[0])]
+    return [row for name, *row in table if re.fullmatch(name, str(arch).split(".")[0])]
 
 
 def translated(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
