@@ -55,7 +55,7 @@ def _position(row: np.ndarray, target: int, names: Sequence[str]) -> dict:
     return {"confidence": float(row[target]), "rank": rank, "margin": margin, "seen": names[int(row.argmax())]}
 
 
-def picture_scores(
+def image_scores(
     image: Tensor, contour: Tensor | None = None, mask: Tensor | None = None, pixels: np.ndarray | None = None
 ) -> dict:
     """Scores of one image [H, W, 3] in 0..1; a contour [h, w, 3] and mask [h, w] of another size are fitted to it by

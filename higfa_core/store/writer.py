@@ -32,7 +32,7 @@ from ..plans.workflow import image_key
 from ..wording import counted
 from .manifest import Manifest
 from .rows import ACCEPTED, MASKS, REJECTED
-from .scores import Classifier, classifier_scores, picture_scores, to_bytes
+from .scores import Classifier, classifier_scores, image_scores, to_bytes
 
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "webp lossless": ".webp"}
 
@@ -114,7 +114,7 @@ def export_images(
     for kind in (ACCEPTED, REJECTED, MASKS):
         inside(output, f"{dataset_name}/{kind}/{place}")
     pixels = [to_bytes(image) for image in images]
-    scores = [picture_scores(*parts) for parts in zip(images, contours, objects, pixels, strict=True)]
+    scores = [image_scores(*parts) for parts in zip(images, contours, objects, pixels, strict=True)]
     for prefix, network in (("", classifier), ("judge_", judge)):
         if network is not None:
             for row, found in zip(scores, classifier_scores(images, class_name, network, prefix), strict=True):

@@ -61,7 +61,7 @@ def mixed_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
-class Pictures:
+class CachedImages:
     """Decoded images, the shorter side at most `side`, kept in memory up to `memory` bytes.
 
     All files are decoded once at construction, so that a damaged one is found before training starts.
@@ -91,8 +91,8 @@ class Pictures:
 class Augmented(Dataset):
     """Training images as the network sees them; the key (index, seed) alone decides the pixels."""
 
-    def __init__(self, pictures: Pictures, labels: Sequence[int], settings, preprocess: Preprocess):
-        self.pictures, self.labels = pictures, labels
+    def __init__(self, images: CachedImages, labels: Sequence[int], settings, preprocess: Preprocess):
+        self.images, self.labels = images, labels
         self.transform: Any = timm_models.import_timm().data.transforms_factory.transforms_imagenet_train(
             preprocess.input_size,
             force_color_jitter=True,  # timm drops it when there is a policy
@@ -109,7 +109,7 @@ class Augmented(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         index, seed = key
         with seeded(seed):  # timm draws from all three global generators
-            return self.transform(self.pictures[index]), self.labels[index]
+            return self.transform(self.images[index]), self.labels[index]
 
 
 class Stream:

@@ -24,7 +24,7 @@ from ..wording import counted
 from . import backbone
 from .calibrate import Calibration, calibrate
 from .data import LabelledSet
-from .loaders import Augmented, HeldOut, Pictures, Stream, mixed_seed, seeded, training_batches
+from .loaders import Augmented, CachedImages, HeldOut, Stream, mixed_seed, seeded, training_batches
 from .loop import Evaluation, Loop
 from .settings import TrainSettings
 
@@ -154,7 +154,7 @@ class _Run:
 
     def advance(self, workers: int) -> str:
         s, labels = self.settings, [item.label for item in self.labelled.train]
-        images = Augmented(self.pictures, labels, s, self.classifier.preprocessing)
+        images = Augmented(self.images, labels, s, self.classifier.preprocessing)
         stream = Stream(len(images), s.batch_size, s.seed, self.loop.step, s.steps)
         batches = training_batches(images, stream, workers)
         return self.loop.advance(batches, self.held_out, self.progress, self.check, self.save)
@@ -193,7 +193,7 @@ class _Run:
             self.progress(done, total)
             self.check()
 
-        self.pictures = Pictures(train, side, seen)
+        self.images = CachedImages(train, side, seen)
         self.held_out = HeldOut(held_out, self.classifier.preprocessing, self.settings.batch_size)
         done = len(train)
         for batch in self.held_out:

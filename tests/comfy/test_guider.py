@@ -65,21 +65,18 @@ class TestFinalStage:
         assert not torch.equal(before, after)
         assert sum(guided.trace.probability) > sum(plain.trace.probability)
 
-    def test_decoder_and_classifier_are_not_called_outside(self, world, monkeypatch):
-        from higfa_core.comfy import corrector, decoder
+    def test_decoder_and_classifier_are_not_called_outside(self, world):
+        seen, made, guider = [], [], ours(world, interval=1, max_evals=100)
 
-        seen = []
-        original = corrector.Corrector._read
+        def classified(*_):
+            seen.append(float(guider.trace.sigmas[guider.trace.model_calls - 1]))
 
-        def spy(self, shown, targets):
-            seen.append(float(self.trace.sigmas[self.trace.model_calls - 1]))
-            return original(self, shown, targets)
-
-        monkeypatch.setattr(corrector.Corrector, "_read", spy)
-        made = []
-        monkeypatch.setattr(decoder.VAEDecoder, "__call__", _counted(decoder.VAEDecoder.__call__, made))
-        guider = ours(world, interval=1, max_evals=100)
-        run(guider, noise_for(1))
+        decoder = world.vae.first_stage_model.decoder
+        with (
+            world.classifier.module.register_forward_pre_hook(classified),
+            decoder.register_forward_pre_hook(lambda *_: made.append(1)),
+        ):
+            run(guider, noise_for(1))
         sigma_on = world.model.get_model_object("model_sampling").percent_to_sigma(0.7)
         inside = [s for s in guider.trace.sigmas[:-1] if 0.05 < s <= sigma_on]
         assert seen == inside and len(made) == len(inside) > 2
@@ -364,20 +361,18 @@ class TestRobust:
             run(guider, noise_for(1), callback=callback)
         assert steps[-1] == first
 
-    def test_out_of_memory_falls_back_and_says_so(self, exact, rounding, monkeypatch, caplog):
+    def test_out_of_memory_falls_back_and_says_so(self, exact, rounding, caplog):
         import comfy.model_management as mm
-
-        from higfa_core.comfy import decoder
 
         sizes = []
 
-        def decode(self, latents):
-            sizes.append(len(latents))
+        def decode(module, arguments):
+            sizes.append(len(arguments[0]))
             raise mm.OOM_EXCEPTION("no memory")
 
-        monkeypatch.setattr(decoder.VAEDecoder, "__call__", decode)
         guider, noise = ours(exact, eta=1.0, micro_batch=4), noise_for(4)
-        with caplog.at_level(logging.WARNING):
+        decoder = exact.vae.first_stage_model.decoder
+        with caplog.at_level(logging.WARNING), decoder.register_forward_pre_hook(decode):
             result = run(guider, noise, steps=6)
         assert sizes == [4, 2, 1]
         assert same(result, run(stock(exact, exact.on_positive, exact.empty), noise, steps=6), rounding)
@@ -388,11 +383,3 @@ class TestRobust:
         mask[..., 8:] = 1.0
         result = run(ours(world, eta=1.0), noise_for(1), mask=mask, latent=latent)
         torch.testing.assert_close(result[..., :8], latent[..., :8])
-
-
-def _counted(function, calls):
-    def wrapper(*args, **kwargs):
-        calls.append(1)
-        return function(*args, **kwargs)
-
-    return wrapper

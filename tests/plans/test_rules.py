@@ -8,7 +8,7 @@ from PIL import Image
 
 from higfa_core.contour.edges import extract
 from higfa_core.plans.rules import Rules
-from higfa_core.store.scores import classifier_scores, contour_agreement, perceptual_hash, picture_scores, sharpness
+from higfa_core.store.scores import classifier_scores, contour_agreement, image_scores, perceptual_hash, sharpness
 
 GOOD = {"confidence": 0.8, "rank": 1, "margin": 0.6, "seen": "a", "contour_agreement": 0.7, "sharpness": 90.0}
 GOOD |= {"judge_confidence": 0.6, "judge_rank": 1, "judge_margin": 0.3, "judge_seen": "a", "phash": "00ff00ff00ff00ff"}
@@ -136,6 +136,6 @@ def test_contour_agreement_where_the_controlnet_cuts_the_sides_off(scale):
 
 
 def test_scores_of_a_picture_are_plain_numbers():
-    scores = picture_scores(torch.rand(16, 20, 3), torch.zeros(16, 20, 3))
+    scores = image_scores(torch.rand(16, 20, 3), torch.zeros(16, 20, 3))
     assert {name: type(value) for name, value in scores.items()} == {
         "sharpness": float, "phash": str, "contour_agreement": float}  # fmt: skip

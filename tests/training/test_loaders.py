@@ -9,7 +9,7 @@ from PIL import Image
 from higfa_core.classifier.preprocess import Preprocess
 from higfa_core.files.images import load_image
 from higfa_core.training.data import Labelled
-from higfa_core.training.loaders import AUGMENT, Augmented, HeldOut, Pictures, Stream, seeded, training_batches
+from higfa_core.training.loaders import AUGMENT, Augmented, CachedImages, HeldOut, Stream, seeded, training_batches
 
 SETTINGS = Preprocess((24, 24), (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), "bilinear")
 
@@ -35,7 +35,7 @@ def nothing(done):
 
 
 def augmented(paths, augment="strong", flip=True):
-    pictures = Pictures(items(paths), 48, nothing)
+    pictures = CachedImages(items(paths), 48, nothing)
     return Augmented(pictures, list(range(len(paths))), SimpleNamespace(augment=augment, flip=flip), SETTINGS)
 
 
@@ -49,7 +49,7 @@ def test_every_kind_of_image_is_read_as_the_dataset_reads_it(tmp_path, mode):
         image = Image.fromarray(gradient()[..., 0].astype(np.uint16) * 200)
     path = tmp_path / ("x.tif" if mode in ("CMYK", "I;16") else "x.png")
     (image if mode == "I;16" else image.convert(mode)).save(path)
-    picture = Pictures(items([path]), 1000, nothing)[0]
+    picture = CachedImages(items([path]), 1000, nothing)[0]
     assert picture.mode == "RGB" and picture.size == (40, 30)
     np.testing.assert_array_equal(np.asarray(picture), (load_image(path)[0] * 255).round().numpy())
     assert np.asarray(picture).std() > 20
@@ -60,11 +60,14 @@ def test_a_damaged_image_is_named(paths, damage):
     content = paths[3].read_bytes()
     paths[3].write_bytes(content[: len(content) // 2] if damage is None else damage)
     with pytest.raises(ValueError, match=r"Cannot read image .*3\.png .*Replace or remove the file"):
-        Pictures(items(paths), 48, nothing)
+        CachedImages(items(paths), 48, nothing)
 
 
 def test_images_beyond_the_memory_are_read_again(paths):
-    kept, read = Pictures(items(paths), 48, nothing), Pictures(items(paths), 48, nothing, memory=2 * gradient().nbytes)
+    kept, read = (
+        CachedImages(items(paths), 48, nothing),
+        CachedImages(items(paths), 48, nothing, memory=2 * gradient().nbytes),
+    )
     assert len(kept.kept) == 6 and len(read.kept) == 2
     for i in range(6):
         np.testing.assert_array_equal(np.asarray(kept[i]), np.asarray(read[i]))
@@ -72,7 +75,7 @@ def test_images_beyond_the_memory_are_read_again(paths):
 
 def test_large_images_are_kept_small(tmp_path):
     Image.fromarray(gradient().repeat(8, 0).repeat(8, 1)).save(tmp_path / "x.png")
-    picture = Pictures(items([tmp_path / "x.png"]), 48, nothing)[0]
+    picture = CachedImages(items([tmp_path / "x.png"]), 48, nothing)[0]
     assert picture.size == (64, 48)
     small = Image.fromarray(gradient()).resize((64, 48), Image.Resampling.BICUBIC)
     assert np.abs(np.asarray(picture, float) - np.asarray(small, float)).mean() < 3
@@ -80,7 +83,7 @@ def test_large_images_are_kept_small(tmp_path):
 
 def test_progress_counts_every_image(paths):
     seen = []
-    Pictures(items(paths), 48, seen.append)
+    CachedImages(items(paths), 48, seen.append)
     assert seen == [1, 2, 3, 4, 5, 6]
 
 
@@ -117,7 +120,7 @@ def test_values_are_normalised_as_at_guidance_time(paths):
     plain = augmented(paths, "light", flip=False)
     plain.transform.transforms = plain.transform.transforms[-2:]  # to a tensor, normalised: no augmentation
     expected = SETTINGS(load_image(paths[0]).movedim(-1, 1)[..., 3:27, 8:32])
-    torch.testing.assert_close(plain.transform(plain.pictures[0].crop((8, 3, 32, 27)))[None], expected)
+    torch.testing.assert_close(plain.transform(plain.images[0].crop((8, 3, 32, 27)))[None], expected)
 
 
 def test_flip_can_be_left_out(tmp_path):
