@@ -1,4 +1,5 @@
-// What the HiGFA nodes add to ComfyUI's page: fewer widgets in the classic canvas, and a chart of the guidance.
+// What the HiGFA nodes add to ComfyUI's page: fewer widgets in the classic canvas, choices instead of typing, and a
+// chart of the guidance.
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
@@ -60,11 +61,9 @@ function addChart(node) {
   box.append("Run: how the classifier guides is shown here.");
   const options = { serialize: false, hideOnZoom: false, getMinHeight: () => 195 };
   node.addDOMWidget(CHART, CHART, box, options).serialize = false;
-  const before = node.onExecuted;
-  node.onExecuted = function (output) {
-    before?.apply(this, arguments);
+  after(node, "onExecuted", function (output) {
     if (output?.[CHART]) show(this, output[CHART][0]);
-  };
+  });
 }
 
 function show(node, state) {
@@ -140,17 +139,101 @@ api.addEventListener("higfa.guidance", ({ detail }) => {
   if (GUIDED.includes(node?.comfyClass)) show(node, detail.state);
 });
 
+// --- Choices: beside a text that names a folder or a class, a list of those that there are.
+
+const CHOOSE = "choose ...";
+const FOLDERS = {
+  HiGFA_DatasetJob: { dataset: "datasets", plan: "plans" },
+  HiGFA_TrainClassifier: { dataset: "datasets" },
+  HiGFA_CheckClassifier: { dataset: "datasets" },
+};
+const CLASSES = ["HiGFA_KSampler", "HiGFA_KSamplerAdvanced", "HiGFA_Guider", "HiGFA_GuideModel"];
+CLASSES.push("HiGFA_ClassifyImages", "HiGFA_ExportDataset");
+
+const ORIGINS = { HiGFA_LoadClassifier: "classifier_name", HiGFA_TrainClassifier: "dataset" };
+
+function addChoosers(node) {
+  const told = node.widgets?.find((widget) => widget.name === ORIGINS[node.comfyClass]);
+  if (told) after(told, "callback", refreshChoices);
+  const folders = Object.entries(FOLDERS[node.comfyClass] ?? {});
+  const questions = folders.map(([name, kind]) => [name, () => [kind, ""]]);
+  if (CLASSES.includes(node.comfyClass)) questions.push(["class_name", () => classesFor(node)]);
+  node.refreshChoices = () => questions.forEach(([name, question]) => offer(node, name, question));
+}
+
+async function offer(node, name, question) {
+  const linked = (input) => node.inputs.find((one) => one.name === input)?.link != null;
+  const needless = linked(name) || (name === "class_name" && linked("job"));
+  const [kind, of] = (!needless && question()) || [];
+  const answer = kind && (await api.fetchApi(`/higfa/choices/${kind}?name=${encodeURIComponent(of)}`));
+  const { choices = [] } = answer?.ok ? await answer.json() : {};
+  const known = node.widgets.find((widget) => widget.name === `choose ${name}`);
+  if (choices.length) (known ?? addChooser(node, name)).options.values = [CHOOSE, ...choices];
+  else if (known) node.widgets.splice(node.widgets.indexOf(known), 1);
+  node.setDirtyCanvas(true);
+}
+
+function addChooser(node, name) {
+  const text = node.widgets.find((widget) => widget.name === name);
+  const choose = (value) => {
+    if (value === CHOOSE) return;
+    text.value = value;
+    text.callback?.(value);
+  };
+  const options = { values: [CHOOSE], serialize: false, advanced: text.options.advanced };
+  const chooser = node.addWidget("combo", `choose ${name}`, CHOOSE, choose, options);
+  chooser.serialize = false;
+  // Behind what is stored, before what is only shown.
+  node.widgets.splice(node.widgets.indexOf(chooser), 1);
+  const shown = node.widgets.findIndex((widget) => widget.serialize === false);
+  node.widgets.splice(shown < 0 ? node.widgets.length : shown, 0, chooser);
+  hideAdvanced(node);
+  return node.widgets.find((widget) => widget.name === chooser.name);
+}
+
+// Where the classes come from: what is connected as classifier, else as job.
+function classesFor(node) {
+  const origin = (name) => node.getInputNode(node.findInputSlot(name));
+  const value = (of, name) => of.widgets.find((widget) => widget.name === name)?.value ?? "";
+  const classifier = origin("classifier") ?? origin("judge");
+  if (classifier?.comfyClass === "HiGFA_LoadMiniature") return ["miniature", ""];
+  if (classifier?.comfyClass === "HiGFA_LoadClassifier") return ["classifier", value(classifier, "classifier_name")];
+  if (classifier?.comfyClass === "HiGFA_TrainClassifier") return ["dataset", value(classifier, "dataset")];
+  return null;
+}
+
+// Later, when links and values are in their places.
+function refreshChoices() {
+  const graph = app.rootGraph ?? app.graph;
+  const nodes = [graph, ...(graph?.subgraphs?.values() ?? [])].flatMap((one) => one?._nodes ?? []);
+  setTimeout(() => nodes.forEach((node) => node.refreshChoices?.()), 100);
+}
+
+function after(owner, method, action) {
+  const before = owner[method];
+  owner[method] = function () {
+    const result = before?.apply(this, arguments);
+    action.apply(this, arguments);
+    return result;
+  };
+}
+
 app.registerExtension({
   name: "HiGFA",
   nodeCreated(node) {
     if (!isOurs(node)) return;
+    addChoosers(node);
+    after(node, "onConnectionsChange", refreshChoices);
     hideAdvanced(node);
     if (GUIDED.includes(node.comfyClass)) addChart(node);
     node.setSize([node.size[0], node.computeSize()[1]]);
+    refreshChoices();
   },
   loadedGraphNode(node) {
     if (!isOurs(node)) return;
     hideAdvanced(node);
     if (GUIDED.includes(node.comfyClass)) setTimeout(() => restore(node), 200);
+    refreshChoices();
   },
+  refreshComboInNodes: refreshChoices,
 });
