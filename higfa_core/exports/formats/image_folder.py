@@ -97,8 +97,8 @@ vocab = pandas.Series(pandas.Categorical(names, categories=names))
 loaders = ImageDataLoaders.from_folder(".", train="train", valid="val", vocab=vocab)
 ```
 
-**Ultralytics**, 8.4 or newer: `YOLO("yolo11n-cls.pt").train(data="path/to/this/folder", trainer=Trainer)`; without
-this trainer its class numbers are its own, and its class names right
+**Ultralytics**, 8.4 or newer, which wants `val/` too: `YOLO("yolo11n-cls.pt").train(data=".", trainer=Trainer)`;
+without this trainer its class numbers are its own, and its class names right
 
 ```python
 import json
