@@ -32,6 +32,6 @@ def test_an_old_workflow_opens_with_its_values_and_links(view):
     sent = view.page.evaluate(PROMPT)
     wanted = {"dataset": "my_set", "index": 5, "prompt_template": "a {class} from before", "replicas": 7}
     wanted |= {"plan_seed": 99, "contour_from": "other", "job": "", "plan": "", "layout": "auto"}
-    assert sent["3"]["inputs"] == wanted
+    assert wanted.items() <= sent["3"]["inputs"].items()  # what came later has its default
     assert sent["2"]["inputs"]["image_width"] == ["1", 0] and sent["2"]["inputs"]["image_height"] == 512
     assert view.page.evaluate(AGAIN) == sent
