@@ -61,7 +61,8 @@ def train_files(
     plan = [(GUIDE, out, settings)]
     if options.judge:
         plan.append((JUDGE, _sibling(out, JUDGE), judge_settings(settings, options.judge_arch)))
-    remove_left_parts(out.parent)
+    for folder in (out.parent, labelled.root):  # a training that was killed may have been writing there
+        remove_left_parts(folder)
     _refuse_names(out, [path for _, path, _ in plan], options.overwrite, options.resume)
     for _, _, wanted in plan:
         backbone.check(wanted.arch, len(labelled.class_names), wanted.pretrained, wanted.image_size)

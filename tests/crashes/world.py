@@ -66,3 +66,15 @@ def check_order(place: Path) -> None:
     assert images == {row["file"] for row in rows} and len(rows) == 8
     left = [path for path in place.rglob("*") if ".part" in path.name]
     assert not left and not (place / "set" / "unlisted").exists(), left
+
+
+def again(name: str, place: Path, made: Path, run) -> None:
+    """Give the same command as somebody would after a crash; `run` returns its exit status."""
+    words = command(name, place, made)
+    if name == "export" and (place / "out").exists():
+        words.append("--replace")
+    if name == "train-classifier":
+        if (place / "x.safetensors").exists() and not (place / "x.training").exists():
+            return  # it had ended, but for its last words
+        words.append("--resume")
+    assert run(words) == 0, words
