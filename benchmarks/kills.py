@@ -61,10 +61,11 @@ def main():
 
 def kill_each(name, work, made, args, draw):
     """Kills, runs that ended before, and what went wrong, each in a folder of its own."""
-    place, log = fresh(work, made), work / "log"
-    began = time.monotonic()
-    assert finish(command(name, place, made), log) == 0, log.read_text()
-    seconds, whole = time.monotonic() - began, result(name, place)
+    log = work / "log"
+    for _ in range(2):  # the first one may wait for what is imported
+        place, began = fresh(work, made), time.monotonic()
+        assert finish(command(name, place, made), log) == 0, log.read_text()
+        seconds, whole = time.monotonic() - began, result(name, place)
     kills, ended, wrong = 0, 0, []
     while kills < args.kills and ended < 5 * args.kills:
         place = fresh(work, made)
@@ -92,14 +93,14 @@ def fresh(work, made):
     return place
 
 
-def kill_runs(work, made, count, draw):
+def kill_runs(work, made, args, draw):
     """The same for one run that is killed and started again until all is there."""
     servers = [FakeComfy(work / f"output {number}", seconds=0.05) for number in range(2)]
     try:
         calm = rows_of(run_words(make_plan(work / "calm" / "set", made), servers), work)
         words = run_words(make_plan(work / "killed" / "set", made), servers)
         kills, ended = 0, 0
-        while kills < count and ended < 3:
+        while kills < args.kills and ended < 3:
             if kill(start(words, work / "log"), draw.uniform(0.1, 0.7)):
                 kills += 1
             else:
