@@ -51,9 +51,7 @@ def main():
             draw = random.Random(f"{number}/{name}")
             work = Path(folder, name)
             work.mkdir()
-            found = (
-                kill_runs(work, made, args.kills, draw) if name == "run" else kill_each(name, work, made, args, draw)
-            )
+            found = kill_runs(work, made, args, draw) if name == "run" else kill_each(name, work, made, args, draw)
             print(f"| {name} | {found[0]} | {found[1]} | {'; '.join(found[2]) or 'nothing'} |", flush=True)
             wrong += len(found[2])
     return 1 if wrong else 0

@@ -72,7 +72,7 @@ def weights(workflow: Mapping) -> list[tuple[str, str]]:
     found = []
     for node in workflow.values():
         inputs = node.get("inputs") if isinstance(node, Mapping) else None
-        for value in (inputs or {}).values():
+        for value in inputs.values() if isinstance(inputs, Mapping) else ():
             if isinstance(value, str) and value.lower().endswith(WEIGHTS):
                 found.append((str(node.get("class_type")), value))
     return sorted(set(found))

@@ -153,7 +153,8 @@ def _classes(export: Export) -> dict:
 def _provenance(export: Export) -> dict:
     dataset = export.collection.plan.get("dataset") or {}
     files = [file for _, file in weights(export.collection.workflow)]
-    times = sorted(item.row["created"] for item in export.items if item.row["created"])
+    made = (item.row["created"] for item in export.items)
+    times = sorted(time for time in made if isinstance(time, str) and time) or ["unknown"]
     agent = {"@type": ["prov:SoftwareAgent", "prov:Agent"], "prov:label": "HiGFA for ComfyUI"}
     activity = {
         "@type": "prov:Activity",
