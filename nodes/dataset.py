@@ -81,7 +81,7 @@ class DatasetJob(io.ComfyNode):
                     max=MAX_BATCH,
                     optional=True,
                     advanced=True,
-                    tooltip="How many jobs at once: index 0 gives the first so many, index 1 those after them. Connect "
+                    tooltip="How many jobs at once: index 0 gives the first batch, index 1 the next. Connect "
                     "seed to HiGFA KSampler, which then samples them in one batch.",
                 ),
             ],

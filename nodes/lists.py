@@ -1,4 +1,4 @@
-"""Lists: several items that ComfyUI passes through a node one after the other, and jobs that go together."""
+"""Lists: items that ComfyUI passes through a node one after the other, and jobs sampled together."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Several images of one sampler node in one batch: joins what they were prompted with, image by image.
+"""Samples several images of one sampler node in one batch: joins their conditionings, latents and seeds.
 
-What cannot be joined exactly is left apart: another shape, area, mask, control or strength; a sampler that draws
-noise at every step, whose draws for a batch are not those of its images.
+Whatever cannot be joined exactly is sampled separately: another shape, area, mask, control or strength; a sampler that
+draws noise at every step, whose draws for a batch differ from those for its images.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import Tensor
 from .conditioning import Conditioning
 
 JOINED = ("pooled_output", "attention_mask")  # tensors of a conditioning that hold one entry per image
-# Samplers that draw nothing after the first noise and whose steps no neighbour changes, as dpm_adaptive's.
+# Samplers that draw no further noise and whose steps do not depend on neighbours (unlike dpm_adaptive's).
 BATCHED = """euler euler_cfg_pp heun heunpp2 exp_heun_2_x0 dpm_2 lms dpm_fast dpmpp_2m dpmpp_2m_cfg_pp ipndm ipndm_v
 deis gradient_estimation gradient_estimation_cfg_pp ddim uni_pc uni_pc_bh2""".split()
 IMAGES = ("samples", "noise_mask")  # those of a LATENT
-OWN = {"positive", "negative", "latent_image", "class_name", "seed"}  # what each image of a batch has of its own
+OWN = {"positive", "negative", "latent_image", "class_name", "seed"}  # what may differ between the images of a batch
 HINT = ("cond_hint_original", "previous_controlnet")  # what may differ between the controls of two images
 
 
@@ -29,10 +29,10 @@ class Apart(ValueError):
 
 
 def join_calls(calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The inputs of a sampler node for several images as those for one batch; `seed` and `class_name` stay the first's.
+    """The inputs of a sampler node for several images, joined for one batch; `seed` and `class_name` are the first's.
 
     Raises:
-        Apart: they differ in more than text, contour, class and seed, or the sampler cannot.
+        Apart: they differ in more than text, contour, class and seed, or the sampler does not allow it.
     """
     first = dict(calls[0])
     if len(calls) == 1:
@@ -81,7 +81,7 @@ def _join_options(entries: Sequence, controls: dict) -> dict:
 
 
 def _join_controls(controls: Sequence[ControlBase], known: dict) -> ControlBase:
-    """One control for all; the same one where positive and negative share it, as stock sampling batches them then."""
+    """One control for all; the same one if positive and negative share it, because stock sampling then batches them."""
     place = tuple(map(id, controls))
     if place not in known:
         _same(map(type, controls))

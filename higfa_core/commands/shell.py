@@ -97,7 +97,7 @@ def command(lower: str = "the batch size", safe: str = "") -> Callable[[Command]
 
     Args:
         lower: The options to lower when memory runs out.
-        safe: What is whole all the same, when a disk or its permissions stop the command.
+        safe: What is still intact when a full disk or missing permissions stop the command.
     """
 
     def decorate(main: Command) -> Command:
@@ -125,12 +125,12 @@ def command(lower: str = "the batch size", safe: str = "") -> Callable[[Command]
 
 
 def _complain(words: str) -> None:
-    """Say what went wrong in one line, of which what is very long is left out."""
+    """Print what went wrong on one line, cut in the middle if very long."""
     words = words if len(words) <= LONGEST else f"{words[: LONGEST // 2]} ... {words[-LONGEST // 2 :]}"
     print(f"error: {words}", file=sys.stderr)
 
 
 def _show_any_name() -> None:
-    """Files may be called by bytes that are no text: they are shown as escapes, as on stderr."""
+    """Print bytes of file names that are not text as escapes, as on stderr."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""Names and prompts of other people in Markdown: shown as they are, and never taken for markup."""
+"""Escapes names and prompts from outside for Markdown: they appear as they are, never as markup."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 # An underscore inside a word marks nothing up, and class names are full of them.
 MARKUP = re.compile(r"[\\`*\[\]|~!#&<>]|(?<!\w)_|_(?!\w)|(?<=http):|(?<=https):|(?<=www)\.", re.IGNORECASE)
 HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes a cell for that begins so
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is a formula to a spreadsheet
 
 
 def inline(text: object) -> str:

@@ -1,4 +1,4 @@
-"""What trainers of other papers call a class, read from their loaders.
+"""The class names that the trainers of other papers use, taken from their loaders.
 
 Diff-Mix (commit a81337b) looks up a row's class among the labels of a Hub copy or in lists of its own: words with
 spaces, no number. DiffDA-Eval (00f7dd8) takes CUB's name after the number and writes `_` for a space and a slash.
@@ -40,7 +40,7 @@ def _diffda_eval_folder(name: str) -> str:
 
 
 def _distinct(classes: Iterable[str], call: Callable[[str], str], own: Callable[[str], str]) -> dict[str, str]:
-    """What each class is called; where two would share a name, what both are called in the dataset."""
+    """The name of each class; where two would share one, both keep their names in the dataset."""
     names = {name: call(name) for name in classes}
     twins = Counter(map(matching_key, names.values()))
     return {name: found if twins[matching_key(found)] == 1 else own(name) for name, found in names.items()}

@@ -20,7 +20,7 @@ HELD_OUT_LIST = "held_out.txt"  # see held_out.py
 WINDOWS_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 MAX_NAME_BYTES = 200
 SURROGATE = re.compile("[\ud800-\udfff]")
-HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # the others stand for the bytes of a name that is no text
+HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # the others stand for the bytes of a name that is not text
 
 
 def inside(root: str | Path, relative: str) -> Path:

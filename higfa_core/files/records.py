@@ -1,7 +1,7 @@
 """The schemas of records on disk: one per record, and one way to read them.
 
 msgspec, because it decodes and checks a row in less time than `json.loads` takes to decode it, and needs nothing else.
-A schema only lists the fields that somebody reads; others may come along and are kept.
+A schema only lists the fields in use; others may come along and are kept.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ class Row(Struct, gc=False):
 
     def __post_init__(self):
         if not STORED.fullmatch(self.file) or path_flaw(self.file):
-            raise ValueError(f"file {self.file!r} is no place for an image of a dataset: train/CLASS/NAME.png")
+            raise ValueError(f"file {self.file!r} is not the path of an image in a dataset: train/CLASS/NAME.png")
         if self.mask is not None and (not STORED_MASK.fullmatch(self.mask) or path_flaw(self.mask)):
-            raise ValueError(f"mask {self.mask!r} is no place for a mask of a dataset: masks/CLASS/NAME.png")
+            raise ValueError(f"mask {self.mask!r} is not the path of a mask in a dataset: masks/CLASS/NAME.png")
 
 
 class PlanLine(Struct, gc=False, forbid_unknown_fields=True):
@@ -186,7 +186,7 @@ _ROW = msgspec.json.Decoder(Row)
 
 
 def check_row(line: bytes) -> Row:
-    """The fields of a line of a manifest that somebody reads. ValueError says which of them is wrong."""
+    """The fields in use of one manifest line. ValueError says which of them is wrong."""
     try:
         return _ROW.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""A guided run in numbers, for a chart that is drawn while it samples."""
+"""The numbers of a guided run, for a chart drawn during sampling."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def export_images(
     count = len(images)
     transforms, contours = _per_image(transform, count, "transforms"), _per_image(contour, count, "contours")
     objects = [_fitted(one, images.shape) for one in _per_image(mask, count, "masks")]
-    # Without a mask file, Dataset Job gives the box or everything, which is no mask to train on.
+    # Without a mask file, Dataset Job gives the box or the whole image, neither of which is a mask to train on.
     masks = objects if job is None or job.mask_file else [None] * count
     folder = dataset_folder(output, dataset_name)
     place = folder_name(class_name)

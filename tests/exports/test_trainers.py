@@ -110,9 +110,9 @@ def test_check_against_counts_what_the_trainer_has(dataset, root, tmp_path, caps
     assert export_cli.main([*arguments, str(tmp_path / "fewer")]) == 0
     assert "5 of 6" in capsys.readouterr().out
     (tmp_path / "empty").mkdir()
-    for folder, words in (("empty", "has none of 6 real images that the lists name"), ("absent", "is no folder")):
+    for folder, words in (("empty", "has none of 6 real images that the lists name"), ("absent", "is not a folder")):
         arguments[4] = str(tmp_path / folder)
         assert export_cli.main([*arguments, str(tmp_path / "none")]) == 1
         assert words in capsys.readouterr().err and not (tmp_path / "none").exists()
     assert export_cli.main([str(dataset), "--format", "coco", *arguments[3:], str(tmp_path / "none")]) == 1
-    assert "use --format lists" in capsys.readouterr().err
+    assert "Use --format lists" in capsys.readouterr().err

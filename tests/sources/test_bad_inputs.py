@@ -162,7 +162,7 @@ BAD = {  # name -> what to make, what the message says (file, evidence, remedy)
     "an annotation missing": (voc_without_annotation, r"2008_1.xml is missing. Copy all annotations"),
     "a damaged COCO file": (
         lambda root: coco(root, images=[{"id": 1}]),
-        r"instances_train2017.json is no COCO file .*file_name.*Copy the original",
+        r"instances_train2017.json is not a COCO file .*file_name.*Copy the original",
     ),
     "a category without a name": (
         lambda root: coco(root, categories=[{"id": 17}]),
@@ -174,7 +174,7 @@ BAD = {  # name -> what to make, what the message says (file, evidence, remedy)
     ),
     "a car model that has no name": (
         lambda root: write(MORE["compcars"](root) / "train_test_split/classification/train.txt", "1/9/2014/a1.jpg"),
-        r"'9' of '1/9/2014/a1.jpg' is no number in 1 to 3",
+        r"'9' of '1/9/2014/a1.jpg' is not a number in 1 to 3",
     ),
     "two spellings of a class": (
         lambda root: table(root, "path,label", *rows("Gull", "ＧＵＬＬ", "Tern", "Tern")),

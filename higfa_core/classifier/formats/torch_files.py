@@ -87,7 +87,7 @@ def _refuse_false_sizes(path: Path, state: Mapping[str, Tensor], sizes: Counter 
     storages = {}
     for key, tensor in state.items():
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_nested:
-            raise ValueError(f"{path.name}: {key} is no plain tensor. {kinds.SAVE_HINT}")
+            raise ValueError(f"{path.name}: {key} is not a plain tensor. {kinds.SAVE_HINT}")
         held = tensor.untyped_storage()
         if tensor.numel() * tensor.element_size() > held.nbytes():
             raise ValueError(

@@ -109,7 +109,7 @@ def _usable(path: Path, key: str, tensor: Tensor) -> Tensor:
     """The tensor in its own memory; eight-bit floats, which torch hardly supports, become float32."""
     kind = str(tensor.dtype).removeprefix("torch.")
     if tensor.is_complex() or kind.startswith(("float4", "uint4", "int4", "bits")):
-        raise ValueError(f"{path.name}: {key} is {kind}, which is no weight of a classifier. {kinds.SAVE_HINT}")
+        raise ValueError(f"{path.name}: {key} is {kind}, which is not a classifier weight. {kinds.SAVE_HINT}")
     return tensor.float() if kind.startswith("float8") else tensor.clone()
 
 

@@ -33,7 +33,7 @@ def write(stage: Path, pictures: Iterable[Picture], export: Export) -> Iterator[
 
 
 def front_matter(export: Export) -> dict:
-    """What `datasets` needs to know: a class called "test tube" is no split, and one without images is a class."""
+    """What `datasets` needs to know: a class "test tube" is not a split, and a class may have no images."""
     names = dict(enumerate(map(folder_name, export.classes)))
     label = {"name": "label", "dtype": {"class_label": {"names": names}}}
     features = [{"name": "image", "dtype": "image"}, label]

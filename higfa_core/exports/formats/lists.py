@@ -79,9 +79,9 @@ def known_images(export: Export, folder: Path) -> tuple[int, int]:
     ValueError when none is there.
     """
     if export.format != "lists":
-        raise ValueError(f"Nothing in a {export.format} export names real images to a trainer: use --format lists.")
+        raise ValueError(f"Nothing in a {export.format} export names real images to a trainer. Use --format lists.")
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder. Name the trainer's own copy of the real images.")
+        raise ValueError(f"{folder} is not a folder. Name the trainer's own copy of the real images.")
     keys = saspa_keys(_real_labels(export))
     wanted = {composed(keys[item.row["source"]]) for item in export.items if item.row["synthetic"]}
     found = len(wanted & {composed(path.name) for path in walk(folder)})

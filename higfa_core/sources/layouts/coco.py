@@ -111,7 +111,7 @@ def _load(file: Path) -> dict:
             annotation["image_id"], annotation["category_id"]
         return content
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is no COCO file ({type(error).__name__}: {error}). Copy the original.") from error
+        raise ValueError(f"{file} is not a COCO file ({type(error).__name__}: {error}). Copy the original.") from error
 
 
 def _categories(tree: Tree, home: str, contents: dict[str, dict]) -> dict[int, dict]:
@@ -121,7 +121,7 @@ def _categories(tree: Tree, home: str, contents: dict[str, dict]) -> dict[int, d
         try:
             listed += json_of(tree.path(file).read_bytes())
         except ValueError as error:
-            raise ValueError(f"{tree.path(file)} is no JSON ({error}). Copy the original.") from error
+            raise ValueError(f"{tree.path(file)} is not JSON ({error}). Copy the original.") from error
     try:
         found = {int(about["id"]): {**about, "name": class_name(str(about["name"]))} for about in listed}
     except (KeyError, TypeError, ValueError) as error:

@@ -99,7 +99,7 @@ def _number(entry: str, part: int, count: int) -> int:
     parts = entry.split("/")
     number = int(parts[part]) if len(parts) > part + 1 and parts[part].isdecimal() else 0
     if not 1 <= number <= count:
-        raise ValueError(f"{TITLE}: {parts[part]!r} of {entry!r} is no number in 1 to {count}. Copy the list.")
+        raise ValueError(f"{TITLE}: {parts[part]!r} of {entry!r} is not a number in 1 to {count}. Copy the list.")
     return number
 
 

@@ -39,7 +39,7 @@ def class_names(tree: Tree, home: str) -> dict[int, str]:
     file = tree.path(under(home, "classes.txt"))
     names = read_pairs(file)
     if wrong := [number for number in names if not number.isdecimal()]:
-        raise ValueError(f"{file}: {wrong[0]!r} is no class number. Copy the original list.")
+        raise ValueError(f"{file}: {wrong[0]!r} is not a class number. Copy the original list.")
     return {int(number): name for number, name in names.items()}
 
 
@@ -48,7 +48,7 @@ def class_numbers(tree: Tree, home: str) -> dict[str, int]:
     file = tree.path(under(home, "image_class_labels.txt"))
     pairs = read_pairs(file)
     if wrong := [number for number in pairs.values() if not number.isdecimal()]:
-        raise ValueError(f"{file}: {wrong[0]!r} is no class number. Copy the original list.")
+        raise ValueError(f"{file}: {wrong[0]!r} is not a class number. Copy the original list.")
     return {image: int(number) for image, number in pairs.items()}
 
 

@@ -35,5 +35,5 @@ def _entries(tree: Tree, home: str, part: str) -> list[str]:
     file = tree.path(under(home, "lists", f"{part}.txt"))
     entries = [entry for (entry,) in read_columns(file, 1)]
     if wrong := [entry for entry in entries if entry.count("/") != 1]:
-        raise ValueError(f"{file}: expected <class>/<image>, got {wrong[0]!r}: this is no {TITLE} list")
+        raise ValueError(f"{file}: expected <class>/<image>, got {wrong[0]!r}: this is not a {TITLE} list")
     return entries

@@ -33,7 +33,7 @@ def read(tree: Tree, home: str, *, split: str = "") -> SourceDataset:
             f"{TITLE}: {strays[0]} is in no species folder. Move it into its own ({counted(len(strays), 'image')})."
         )
     if wrong := [name for name in species if not SPECIES.fullmatch(name)]:
-        raise ValueError(f"{TITLE}: {wrong[0]!r} in {tree.root / folder} is no species folder ({EXPECTED})")
+        raise ValueError(f"{TITLE}: {wrong[0]!r} in {tree.root / folder} is not a species folder ({EXPECTED})")
     labels = number_classes(((int(name[:5]), name) for name in species), TITLE)
     images = [
         SourceImage(path, name, label) for name, label in labels.items() for path in tree.images(f"{folder}/{name}")

@@ -1,8 +1,7 @@
-"""MATLAB files, checked before SciPy reads them: it follows what they say of themselves, and crashes the process where
-that is wrong.
+"""MATLAB files, checked before SciPy reads them: it trusts their headers, and crashes the process if these are wrong.
 
-What is checked is the structure of the level 5 format: every element lies inside the one that holds it, has a known
-type, and as many values as the dimensions say. Source: MathWorks, "MAT-File Format", R2024a.
+The check covers the structure of the level 5 format: every element lies inside its parent, has a known type, and as
+many values as its dimensions say. Source: MathWorks, "MAT-File Format", R2024a.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 
 VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8, 16: 1, 17: 2, 18: 4}
 MATRIX, COMPRESSED = 14, 15
-# Names may be of UTF-8 and dimensions without a sign, as some writers have them.
+# Names may be UTF-8 and dimensions unsigned, as some programs write them.
 NAMES, WHOLE, FLAGS = (1, 16), (5, 6), (6,)
 TEXT_TYPES = (1, 2, 4, 16, 17, 18)
 CELL, STRUCT, OBJECT, CHAR = 1, 2, 3, 4
@@ -26,7 +25,7 @@ HEADER, DEEPEST, LARGEST = 128, 20, 1 << 28  # bytes, levels, bytes of a variabl
 
 
 def load_mat(path: Path) -> dict[str, Any]:
-    """The variables of a MATLAB file. ValueError when it cannot be read."""
+    """The variables of a MATLAB file. ValueError if it is unreadable."""
     try:
         from scipy.io import loadmat
     except ImportError as error:
@@ -40,9 +39,9 @@ def load_mat(path: Path) -> dict[str, Any]:
 
 
 def refuse_damaged(content: bytes) -> None:
-    """ValueError when a file of level 5 is not what it says of itself. Those of other levels SciPy reads safely."""
+    """ValueError if a level 5 file contradicts its headers. SciPy reads files of other levels safely."""
     order = {b"IM": "<", b"MI": ">"}.get(content[126:HEADER])
-    if order is None or 0 in content[:4]:  # how SciPy tells level 4
+    if order is None or 0 in content[:4]:  # as SciPy recognises level 4
         return
     for kind, data in _elements(content[HEADER:], order, padded=False):
         if kind == COMPRESSED:

@@ -55,7 +55,7 @@ def read_objects(file: Path) -> list[tuple[str, Box | None]]:
         things = list(ElementTree.parse(file).iterfind("object"))
         return [(thing.findtext("name", "").strip(), _box(thing)) for thing in things]
     except (ElementTree.ParseError, ValueError) as error:
-        raise ValueError(f"{file} is no VOC annotation ({error}). Replace it with the original.") from error
+        raise ValueError(f"{file} is not a VOC annotation ({error}). Replace it with the original.") from error
 
 
 def _objects(file: Path) -> list[tuple[str, Box | None]]:

@@ -80,7 +80,7 @@ def test_train_and_test_at_once(name, file, line, miniature_layout, tmp_path):
         ("cub", "bounding_boxes.txt", "3 3.0", "3 x", "bounding_boxes.txt: every line needs"),
         ("cub", "bounding_boxes.txt", "3 3.0", "3 nan", "not finite"),
         ("cub", "classes.txt", "2 002.Laysan", "1 002.Laysan", "classes.txt: 1 is listed as"),
-        ("cub", "classes.txt", "2 002.Laysan", "b 002.Laysan", "'b' is no class number"),
+        ("cub", "classes.txt", "2 002.Laysan", "b 002.Laysan", "'b' is not a class number"),
         (
             "cub",
             "classes.txt",

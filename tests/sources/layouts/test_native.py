@@ -417,7 +417,7 @@ def test_inaturalist_without_names_and_with_two_training_folders(miniature_layou
         read_dataset(root)
     assert read_dataset(root, split="train").class_names == (GULL,)
     (root / "train" / "extra").mkdir()
-    with pytest.raises(ValueError, match="'extra' .* is no species folder"):
+    with pytest.raises(ValueError, match="'extra' .* is not a species folder"):
         read_dataset(root, split="train")
 
 
@@ -430,7 +430,7 @@ def test_older_inaturalist_is_refused(miniature_layout, tmp_path):
 def test_stanford_dogs_without_boxes(miniature_layout, tmp_path):
     root = miniature_layout("dogs", tmp_path)
     (root / "Annotation" / CHIHUAHUA / "n02085620_7").write_text("<annotation>")
-    with pytest.raises(ValueError, match="n02085620_7 is no VOC annotation"):
+    with pytest.raises(ValueError, match="n02085620_7 is not a VOC annotation"):
         read_dataset(root)
     (root / "Annotation" / CHIHUAHUA / "n02085620_7").unlink()
     with pytest.raises(ValueError, match="n02085620_7 is missing"):
