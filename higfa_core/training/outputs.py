@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..files.held import remove_left_parts
 from ..sources import held_out
+from ..wording import counted
 from . import backbone, plots
 from .data import LabelledSet
 from .judge import GUIDE, JUDGE, judge_settings
@@ -104,7 +105,7 @@ def _lines(one: Trained) -> list[str]:
     r = one.result
     steps = f"step {r.best_step} of {r.settings.steps}" + (f" ({r.stopped})" if r.stopped else "")
     lines = [
-        f"{one.role:<13}{one.path.name}: {r.settings.arch}, {len(r.classifier.class_names)} classes",
+        f"{one.role:<13}{one.path.name}: {r.settings.arch}, {counted(len(r.classifier.class_names), 'class')}",
         f"{'images':<13}{r.train_images} for training, {len(r.held_out)} held out",
         f"{'weights':<13}{steps}",
     ]

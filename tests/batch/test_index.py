@@ -16,7 +16,7 @@ from PIL import Image
 from higfa_core.batch.states import States
 from higfa_core.commands import filter as filter_cli
 from higfa_core.plans.plan import Plan
-from higfa_core.plans.plan_file import PlanFile, write_plan
+from higfa_core.plans.plan_file import HEADER, PlanFile, write_plan
 from higfa_core.plans.rules import Rules
 from higfa_core.plans.shards import Shard
 from higfa_core.sources.layouts import read_dataset
@@ -156,18 +156,19 @@ def test_a_filter_while_a_run_is_at_work_holds_for_the_rest_of_it(plan):
 
 
 def test_a_run_waits_for_a_filter_that_is_at_work(plan, monkeypatch):
-    folder, record = plan(3, rules=Rules(min_sharpness=1)), filter_cli._record_rules
+    folder, replace = plan(3, rules=Rules(min_sharpness=1)), os.replace
     make(folder, range(12))
     with closing(States(folder)) as run:
         judge = threading.Thread(target=run.apply_rules, args=(0,))
 
-        def meanwhile(*values):
-            judge.start()
-            judge.join(0.3)
-            assert judge.is_alive()
-            record(*values)
+        def meanwhile(old, new):
+            if Path(new).name == HEADER and judge.ident is None:  # the filter records its rules
+                judge.start()
+                judge.join(0.3)
+                assert judge.is_alive()
+            replace(old, new)
 
-        monkeypatch.setattr(filter_cli, "_record_rules", meanwhile)
+        monkeypatch.setattr(os, "replace", meanwhile)
         assert filter_cli.main([str(folder), "--min-sharpness=1000"]) == 0
         judge.join()
     rows = manifest_rows(folder)[0]

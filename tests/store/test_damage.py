@@ -77,7 +77,7 @@ def test_a_file_that_is_something_else_is_named(folder, capsys, name, command, t
         ({"sources": {"../../x.png": {"label": 0}}}, "sources has the path '../../x.png'"),
         ({"sources": {"C:\\x.png": {"label": 0}}}, "sources has the path 'C:\\\\x.png'"),
         ({"sources": {"a/0.png": {"label": 0, "mask": "/etc/passwd"}}}, "sources has the path '/etc/passwd'"),
-        ({"sources": {"a/0.png": {"label": 9}}}, "label is 9, there are 2 classes"),
+        ({"sources": {"a/0.png": {"label": 9}}}, "label is 9, expected below 2"),
         ({"workflow": {"1": []}}, "workflow[...] must be object, got array"),
         ({"version": 2}, "has version 2, expected 1"),
     ],

@@ -109,7 +109,7 @@ def _named(row: Row, names: Sequence[str]) -> str:
         return str(row.label)
     if str(row.label).isdecimal() and int(row.label) < len(names):
         return names[int(row.label)]
-    known = f"{len(names)} classes that are named ({', '.join(names[:5])})"
+    known = f"{counted(len(names), 'listed class')} ({', '.join(names[:5])})"
     raise ValueError(f"{row.where}: {row.label!r} is none of the {known}. Correct it.")
 
 

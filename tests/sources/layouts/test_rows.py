@@ -142,7 +142,7 @@ def test_own_label_column_and_card(tmp_path):
     assert listed(dataset) == [("2.png", "a", 0), ("1.png", "b", 1)]
     assert (dataset.class_names, dataset.licence) == (("a", "b", "c"), "mit, cc0-1.0")
     metadata(tmp_path / "metadata.jsonl", [{"file_name": "1.png", "species": 3}])
-    with pytest.raises(ValueError, match=r"metadata.jsonl, row 1: 3 is none of the 3 classes .*a, b, c"):
+    with pytest.raises(ValueError, match=r"metadata.jsonl, row 1: 3 is none of the 3 listed classes .*a, b, c"):
         read_dataset(tmp_path, label_column="species")
     write(tmp_path / "README.md", "---", "a: [", "---")
     with pytest.raises(ValueError, match="README.md: its front matter is not YAML"):
