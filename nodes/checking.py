@@ -12,7 +12,7 @@ from ..higfa_core.files import paths
 from ..higfa_core.guidance.targets import class_lines
 from ..higfa_core.training.data import read_labelled
 from ..higfa_core.wording import counted
-from .folders import dataset_folder, dataset_input
+from .folders import dataset_flaw, dataset_folder, dataset_input
 from .types import HiGFAClassifier
 from .widgets import widgets
 
@@ -89,6 +89,10 @@ class CheckClassifier(io.ComfyNode):
         plot = report.plot(result, classifier.source)
         shown = {**ui.PreviewImage(plot, cls=cls).as_dict(), **ui.PreviewText(f"{words}\n\n{table}").as_dict()}
         return io.NodeOutput(words, plot, table, ui=shown)
+
+    @classmethod
+    def validate_inputs(cls, dataset):
+        return dataset is None or not dataset.strip() or dataset_flaw(dataset) or True
 
     @classmethod
     def fingerprint_inputs(cls, dataset=None, **others):

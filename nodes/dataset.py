@@ -13,7 +13,7 @@ from ..higfa_core.plans.plan import Job, jobs_from_json
 from ..higfa_core.plans.plan_file import HEADER, JOBS
 from ..higfa_core.plans.settings import PlanSettings
 from ..higfa_core.sources.options import parse_layout
-from .folders import dataset_folder, dataset_input
+from .folders import dataset_flaw, dataset_folder, dataset_input, plan_flaw
 from .lists import JobSeed
 from .types import HiGFAJob
 from .widgets import widgets
@@ -116,6 +116,12 @@ class DatasetJob(io.ComfyNode):
             jobs, count = pick_jobs(folder, name, index, batch, layout, contour_from=contour_from, **options)
         found = [_outputs(*load_job(folder, chosen, **layout), mark=jobs) for chosen in jobs]
         return io.NodeOutput(*map(list, zip(*found)), count)
+
+    @classmethod
+    def validate_inputs(cls, dataset, job="", plan=""):
+        if job is None or plan is None or job.strip():  # None is linked: known at run time
+            return True
+        return (plan_flaw(plan) if plan.strip() else dataset_flaw(dataset)) or True
 
     @classmethod
     def fingerprint_inputs(cls, dataset=None, job="", plan="", **others):

@@ -161,6 +161,12 @@ class ExportDataset(io.ComfyNode):
         return io.NodeOutput(str(report), report.accepted, ui=shown)
 
     @classmethod
+    def validate_inputs(cls, class_name, job=""):
+        if class_name is None or job is None or class_name.strip():  # None is linked: known at run time
+            return True
+        return "No job is connected and class_name is empty. Connect Dataset Job's job, or name the class."
+
+    @classmethod
     def fingerprint_inputs(cls, dataset_name=None, **others):
         # Files may have been deleted: then never equal (NaN), so that Run makes them again.
         name = (dataset_name or "").strip()

@@ -7,6 +7,9 @@ from comfy_api.latest import io
 
 from ..higfa_core.files.paths import inside
 from ..higfa_core.miniature import sources
+from ..higfa_core.plans.plan_file import HEADER
+from .choices import datasets, plans
+from .faults import shown
 
 
 def dataset_input(tooltip: str) -> io.String.Input:
@@ -21,3 +24,27 @@ def dataset_folder(name: str) -> Path:
     if name == sources.NAME and not folder.exists():
         sources.draw_sources(folder)
     return folder
+
+
+def dataset_flaw(name: str | None) -> str | None:
+    """What is wrong with the name of a dataset, before a run; None where nothing is, or it is linked."""
+    if name is None:
+        return None
+    if not name.strip():
+        return "No dataset is given. Choose one, or type the name of a folder in ComfyUI's input folder."
+    return _missing(folder_paths.get_input_directory(), name.strip(), "", "folder", datasets())
+
+
+def plan_flaw(name: str) -> str | None:
+    """What is wrong with the name of a plan, before a run."""
+    return _missing(folder_paths.get_output_directory(), name.strip(), HEADER, "plan", plans())
+
+
+def _missing(root: str, name: str, file: str, what: str, there: list[str]) -> str | None:
+    try:
+        found = (inside(root, name) / file).exists() or name in there
+    except ValueError as error:
+        return shown(str(error))
+    if found:
+        return None
+    return f"No {what} {name!r} in ComfyUI's {Path(root).name} folder. There is: {', '.join(there[:10]) or 'none'}."

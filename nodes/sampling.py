@@ -15,7 +15,7 @@ from ..higfa_core.comfy.guider import HiGFAGuider
 from ..higfa_core.comfy.patch import guide_model
 from ..higfa_core.comfy.together import Apart, join_calls, split_latent
 from ..higfa_core.guidance.settings import Guidance, Sampling
-from ..higfa_core.guidance.targets import class_lines
+from ..higfa_core.guidance.targets import EMPTY, class_lines
 from ..higfa_core.guidance.trace import Trace, TraceSlot, Watch
 from . import live
 from .lists import batches, items
@@ -94,7 +94,17 @@ def _target_inputs() -> list:
     ]
 
 
-class HiGFAKSampler(io.ComfyNode):
+class NamesClass(io.ComfyNode):
+    """Base of the nodes that need a class: the page marks the input before a run."""
+
+    @classmethod
+    def validate_inputs(cls, class_name):
+        # A list where the node takes lists; None where it is linked, and known at run time.
+        names = class_name if isinstance(class_name, (list, tuple)) else [class_name]
+        return True if any(name is None or class_lines(name) for name in names) else EMPTY
+
+
+class HiGFAKSampler(NamesClass):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -156,7 +166,7 @@ def _result(latent: dict, trace: Trace | None) -> tuple[dict, TraceSlot, str]:
     return latent, TraceSlot(trace), trace.summary() if trace else "denoise is 0: nothing was sampled"
 
 
-class HiGFAGuiderNode(io.ComfyNode):
+class HiGFAGuiderNode(NamesClass):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -200,7 +210,7 @@ class HiGFAGuiderNode(io.ComfyNode):
         return io.NodeOutput(guider, guider.slot)
 
 
-class GuideModel(io.ComfyNode):
+class GuideModel(NamesClass):
     @classmethod
     def define_schema(cls):
         return io.Schema(

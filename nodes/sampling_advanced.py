@@ -10,6 +10,7 @@ from ..higfa_core.guidance.trace import TraceSlot
 from . import live
 from .sampling import (
     DEFAULT,
+    NamesClass,
     algorithm_inputs,
     guidance_input,
     noise_levels,
@@ -22,7 +23,7 @@ from .widgets import widgets
 CARRIED = "higfa_trace"  # where a latent keeps the trace of its run, for the next sampler
 
 
-class HiGFAKSamplerAdvanced(io.ComfyNode):
+class HiGFAKSamplerAdvanced(NamesClass):
     @classmethod
     def define_schema(cls):
         return io.Schema(

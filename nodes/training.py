@@ -19,7 +19,7 @@ from ..higfa_core.training.outputs import SUFFIX, summary, train_files
 from ..higfa_core.training.settings import TrainOptions, TrainSettings
 from ..higfa_core.training.trainer import training_key
 from .classifier import FOLDER
-from .folders import dataset_folder, dataset_input
+from .folders import dataset_flaw, dataset_folder, dataset_input
 from .types import HiGFAClassifier
 from .widgets import widgets
 
@@ -66,6 +66,10 @@ class TrainClassifier(io.ComfyNode):
                 io.String.Output(display_name="summary"),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, dataset):
+        return dataset_flaw(dataset) or True
 
     @classmethod
     def fingerprint_inputs(cls, dataset=None, **others):

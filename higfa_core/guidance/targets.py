@@ -11,6 +11,7 @@ import torch
 
 from ..wording import counted
 
+EMPTY = "class_name is empty. Name the class the image must show, as the classifier names it."
 EXAMPLE = "Laysan Albatross:0.7 | Sooty Albatross:0.3"
 
 
@@ -52,7 +53,7 @@ def read_targets(lines: list[str], classifier) -> Targets:
         ValueError: no line, a class that the classifier does not know, or an invalid weight.
     """
     if not lines:
-        raise ValueError("class_name is empty. Name the class the image must show, as the classifier names it.")
+        raise ValueError(EMPTY)
     return Targets(tuple(lines), tuple(_weights(line, classifier) for line in lines))
 
 
