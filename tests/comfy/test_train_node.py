@@ -63,7 +63,7 @@ def test_what_was_held_out_is_no_job_of_dataset_job(pack, dataset, models):
     def jobs(folder):
         pick = pack.nodes["HiGFA_DatasetJob"].execute
         first = pick(folder, 0, "a {class}", 1, 0, "same").args
-        return first[6], {pick(folder, i, "a {class}", 1, 0, "same").args[5].source for i in range(first[6])}
+        return first[6], {pick(folder, i, "a {class}", 1, 0, "same").args[5][0].source for i in range(first[6])}
 
     listed = dataset / "held_out.txt"
     listed.unlink(missing_ok=True)
