@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -105,6 +106,7 @@ def read_collection(folders: Sequence[str | Path], all_images: bool = False) -> 
     if not folders:
         raise ValueError("No dataset given. Name a folder that Export Dataset or `higfa run` has filled.")
     folders = [Path(folder) for folder in folders]
+    _real_folder.cache_clear()
     manifests = [_open(folder) for folder in folders]
     classes = _classes(manifests)
     rows: dict[tuple[str, int], tuple[Path, dict]] = {}
@@ -169,7 +171,9 @@ def _add(rows: dict, folder: Path, row: dict, labels: Mapping[str, int]) -> None
 
 
 def _item(folder: Path, row: dict, label: int) -> Item:
-    path = folder / row["file"]  # inside the folder: the reader of the manifest has checked
+    path = _real_folder(folder, row["file"].rpartition("/")[0]) / row["file"].rpartition("/")[2]
+    if path.is_symlink():
+        inside(folder, row["file"])
     try:
         size = path.stat().st_size
     except OSError:
@@ -180,6 +184,12 @@ def _item(folder: Path, row: dict, label: int) -> Item:
     if mask and not mask.is_file():
         raise ValueError(f"Mask {mask} is missing. Generate its image again, or copy it there.")
     return Item({**row, "label": label, "synthetic": True}, path, mask)
+
+
+@functools.lru_cache(maxsize=4096)
+def _real_folder(folder: Path, place: str) -> Path:
+    """A folder of images in the dataset, looked at once. ValueError when a link there leads out of the dataset."""
+    return inside(folder, place)
 
 
 def _order(item: Item) -> tuple:

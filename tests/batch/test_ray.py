@@ -109,6 +109,17 @@ def test_the_manifest_is_that_of_a_run_without_ray(tmp_path, make_plan, make_ser
     assert all(len(server.posted) > 10 for server in servers) and sum(len(server.posted) for server in servers) == 60
 
 
+def test_headers_go_with_the_requests_of_the_actors(tmp_path, make_plan, make_server):
+    make_plan(tmp_path / "planes", {"x": 2})
+    server = make_server()
+    with ray_clients(None, [server.url], headers={"X-Token": "tok secret"}) as clients:
+        assert run(tmp_path / "planes", clients)["done"] == 2
+    assert len(server.headers) > 3
+    for headers in server.headers:
+        headers = {name.lower(): value for name, value in headers.items()}
+        assert headers["x-token"] == "tok secret" and headers["user-agent"].startswith("HiGFA/")
+
+
 def test_an_actor_killed_in_mid_run_loses_nothing(tmp_path, make_plan, make_server):
     make_plan(tmp_path / "planes", 3)
     servers = [make_server(seconds=0.02), make_server(seconds=0.02)]

@@ -111,6 +111,24 @@ def test_a_wrong_label_in_a_manifest_is_refused(dataset):
         read_collection([dataset])
 
 
+@pytest.mark.parametrize("what", ["an image", "a class folder", "train"])
+def test_links_that_lead_out_of_the_dataset_are_refused(dataset, rows, tmp_path, what):
+    path = dataset / rows[0]["file"]
+    path = {"an image": path, "a class folder": path.parent, "train": path.parent.parent}[what]
+    (tmp_path / "elsewhere").mkdir()
+    path.rename(tmp_path / "elsewhere" / path.name)
+    path.symlink_to(tmp_path / "elsewhere" / path.name)
+    with pytest.raises(ValueError, match="leads outside .*Copy the files into that folder"):
+        export([dataset], tmp_path / "out", "imagefolder", Options())
+    assert not (tmp_path / "out").exists()
+
+
+def test_links_inside_a_dataset_are_followed(dataset, tmp_path):
+    (dataset / "train").rename(dataset / "kept")
+    (dataset / "train").symlink_to(dataset / "kept")
+    assert sum(made for made, _ in export([dataset], tmp_path / "out", "imagefolder", Options()).counts.values()) == 10
+
+
 def test_an_export_is_whole_or_not_there(dataset, tmp_path, monkeypatch):
     out = tmp_path / "x" / "out"
     with monkeypatch.context() as patch:

@@ -126,7 +126,7 @@ def _read(tree: Tree, layout: str, options: dict) -> tuple[SourceDataset, str]:
         raise ValueError(f"No {NATIVE[layout].TITLE} set in {tree.root}: expected {NATIVE[layout].EXPECTED}.")
     if home is not None:
         _check_options(name, NATIVE[name], options)
-        return _checked(tree, NATIVE[name].read(tree, home, **options)), tree.place(home)
+        return _checked(tree, _read_native(tree, name, home, options)), tree.place(home)
     if layout == "auto" and (part := _part_of_a_set(tree, options)):
         return part, ""
     if layout == "image_folder":
@@ -137,6 +137,17 @@ def _read(tree: Tree, layout: str, options: dict) -> tuple[SourceDataset, str]:
     name, dataset = recognise(tree, options)
     _check_options(name, GENERIC[name], options)
     return _checked(tree, dataset), ""
+
+
+def _read_native(tree: Tree, name: str, home: str, options: dict) -> SourceDataset:
+    try:
+        return NATIVE[name].read(tree, home, **options)
+    except (TypeError, LookupError, AttributeError, ArithmeticError, OSError) as error:
+        # Lists of other types than any copy of the set has: what its reader does not name itself.
+        words = f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"The lists of {NATIVE[name].TITLE} in {tree.root} are damaged ({words}). Copy the originals."
+        ) from error
 
 
 def _read_generic(tree: Tree, layout: str, options: dict) -> SourceDataset:
@@ -190,7 +201,7 @@ def _part_of_a_set(tree: Tree, options: dict) -> SourceDataset | None:
     if (found := _set_above(tree)) is None:
         return None
     name, folder = found
-    whole = NATIVE[name].read(Tree(folder, tree.follow_links), "", **options)
+    whole = _read_native(Tree(folder, tree.follow_links), name, "", options)
     start = f"{tree.root.relative_to(folder).as_posix()}/" if tree.root.is_relative_to(folder) else "\0"
     paths = [path for image in whole.images for path in (image.path, image.mask) if path]
     if not all(path.startswith(start) for path in paths):

@@ -124,7 +124,7 @@ def _categories(tree: Tree, home: str, contents: dict[str, dict]) -> dict[int, d
             raise ValueError(f"{tree.path(file)} is not JSON ({error}). Copy the original.") from error
     try:
         found = {int(about["id"]): {**about, "name": class_name(str(about["name"]))} for about in listed}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{TITLE}: a category in {tree.root} lacks id or name ({error}). Copy the list.") from error
     counts = Counter(about["name"] for about in found.values())
     for number, about in found.items():

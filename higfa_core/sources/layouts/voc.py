@@ -61,7 +61,7 @@ def read_objects(file: Path) -> list[tuple[str, Box | None]]:
 def _objects(file: Path) -> list[tuple[str, Box | None]]:
     try:
         return read_objects(file)
-    except FileNotFoundError as error:
+    except OSError as error:  # not there, or a name that no file can have
         raise ValueError(f"{file} is missing. Copy all annotations.") from error
 
 
