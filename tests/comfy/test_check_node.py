@@ -56,28 +56,6 @@ def birds(comfyui):
     )
 
 
-@pytest.fixture
-def tiny(world, monkeypatch):
-    """A TAESD decoder of random weights where ComfyUI keeps such files, for the miniature's latents."""
-    import comfy.taesd.taesd
-    import folder_paths
-
-    torch.manual_seed(0)
-    folder = Path(folder_paths.get_folder_paths("vae_approx")[0])
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "taesd_miniature_decoder.safetensors"
-    weights = comfy.taesd.taesd.Decoder(4).state_dict()  # of this layout, but not initialised
-    for weight in weights.values():
-        # A gain of 0.7 keeps what comes out in 0..1, not clipped to black and white.
-        torch.nn.init.normal_(weight, std=0.7 * (2 / weight[0].numel()) ** 0.5 if weight.ndim > 1 else 0.0)
-    save_file(weights, file)
-    monkeypatch.setattr(world.model.model.latent_format, "taesd_decoder_name", "taesd_miniature_decoder", raising=False)
-    folder_paths.filename_list_cache.clear()
-    yield file
-    file.unlink()
-    folder_paths.filename_list_cache.clear()
-
-
 def run(world, **inputs):
     widgets = {
         "dataset": "checked", "images_from": "all", "per_class": 10, "image_size": 64, "start_percent": 0.7, "cfg": 3.0

@@ -3,6 +3,7 @@
 import copy
 import pkgutil
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -308,31 +309,17 @@ class TestOutOfMemory:
         ]
 
     @pytest.mark.parametrize("place", PLACES)
-    def test_the_tiny_decoder_comes_before_none(self, world, monkeypatch, place):
-        from higfa_core.comfy import decoder, memory_ladder
-
-        class Tiny(_Spy):
-            def __init__(self, path, latent_format, device):
-                super().__init__()
-                self.made_of = path
-
-        monkeypatch.setattr(memory_ladder, "tiny_decoder_path", lambda latent_format: "the file")
-        monkeypatch.setattr(decoder, "TinyDecoder", Tiny)
+    def test_the_tiny_decoder_comes_before_none(self, world, tiny, monkeypatch, place):
         self.raise_at(monkeypatch, place, self.KINDS[0], times=1)
         corrector, correction = self.called(world)
-        assert corrector.ladder.decoder.made_of == "the file" and correction.delta.abs().max() > 0
+        assert corrector.ladder.decoder.name == "tiny" and correction.delta.abs().max() > 0
         assert corrector.trace.notes == ["out of memory: continued with the tiny decoder"]
 
-    def test_no_memory_for_the_tiny_decoder_either(self, exact, rounding, monkeypatch):
+    def test_no_memory_for_the_tiny_decoder_either(self, exact, rounding, tiny, monkeypatch):
         """In a whole run, which gives what stock gives."""
-        from higfa_core.comfy import decoder, memory_ladder
-
-        def full(*args):
-            raise self.KINDS[0]
-
-        monkeypatch.setattr(memory_ladder, "tiny_decoder_path", lambda latent_format: "the file")
-        monkeypatch.setattr(decoder, "TinyDecoder", full)
-        monkeypatch.setattr(decoder, "VAEDecoder", full)
+        monkeypatch.setattr(exact.model.model.latent_format, "taesd_decoder_name", tiny.stem, raising=False)
+        self.raise_at(monkeypatch, "weights of the decoder", self.KINDS[0])
+        monkeypatch.setattr("comfy.taesd.taesd.TAESD", Mock(side_effect=self.KINDS[0]))
         guider, noise = ours(exact), noise_for(1)
         expected = run(stock(exact, exact.on_positive, exact.empty), noise)
         assert same(run(guider, noise), expected, rounding)
