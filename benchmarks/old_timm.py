@@ -50,7 +50,7 @@ def install(release: str) -> Path:
 
 
 def save(release: str, names: list[str]) -> Path:
-    """The folder with the files of the release; those that are there already are kept."""
+    """The folder with the files of the release; existing ones are kept."""
     files = FOLDER / f"files-{release}"
     files.mkdir(parents=True, exist_ok=True)
     missing = [name for name in names if not (files / f"{name}.pth").exists()]

@@ -39,7 +39,7 @@ def server(base: Path):
 
 
 def drive(base: Path, url: str, name: str, size: int, images: int) -> float:
-    """Seconds for so many new images through `higfa run`."""
+    """Seconds for that many new images through `higfa run`."""
     folder = base / "output" / name
     arguments = ["--workflow", WORKFLOW, "--source", base / "drawn", "--replicas", "99", "--plan-seed", name[1:]]
     with contextlib.redirect_stdout(io.StringIO()):
@@ -55,7 +55,7 @@ def drive(base: Path, url: str, name: str, size: int, images: int) -> float:
 
 
 def engine(images: int):
-    """A function of the batch size: seconds for so many images in this process, with the workflow's settings."""
+    """A function of the batch size: seconds for that many images in this process, with the workflow's settings."""
     from miniature_world import higfa_guider, load_world, start_comfyui
 
     start_comfyui()

@@ -20,7 +20,7 @@ class JobSeed(int):
 
 
 def items(inputs: Mapping[str, Sequence]) -> list[dict[str, Any]]:
-    """The inputs of each call, as ComfyUI maps a node over lists: a shorter one goes on with its last value."""
+    """The inputs of each call, as ComfyUI maps a node over lists: a shorter list repeats its last value."""
     count = max(map(len, inputs.values()))
     return [{name: values[min(i, len(values) - 1)] for name, values in inputs.items()} for i in range(count)]
 

@@ -392,7 +392,7 @@ def called(tmp_path, monkeypatch):
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(run, "setup", lambda: newest)
-    monkeypatch.setattr(run, "has_browser", lambda: False)
+    monkeypatch.setenv("PATH", str(tmp_path))  # no browser there
     monkeypatch.setattr(run, "install", lambda requirements: called.append((requirements, None)))
     monkeypatch.setattr(run, "call", call)
     monkeypatch.setattr(run, "fetch_comfyui", lambda release, target: called.append((release, target.name)))
@@ -411,7 +411,8 @@ def test_everything_runs_and_on_the_oldest_comfyui_what_can_differ(called, capsy
 
 def test_where_there_is_a_browser_its_driver_and_a_newer_front_end_are_fetched(called, monkeypatch, tmp_path):
     monkeypatch.delenv("HIGFA_FRONT_END", raising=False)
-    monkeypatch.setattr(run, "has_browser", lambda: True)
+    browser = tmp_path / ("chromium.exe" if run.WINDOWS else "chromium")
+    browser.touch(0o755)
     monkeypatch.setattr(run, "fetch_front_end", lambda: tmp_path / "front-end")
     run.test(["tests/page"])
     assert called[0] == (run.READERS + run.DRIVER, None)

@@ -1,6 +1,6 @@
 """Results of a server: found in the dataset's own folder, or fetched over HTTP with the help of the server's manifest.
 
-Servers are not trusted: what they say is checked against the plan, and only an image's own place is written to.
+Servers are not trusted: their answers are checked against the plan, and only the planned paths are written.
 """
 
 from __future__ import annotations

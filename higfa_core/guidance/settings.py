@@ -160,8 +160,8 @@ class SamplingPart(Settings):
     start_at_step: int = Setting(0, 0, 10_000, tier=ADVANCED).help("Steps before this one are not run.")
     end_at_step: int = Setting(10_000, 0, 10_000, tier=ADVANCED).help("This step and those after it are not run.")
     return_with_leftover_noise: str = Setting("disable", choices=("disable", "enable"), tier=ADVANCED).help(
-        "disable: the last step removes all noise. enable: what noise is left stays in the latent, for the sampler "
-        "that goes on."
+        "disable: the last step removes all noise. enable: the remaining noise stays in the latent, for the next "
+        "sampler."
     )
 
 

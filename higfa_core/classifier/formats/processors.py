@@ -113,7 +113,7 @@ def _ways(processor) -> set[int | tuple[int, int]]:
     """What the processor's `size` may mean: the length of the shorter side, or both sides."""
     size, crop_pct = dict(processor.size), getattr(processor, "crop_pct", None) or 1.0
     short = size.get("shortest_edge")
-    if short:  # as it stands, ConvNeXt and PoolFormer, LeViT, ConvNeXt from 384 up
+    if short:  # unchanged, ConvNeXt and PoolFormer, LeViT, ConvNeXt from 384 up
         return {short, int(short / crop_pct), int(short * 256 / 224), (short, short)}
     return {(size["height"], size["width"]), int(size["height"] / crop_pct)}
 
