@@ -118,41 +118,49 @@ class World:
         """(latents, trace) of HiGFA KSampler."""
         positive, negative = conds or (self.positive, self.negative)
         given = self.names[names] if isinstance(names, int) else names
-        latent, slot, *_ = self.nodes["HiGFA_KSampler"].execute(
-            model or self.model, positive, negative, self.latent(batch, mask), self.vae, self.classifier, given,
-            **{**SETTINGS, **dict(sampler)}, guidance=self.settings(**settings),
-        )  # fmt: skip
+        node = self.nodes["HiGFA_KSampler"]
+        inputs = {"model": model or self.model, "positive": positive, "negative": negative, "vae": self.vae}
+        inputs |= {"latent_image": self.latent(batch, mask), "classifier": self.classifier, "class_name": given}
+        inputs |= {**SETTINGS, **dict(sampler), "guidance": self.settings(**settings)}
+        if not node.GET_SCHEMA().is_input_list:  # older checkouts
+            latent, slot, *_ = node.execute(**inputs)
+        else:
+            (latent,), (slot,), _ = node.execute(**{name: [value] for name, value in inputs.items()})
         return latent["samples"], slot.trace
 
-    def guider(self, model=None, batch=2, sampler=(), **settings):
+    def guider(self, model=None, conds=None, batch=2, mask=None, sampler=(), **settings):
         """The same with HiGFA Guider and SamplerCustomAdvanced."""
         s = {**SETTINGS, **dict(sampler)}
+        model, (positive, negative) = model or self.model, conds or (self.positive, self.negative)
         guider, slot = self.nodes["HiGFA_Guider"].execute(
-            model or self.model, self.positive, self.vae, self.classifier, self.names[2], s["cfg"], self.negative,
-            self.settings(**settings),
-        )  # fmt: skip
+            model, positive, self.vae, self.classifier, self.names[2], s["cfg"], negative, self.settings(**settings)
+        )
         import comfy.sample
         import comfy.samplers
 
-        latent = self.latent(batch)["samples"]
+        latent = self.latent(batch, mask)["samples"]
         noise = comfy.sample.prepare_noise(latent, s["seed"])
         sigmas = comfy.samplers.KSampler(
-            self.model, s["steps"], self.model.load_device, s["sampler_name"], s["scheduler"], 1.0
+            model, s["steps"], model.load_device, s["sampler_name"], s["scheduler"], 1.0
         ).sigmas
         sampler = comfy.samplers.sampler_object(s["sampler_name"])
-        return guider.sample(noise, latent, sampler, sigmas, disable_pbar=True, seed=s["seed"]), slot.trace
+        return guider.sample(noise, latent, sampler, sigmas, mask, disable_pbar=True, seed=s["seed"]), slot.trace
 
-    def patched(self, model=None, batch=2, sampler=(), **settings):
+    def patched(self, model=None, conds=None, batch=2, mask=None, sampler=(), **settings):
         """The same with Guide Model with Classifier and the stock KSampler, the contour on both branches."""
         guided, slot = self.nodes["HiGFA_GuideModel"].execute(
             model or self.model, self.vae, self.classifier, self.names[2], self.settings(**settings)
         )
-        s = {**SETTINGS, **dict(sampler)}
+        return self.stock(guided, conds, batch, mask, sampler), slot.trace
+
+    def stock(self, model=None, conds=None, batch=2, mask=None, sampler=()):
+        """Latents of the stock KSampler."""
+        positive, negative = conds or (self.positive, self.negative)
         latent = self.nodes["KSampler"]().sample(
-            guided, s["seed"], s["steps"], s["cfg"], s["sampler_name"], s["scheduler"], self.positive, self.negative,
-            self.latent(batch),
+            model or self.model, positive=positive, negative=negative, latent_image=self.latent(batch, mask),
+            **{**SETTINGS, **dict(sampler)},
         )[0]  # fmt: skip
-        return latent["samples"], slot.trace
+        return latent["samples"]
 
 
 def patches() -> dict:
