@@ -41,9 +41,9 @@ GUIDER and is not on it.
 Each between the model and the sampler, on the miniature with a contour: 8 steps, cfg 3, euler, eta 1, `relax`, from
 half of the noise schedule on. A name in brackets is a small model of that family with random weights and without a
 contour, for nodes that do not act on the miniature. The numbers are the change that the node makes to the latent (RMS
-of the difference, as a share of the RMS): in stock sampling with Apply ControlNet, and in our three ways in, each against its own run without
-the node. *Images through the model*: stock / HiGFA KSampler (or Guider) / Guide Model. *As stock*: with eta 0 and
-`constant` the run with the node is the stock run with the node (contour on the positive alone; for Guide Model on
+of the difference, as a share of the RMS): in stock sampling with Apply ControlNet, and in our three nodes, each against
+its own run without the node. *Images through the model*: stock / HiGFA KSampler (or Guider) / Guide Model. *As stock*:
+with eta 0 and `constant` the run with the node is the stock run with the node (contour on the positive alone; for Guide Model on
 both), and no node that acts in stock sampling is silently without effect.
 
 {0}
