@@ -1,12 +1,14 @@
 """Messages to the page about a guided run: while it samples, and once it is over."""
 
+from __future__ import annotations
+
 import time
 from typing import Any
 
 from comfy_api.latest import io, ui
 from server import PromptServer
 
-from ..higfa_core.guidance.trace import Trace, Watch
+from ..higfa_core.guidance.trace import Trace
 from ..higfa_core.plots.live import state
 
 EVENT = "higfa.guidance"
@@ -17,7 +19,7 @@ if hasattr(io.Schema, "has_intermediate_output"):
 PAUSE = 0.15  # seconds between messages
 
 
-def watcher(hidden: io.HiddenHolder | None) -> Watch | None:
+def watcher(hidden: io.HiddenHolder | None) -> Watcher | None:
     """The watcher that reports a run to the page; None for a node called by other code.
 
     Args:
@@ -35,8 +37,10 @@ class Watcher:
     def __init__(self, node: str, workflow: str | None):
         self.about = {"node": node, "workflow": workflow}
         self.told = 0.0
+        self.latest: Trace | None = None  # the run that is over, with all images of its batch
 
     def __call__(self, trace: Trace, sigma: float | None) -> None:
+        self.latest = trace if sigma is None else self.latest
         server, now = PromptServer.instance, time.monotonic()
         too_soon = sigma is not None and now < self.told + PAUSE
         if too_soon or server.client_id not in server.sockets:

@@ -132,7 +132,7 @@ class HiGFAKSampler(NamesClass):
         watch = live.watcher(cls.hidden)
         results = [result for calls in batches(items(inputs)) for result in _sample_jobs(calls, watch)]
         latents, slots, summaries = map(list, zip(*results))
-        return io.NodeOutput(latents, slots, summaries, ui=live.shown("\n".join(summaries), slots[-1].trace))
+        return io.NodeOutput(latents, slots, summaries, ui=live.shown("\n".join(summaries), watch and watch.latest))
 
 
 def _sample_jobs(calls: Sequence[Mapping], watch: Watch | None) -> list[tuple[dict, TraceSlot, str]]:

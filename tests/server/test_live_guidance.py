@@ -44,18 +44,19 @@ async def told(url: str, graph: dict, queued_by: str | None) -> dict[str, list[d
 @pytest.fixture
 def graph(tmp_path, request) -> dict:
     made = json.loads(quick_workflow(tmp_path).read_text("utf-8"))
-    made["2"]["inputs"]["index"] = 60 + ["one", None].index(request.param)  # a cached run would sample nothing
+    made["2"]["inputs"] |= {"index": 30, "batch": request.param}
     del made["12"], made["15"]
     return made | {"90": {"class_type": "PreviewImage", "inputs": {"images": ["11", 0]}}}
 
 
-@pytest.mark.parametrize(("graph", "queued_by"), [("one", "one"), (None, None)], indirect=["graph"])
-def test_only_the_client_that_queued_a_run_is_told(server, graph, queued_by):
+@pytest.mark.parametrize(("graph", "queued_by", "images"), [(1, "one", 1), (2, None, 2)], indirect=["graph"])
+def test_only_the_client_that_queued_a_run_is_told(server, graph, queued_by, images):
     got = asyncio.run(told(server.url, graph, queued_by))
     assert got["other"] == []
     assert bool(got["one"]) == (queued_by == "one")
     (kept,) = got["history"]["10"]["higfa_guidance"]
     assert kept["text"].startswith("guided ") and len(kept["at"]) == len(kept["values"]["probability"][0])
+    assert len(kept["targets"]) == len(kept["values"]["w_cls"]) == images
     for message in got["one"]:
         assert message["node"] == "10" and message["workflow"] == "the page's workflow"
     if queued_by:
