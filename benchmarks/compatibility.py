@@ -43,8 +43,8 @@ half of the noise schedule on. A name in brackets is a small model of that famil
 contour, for nodes that do not act on the miniature. The numbers are the change that the node makes to the latent (RMS
 of the difference, as a share of the RMS): in stock sampling with Apply ControlNet, and in our three nodes, each against
 its own run without the node. *Images through the model*: stock / HiGFA KSampler (or Guider) / Guide Model. *As stock*:
-with eta 0 and `constant` the run with the node is the stock run with the node (contour on the positive alone; for Guide Model on
-both), and no node that acts in stock sampling is silently without effect.
+with eta 0 and `constant` the run with the node is the stock run with the node (contour on the positive alone; for Guide
+Model on both), and no node that acts in stock sampling is silently without effect.
 
 {0}
 
