@@ -180,7 +180,7 @@ class FineGrainedClassifier:
         name = name.strip()
         module, class_names = timm_models.pretrained(name)
         preprocessing = architectures.preprocessing(name, module, {}, {})
-        return cls(module, class_names, preprocessing, arch=name, source=name)
+        return cls(module, tuple(class_names), preprocessing, arch=name, source=name)
 
     @classmethod
     def _build(cls, path: Path, state: dict[str, Tensor], facts: Facts) -> FineGrainedClassifier:
@@ -191,7 +191,7 @@ class FineGrainedClassifier:
                 f"num_classes is {stated:g}, but there are {len(class_names)} class names "
                 f"(from {facts.origins['num_classes']} and {facts.origins['class_names']}). Correct one."
             )
-        arch, args = facts.arch, facts.args or {}
+        arch, args = facts.arch or "", facts.args or {}
         kwargs = architectures.arguments(facts, state)
         module = architectures.load(arch, state, len(class_names), kwargs)
         preprocessing = architectures.preprocessing(arch, module, kwargs, facts.preprocess or {}, args)

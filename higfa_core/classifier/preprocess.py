@@ -54,14 +54,13 @@ class Preprocess:
     def _check_resize(self):
         if self.resize is None:
             return
-        pair = isinstance(self.resize, (tuple, list))
-        sides = tuple(self.resize) if pair else (self.resize, self.resize)
+        sides: tuple = tuple(self.resize) if isinstance(self.resize, (tuple, list)) else (self.resize, self.resize)
         whole = all(isinstance(side, int) for side in sides)
         if len(sides) != 2 or not whole or any(s < c for s, c in zip(sides, self.input_size)):
             raise ValueError(
                 f"resize must be one or two whole numbers, at least input_size {self.input_size}, got {self.resize}"
             )
-        object.__setattr__(self, "resize", sides if pair else self.resize)
+        object.__setattr__(self, "resize", self.resize if isinstance(self.resize, int) else sides)
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Size of a `height` x `width` image before the crop, rounded as timm and torchvision round it."""

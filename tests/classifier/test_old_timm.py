@@ -83,6 +83,13 @@ def test_the_files_of_every_release_are_among_them():
     assert {release for _, release in found} == set(old_timm.RELEASES)
 
 
+def test_names_that_todays_timm_has_given_up():
+    args = {"model": "vit_tiny_patch16_224_in21k", "img_size": 160}
+    assert timm_models.trained_kwargs("vit_tiny_patch16_224_in21k", args) == {"img_size": 160}
+    assert timm_models.size_kwargs("vit_tiny_patch16_224_in21k", (224, 224)) == {}
+    assert timm_models.trained_kwargs("tf_efficientnet_b0_ns", {"model": "tf_efficientnet_b0_ns"}) == {}
+
+
 def test_weights_that_do_not_tell_whether_they_are_of_a_changed_network(caplog):
     with pytest.raises(ValueError, match="dpn68"):
         architectures.load("dpn68", {}, 5, {})

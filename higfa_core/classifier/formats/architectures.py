@@ -37,7 +37,7 @@ def load(arch: str, state: dict[str, Tensor], num_classes: int, kwargs: dict) ->
 
 def arguments(facts: Facts, state: dict[str, Tensor]) -> dict:
     """`model_kwargs` as stated, completed from the training script's arguments and from the weights."""
-    library, name = _split(facts.arch)
+    library, name = _split(facts.arch or "")
     given = facts.model_kwargs or {}
     if library is transformers_models:
         return given
@@ -73,7 +73,8 @@ def preprocessing(arch: str, module: nn.Module, kwargs: dict, given: dict, args:
 
 def file_state(arch: str, module: nn.Module) -> dict[str, Tensor]:
     """The weights under the names that a file should use."""
-    return transformers_models.file_state(module) if arch.startswith("transformers/") else module.state_dict()
+    by_transformers = isinstance(module, transformers_models.Logits)
+    return transformers_models.file_state(module) if by_transformers else module.state_dict()
 
 
 def require_outputs(module: nn.Module, preprocess: Preprocess, num_classes: int) -> None:

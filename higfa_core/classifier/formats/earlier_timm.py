@@ -77,7 +77,7 @@ def warn_of_change(arch: str) -> None:
         log.warning("HiGFA: %s: %s. If an earlier timm trained it, its probabilities are wrong here", arch, reason)
 
 
-def _rows(table: tuple[tuple, ...], arch: str) -> list[tuple]:
+def _rows(table: tuple[tuple, ...], arch: str) -> list[list]:
     """The rows of a table for an architecture, with or without the tag of its weights."""
     return [row for name, *row in table if re.fullmatch(name, str(arch).split(".")[0])]
 

@@ -61,7 +61,7 @@ def sidecar(content: Content, known: Facts) -> dict:
 
 def checkpoint(content: Content, known: Facts) -> dict:
     """What a training script stored beside the weights, see `.checkpoints`."""
-    facts = {"args": content.args}
+    facts: dict[str, object] = {"args": content.args}
     if not known.arch:
         facts["arch"] = checkpoints.arch(content.checkpoint, content.state)
     if known.class_names:

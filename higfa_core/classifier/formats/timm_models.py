@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ def import_timm():
     try:
         import timm
         import timm.data
+        import timm.utils
     except ImportError as error:
         raise ImportError("Classifiers need timm: pip install 'timm>=1.0.26' into ComfyUI's Python") from error
     return timm
@@ -74,11 +76,16 @@ def holds(arch: str, state: Mapping[str, Tensor]) -> bool:
 
 def size_kwargs(arch: str, size: tuple[int, ...]) -> dict:
     """The `img_size` that makes a model for images of (h, w), if it needs one."""
-    timm = import_timm()
-    config = timm.get_pretrained_cfg(arch) if timm.is_model(arch) else None
-    if config is None or not config.fixed_input_size or tuple(config.input_size[-2:]) == tuple(size):
+    config = _config(arch) if import_timm().is_model(arch) else {}
+    if not config.get("fixed_input_size") or tuple(config["input_size"][-2:]) == tuple(size):
         return {}
     return {"img_size": _side_or_sides(size)}
+
+
+def _config(arch: str) -> dict:
+    """timm's configuration of an architecture; a name of earlier releases leads to that of its successor."""
+    config = import_timm().get_pretrained_cfg(arch)
+    return config.to_dict() if config else cast(dict, _plain(arch).pretrained_cfg)
 
 
 def _side_or_sides(size: tuple[int, ...]) -> int | tuple[int, ...]:
@@ -136,16 +143,16 @@ def trained_kwargs(arch: str, args: Mapping) -> dict:
     if not args:
         return {}
     require_name(arch)
-    channels, *size = _resolved(import_timm().get_pretrained_cfg(arch).to_dict(), args)["input_size"]
+    channels, *size = _resolved(_config(arch), args)["input_size"]
     kwargs = {"in_chans": args.get("in_chans") or channels, "global_pool": args.get("gp"), "bn_eps": args.get("bn_eps")}
     kwargs = {key: value for key, value in kwargs.items() if value and (key, value) != ("in_chans", 3)}
     kwargs |= args.get("model_kwargs") or {}
-    return kwargs if {"img_size", "dynamic_img_size"} & set(kwargs) else {**kwargs, **size_kwargs(arch, size)}
+    return kwargs if {"img_size", "dynamic_img_size"} & set(kwargs) else {**kwargs, **size_kwargs(arch, tuple(size))}
 
 
 def preprocess(arch: str, module: nn.Module, kwargs: dict, args: Mapping | None = None) -> dict:
     """timm's fields of Preprocess for the architecture and tag, and for the arguments of its train.py."""
-    settings = _data_config(module.pretrained_cfg, args or {})
+    settings = _data_config(cast(dict, module.pretrained_cfg), args or {})
     if "img_size" in kwargs:
         size = kwargs["img_size"]
         settings["input_size"] = (size, size) if isinstance(size, int) else size
@@ -199,7 +206,7 @@ def pretrained(name: str) -> tuple[nn.Module, list[str]]:
         raise ValueError(
             f"timm has no pretrained weights '{name}'. It has: {', '.join(closest) or 'none of this arch'}"
         )
-    config = timm.models.get_pretrained_cfg(name)
+    config: Any = timm.models.get_pretrained_cfg(name)
     labels = class_names({**config.to_dict(), "num_classes": config.num_classes})
     if not labels:
         raise ValueError(f"timm does not know the class names of '{name}'. {_by_hand(config.hf_hub_id)}")

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ def _is_weight(key, value) -> bool:
     return isinstance(key, str) and isinstance(value, Tensor)
 
 
-def _load(path: Path) -> tuple[object, Counter | None]:
+def _load(path: Path) -> tuple[Any, Counter | None]:
     """The content of the file, and the sizes of its records: None for the format before torch 1.6, which has none.
 
     Records are memory-mapped, not read: their claims are checked before use.

@@ -6,6 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -44,7 +45,7 @@ def sized(name: str, kwargs: dict, state: Mapping[str, Tensor], stated) -> dict:
     tokens = [t.shape[1] for key, t in state.items() if key.endswith("encoder.pos_embedding") and t.ndim == 3]
     if len(tokens) != 1 or "image_size" in kwargs or not name.startswith("vit_"):
         return kwargs
-    module = skeleton(lambda: build(name, 2, kwargs))
+    module: Any = skeleton(lambda: build(name, 2, kwargs))
     patches = module.image_size // module.patch_size
     side = math.isqrt(max(tokens[0] - 1, 0))
     square = side > 0 and side * side == tokens[0] - 1
@@ -74,7 +75,7 @@ def preprocess(name: str, module: nn.Module, kwargs: dict, args: dict | None = N
     return settings
 
 
-def detect(state: dict[str, Tensor]) -> str | None:
+def detect(state: Mapping[str, Tensor]) -> str | None:
     """ "torchvision/<name>" if the weights are those of exactly one of its models, whatever the classes.
 
     It is found by their number (no two of torchvision's models have equally many, counted with 1000 classes) and
@@ -84,7 +85,7 @@ def detect(state: dict[str, Tensor]) -> str | None:
     heads = {key: int(match[1] or 0) for key in state if (match := HEAD.fullmatch(key)) and state[key].ndim > 1}
     if not heads:
         return None
-    weight = max(heads, key=heads.get)
+    weight = max(heads, key=heads.__getitem__)
     outputs, per_output = len(state[weight]), state[weight][0].numel() + (weight.replace("weight", "bias") in state)
     count = sum(t.numel() for key, t in state.items() if t.is_floating_point() and not key.endswith(BUFFERS))
     count += (1000 - outputs) * per_output
@@ -99,7 +100,7 @@ def _plain(name: str) -> nn.Module:
     return skeleton(lambda: build(name, 1000, {}))
 
 
-def _models():
+def _models() -> Any:
     from torchvision import models
 
     return models

@@ -9,6 +9,7 @@ import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ class Logits(nn.Module):
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self.model = model
+        self.model: Any = model
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(pixel_values=x).logits
@@ -106,7 +107,7 @@ def file_state(module: Logits) -> dict[str, Tensor]:
         return safetensors.torch.load_file(Path(folder) / "model.safetensors")
 
 
-def _model_class(config: dict):
+def _model_class(config: dict) -> Any:
     try:
         import transformers
     except ImportError as error:
@@ -124,7 +125,7 @@ def _model_class(config: dict):
         )
     if model_type == "timm_wrapper":
         raise ValueError("transformers/timm_wrapper is a timm model. Give its timm name as arch, such as resnet50.")
-    found = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(CONFIG_MAPPING[model_type], ())
+    found: Any = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(CONFIG_MAPPING[model_type], ())
     found = {each.__name__: each for each in (found if isinstance(found, (tuple, list)) else [found])}
     stated = config.get("architectures")
     stated = str((stated if stated and isinstance(stated, list) else [*found, model_type])[0])
