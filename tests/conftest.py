@@ -73,6 +73,8 @@ def comfyui(comfyui_path, tmp_path_factory) -> Path:
     try:
         importlib.import_module("comfy.options").enable_args_parsing()
         importlib.import_module("comfy.cli_args")
+        # As main.py does, before 0.18.0's nodes.py puts comfy/, which has a utils.py, in front of sys.path.
+        importlib.import_module("utils.install_util")
     finally:
         sys.argv = argv
     folder_paths = importlib.import_module("folder_paths")

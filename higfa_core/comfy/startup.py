@@ -21,5 +21,6 @@ def start_comfyui() -> None:
 
     comfy.options.enable_args_parsing()
     import comfy.cli_args  # noqa: F401  (reads sys.argv when it is imported)
+    import utils.install_util  # noqa: F401  (before 0.18.0's nodes.py puts comfy/, which has a utils.py, first)
 
     sys.argv = own
