@@ -346,6 +346,21 @@ def test_arguments_of_networks_that_no_memory_holds(tmp_path, kwargs):
         FineGrainedClassifier.load(tmp_path / "birds.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("arch", "kwargs"),
+    [
+        ("test_resnet", {"layers": [10**6, 1, 1, 1]}),
+        ("test_vit", {"depth": 10**6}),
+        ("test_convnext", {"depths": [1, 10**6, 1, 1]}),
+    ],
+)
+def test_arguments_of_networks_that_take_hours_to_build(tmp_path, arch, kwargs):
+    safetensors.torch.save_file(module(arch).state_dict(), tmp_path / "birds.safetensors")
+    (tmp_path / "birds.json").write_text(json.dumps({"arch": arch, "class_names": NAMES, "model_kwargs": kwargs}))
+    with pytest.raises(ValueError, match="is more than the [0-9]+ tensors of the file"):
+        FineGrainedClassifier.load(tmp_path / "birds.safetensors")
+
+
 def test_configs_of_networks_that_no_memory_holds(folder_of_vit, outside):
     rewrite(folder_of_vit / "config.json", outside, hidden_size=80_000, intermediate_size=90_000)
     with pytest.raises(ValueError, match=r"config.json describes a network of [\d,]+ elements, the file holds"):

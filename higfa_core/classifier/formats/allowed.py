@@ -17,6 +17,7 @@ from torch import nn
 
 WORD = re.compile(r"[\w.+-]{0,80}", re.ASCII)  # no slash, no colon: neither a path nor an address
 LARGEST, LONGEST, DEEPEST = 10**6, 1000, 4
+DEPTH, SHALLOW = re.compile(r"(layers?|depths?|blocks?|repeats?)$"), 100
 NEVER = {"self", "args", "kwargs", "cfg", "config", "num_classes", "device", "dtype"}
 
 
@@ -51,6 +52,17 @@ def require(arch: str, kwargs: Mapping, known: Iterable[str]) -> None:
             f"model_kwargs may not hold {', '.join(unknown)}. Remove them: {arch} takes {', '.join(sorted(known))}"
         )
     require_plain(kwargs)
+
+
+def require_depth(kwargs: Mapping, tensors: int) -> None:
+    """ValueError where arguments ask for more layers than a file of so many tensors can hold: building them could take
+    hours."""
+    for key, value in kwargs.items():
+        if isinstance(value, Mapping):
+            require_depth(value, tensors)
+        numbers = [n for n in (value if isinstance(value, (list, tuple)) else [value]) if type(n) is int]
+        if DEPTH.search(key) and sum(map(abs, numbers)) > max(tensors, SHALLOW):
+            raise ValueError(f"{key} = {str(value)[:60]} is more than the {tensors} tensors of the file. Correct it")
 
 
 def require_plain(kwargs: Mapping) -> None:

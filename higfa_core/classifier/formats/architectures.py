@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...wording import counted
 from ..preprocess import Preprocess
-from . import earlier_timm, timm_models, torchvision_models, transformers_models, weights
+from . import allowed, earlier_timm, timm_models, torchvision_models, transformers_models, weights
 from .facts import Facts
 from .skeletons import skeleton
 
@@ -24,6 +24,7 @@ def load(arch: str, state: dict[str, Tensor], num_classes: int, kwargs: dict) ->
     weights.refuse_non_finite(state, "Train or export it again")
     weights.refuse_quantised(state)
     library, name = _split(arch)
+    allowed.require_depth(kwargs, len(state))
     if library is transformers_models:
         return library.load(name, state, num_classes, kwargs)
     if library is timm_models:
