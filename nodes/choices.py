@@ -3,13 +3,15 @@
 It reads inside ComfyUI's input, output and models folders, and nowhere else.
 """
 
+from __future__ import annotations
+
 import asyncio
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import folder_paths
-from server import PromptServer, web
 
 from ..higfa_core.classifier.formats import classifier_file
 from ..higfa_core.files.paths import inside
@@ -17,6 +19,7 @@ from ..higfa_core.miniature import birds, sources
 from ..higfa_core.plans.plan_file import HEADER
 from ..higfa_core.sources.layouts import read_dataset
 from .classifier import FOLDER, file_stamp
+from .live import prompt_server
 
 ROUTE = "/higfa/choices/{kind}"
 
@@ -68,8 +71,10 @@ CHOICES: dict[str, Callable[[str], list[str]]] = {
 }
 
 
-async def answer(request: web.Request) -> web.Response:
+async def answer(request: Any) -> Any:
     """The choices of a kind, none where they cannot be read: the run then says what is wrong."""
+    from server import web  # the server's own: it runs, as it was asked
+
     read = CHOICES.get(request.match_info["kind"])
     if read is None:
         return web.json_response({"error": f"Unknown kind. There is: {', '.join(CHOICES)}"}, status=404)
@@ -82,8 +87,7 @@ async def answer(request: web.Request) -> web.Response:
 
 def register() -> None:
     """Serve them, where there is a server."""
-    server = getattr(PromptServer, "instance", None)
-    if server is not None:
+    if (server := prompt_server()) is not None:
         server.routes.get(ROUTE)(answer)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
 from comfy_api.latest import io, ui
-from server import PromptServer
 
 from ..higfa_core.guidance.trace import Trace
 from ..higfa_core.plots.live import state
@@ -17,6 +17,11 @@ SHOWS: dict[str, Any] = {"hidden": [io.Hidden.unique_id, io.Hidden.extra_pnginfo
 if hasattr(io.Schema, "has_intermediate_output"):
     SHOWS["has_intermediate_output"] = True
 PAUSE = 0.15  # seconds between messages
+
+
+def prompt_server() -> Any:
+    """ComfyUI's running server; None where its nodes are used without one, and importing it would start half of it."""
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 
 
 def watcher(hidden: io.HiddenHolder | None) -> Watcher | None:
@@ -41,9 +46,9 @@ class Watcher:
 
     def __call__(self, trace: Trace, sigma: float | None) -> None:
         self.latest = trace if sigma is None else self.latest
-        server, now = PromptServer.instance, time.monotonic()
+        server, now = prompt_server(), time.monotonic()
         too_soon = sigma is not None and now < self.told + PAUSE
-        if too_soon or server.client_id not in server.sockets:
+        if too_soon or server is None or server.client_id not in server.sockets:
             return
         self.told = now
         server.send_sync(EVENT, {**self.about, "state": state(trace, sigma)}, server.client_id)
