@@ -61,7 +61,7 @@ def require_depth(kwargs: Mapping, tensors: int) -> None:
         if isinstance(value, Mapping):
             require_depth(value, tensors)
         numbers = [n for n in (value if isinstance(value, (list, tuple)) else [value]) if type(n) is int]
-        if DEPTH.search(key) and sum(map(abs, numbers)) > max(tensors, SHALLOW):
+        if DEPTH.search(str(key)) and sum(map(abs, numbers)) > max(tensors, SHALLOW):
             raise ValueError(f"{key} = {str(value)[:60]} is more than the {tensors} tensors of the file. Correct it")
 
 

@@ -40,6 +40,7 @@ def arguments(facts: Facts, state: dict[str, Tensor]) -> dict:
     """`model_kwargs` as stated, completed from the training script's arguments and from the weights."""
     library, name = _split(facts.arch or "")
     given = facts.model_kwargs or {}
+    allowed.require_depth(given, len(state))  # here already: some sizes are found by building
     if library is transformers_models:
         return given
     if library is timm_models:
