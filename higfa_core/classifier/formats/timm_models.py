@@ -260,7 +260,10 @@ def _data_config(cfg: dict, args: Mapping) -> dict:
     config = _resolved(cfg, args)
     known = {field.name for field in fields(Preprocess)}
     config = {key: value for key, value in config.items() if key in known}
-    return {**config, "input_size": tuple(config["input_size"])[-2:]}
+    size = config.get("input_size")
+    if not isinstance(size, (list, tuple)):
+        raise ValueError(f"input_size must be channels, height and width, got {str(size)[:60]!r}. Correct it.")
+    return {**config, "input_size": tuple(size)[-2:]}
 
 
 def _resolved(cfg: dict, args: Mapping) -> dict:
