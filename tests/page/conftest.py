@@ -1,4 +1,6 @@
-"""A real browser on a real server: one of each for all tests of the page, in both front ends and both renderers.
+"""A real browser on a real server: one of each for all tests of the page, in two front ends and two renderers.
+
+Each front end is seen in one renderer, and each renderer in one front end; HIGFA_PAGE=all tries all four.
 
 HIGFA_FRONT_END names the folder of a second, newer front end (`python run.py test` fetches one); its files then take
 the place of those that ComfyUI serves, as its option --front-end-root does. Screenshots go to .higfa/screenshots.
@@ -24,7 +26,9 @@ SCREENSHOTS = ROOT / ".higfa" / "screenshots"
 WORKFLOWS = ROOT / "workflows"
 SHIPPED, NEWER = "shipped", "newer"
 CLASSIC, NODES_2 = "classic", "nodes2"
-VIEWS = list(product((SHIPPED, NEWER), (CLASSIC, NODES_2)))
+VIEWS = [(SHIPPED, CLASSIC), (NEWER, NODES_2)]
+if os.environ.get("HIGFA_PAGE") == "all":
+    VIEWS = list(product((SHIPPED, NEWER), (CLASSIC, NODES_2)))
 OPEN = """async ([name, workflow]) => {
     await app.loadGraphData(workflow, true, true, name, {openSource: 'template'});
     await new Promise(done => setTimeout(done, 300));
