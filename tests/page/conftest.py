@@ -36,7 +36,7 @@ OPEN = """async ([name, workflow]) => {
 RENDER = "nodes2 => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', nodes2)"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser():
     found = next(filter(None, map(shutil.which, run.BROWSERS)), None)
     if found is None:
@@ -80,7 +80,7 @@ class View:
         self.page.wait_for_function(condition, arg=argument, timeout=1000 * seconds)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def pages(browser, server):
     """Front end -> a page that shows it, opened when first asked for and kept."""
     opened = {}
@@ -94,7 +94,7 @@ def pages(browser, server):
     return page_of
 
 
-@pytest.fixture(scope="session", params=VIEWS, ids="-".join)
+@pytest.fixture(scope="package", params=VIEWS, ids="-".join)
 def view(request, pages, server):
     front_end, renderer = request.param
     folder = os.environ.get("HIGFA_FRONT_END") if front_end == NEWER else None
