@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import itertools
+import logging
 import resource
 import sys
 import tempfile
@@ -73,7 +74,7 @@ def fuzz(name, count, home, number, end=float("inf")):
             result.faults[outcome] += 1
             result.examples.setdefault(outcome, repr(value)[:1000])
 
-    with warnings.catch_warnings(), _temporary_files_in(home):
+    with warnings.catch_warnings(), _temporary_files_in(home), _quiet_log():
         warnings.simplefilter("ignore")
         for batch in itertools.count():
             if time.monotonic() > end or result.inputs >= count:
@@ -98,6 +99,18 @@ def _give_back_memory():
     if sys.platform == "linux":
         with suppress(AttributeError):  # another C library than glibc
             ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def _quiet_log():
+    """Damaged lines are named in the log, thousands of times here."""
+    log = logging.getLogger("higfa_core")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 @contextmanager

@@ -3,7 +3,6 @@ folder it may write to that returns a strategy of inputs and the reader that is 
 
 import hashlib
 import json
-import logging
 from contextlib import closing
 
 import torch
@@ -245,7 +244,6 @@ def transform(home):
     return st.tuples(st.just("params"), damaged([sample])) | st.tuples(st.just("ranges"), ranges), read
 
 
-logging.getLogger("higfa_core").setLevel(logging.ERROR)  # damaged lines are named in the log, thousands of times here
 TARGETS = {
     "plan": plan,
     "job": job,
