@@ -112,7 +112,7 @@ def test_the_manifest_is_that_of_a_run_without_ray(tmp_path, make_plan, make_ser
 def test_headers_go_with_the_requests_of_the_actors(tmp_path, make_plan, make_server):
     make_plan(tmp_path / "planes", {"x": 2})
     server = make_server()
-    with ray_clients(None, [server.url], headers={"X-Token": "tok secret"}) as clients:
+    with ray_clients(None, [server.url], None, headers={"X-Token": "tok secret"}) as clients:
         assert run(tmp_path / "planes", clients)["done"] == 2
     assert len(server.headers) > 3
     for headers in server.headers:
