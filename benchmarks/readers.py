@@ -188,7 +188,8 @@ def fastai_items(names):
 
 
 def ultralytics_items(names):
-    options = {"data": os.getcwd(), "model": "yolo11n-cls.yaml", "device": "cpu", "project": "runs", "imgsz": 32}
+    runs = os.path.join(os.environ["YOLO_CONFIG_DIR"], "runs")  # a relative one would lie in the repository
+    options = {"data": os.getcwd(), "model": "yolo11n-cls.yaml", "device": "cpu", "project": runs, "imgsz": 32}
     trainer = names["Trainer"](overrides=options)
     data = trainer.build_dataset(trainer.data["train"])
     return [(pixel(data_image(path)), label) for path, label, *_ in data.samples]

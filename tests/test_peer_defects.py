@@ -108,7 +108,7 @@ def pixels_asked_for(server):
 
 
 def test_1_resume_changes_the_data(planes, make_server, tmp_path):
-    # SaSPA goes on with one running generator, Diff-Mix draws its sources anew.
+    # SaSPA continues with one running generator; Diff-Mix draws its sources again.
     options = [*TYPED, "--contour-from", "other", "--replicas", 2]
     lines = plan(tmp_path / "calm", planes, *options)
     calm = make_server()
@@ -141,7 +141,7 @@ def test_1_resume_changes_the_data(planes, make_server, tmp_path):
 
 
 def test_2_identical_noise_everywhere(planes, make_server, tmp_path):
-    # DistDiff makes its generator anew, with the same seed, for each batch.
+    # DistDiff creates a new generator with the same seed for each batch.
     plan(tmp_path / "d", planes, "--replicas", 4)
     servers = [make_server(), make_server()]
     run(tmp_path / "d", *servers)

@@ -47,9 +47,10 @@ class Prompts(threading.Thread):
     def _end(self, prompt_id: str, leases: list[Lease], state: str) -> None:
         """A prompt is over: its jobs are done, or tried again, in smaller prompts if they shared one."""
         left = self._unfinished(leases)
+        self.size.ended(prompt_id, 0 if left else len(leases))
         if not left:
-            self.size.ended(prompt_id, len(leases))
-        elif state == "lost":
+            return
+        if state == "lost":
             self._lost(left)
         elif state == "failed":
             reason = self.client.error(prompt_id) or "the server reports an error"

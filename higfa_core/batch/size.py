@@ -29,7 +29,7 @@ class BatchSize:
         self._begun[prompt_id] = time.monotonic()
 
     def ended(self, prompt_id: str, jobs: int) -> None:
-        """All images of a prompt exist; the next prompt begins."""
+        """A prompt is over and made the images of `jobs` jobs, 0 if it failed; the next prompt begins."""
         now, begun = time.monotonic(), self._begun.pop(prompt_id, None)
         if begun is not None:
             self.made(jobs, now - begun)

@@ -55,7 +55,8 @@ def run_plan(
         made = counted(after.written - before.written, "image")
         speech.say(f"{made} in {spoken_time(seconds)}{_rest(before, after, seconds)}")
     for worker in run.workers if options.batch is None else ():
-        speech.say(f"{worker.client.url}: {counted(worker.size.value, 'job')} per prompt made most images per second")
+        how = "made most images per second" if worker.size.is_found else "so far, still being measured"
+        speech.say(f"{worker.client.url}: {counted(worker.size.value, 'job')} per prompt {how}")
     for trouble in (*_troubles(states, short, failures, run.problem), *_unused(run)):
         print(trouble, file=sys.stderr)
     reached = after.done >= after.goal or (options.limit is not None and not run.problem)

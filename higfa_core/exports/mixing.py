@@ -73,7 +73,7 @@ class MixedDataset(Dataset):
         return image if self.transform is None else self.transform(image), self.samples[index][1]
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw anew from now on, also in running workers."""
+        """Draw again from now on, in running workers too."""
         self._epoch.fill_(epoch)
 
     def path(self, index: int) -> str:

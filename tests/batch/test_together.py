@@ -82,7 +82,7 @@ def test_a_server_that_makes_nothing_does_not_divide_what_others_can_make(folder
     broken, good = make_server(), make_server(seconds=0.02)
     broken.always = "error"
     found = drive(folder, [broken, good], batch=4)
-    assert found.counts["done"] == 10 and good.prompts == [4, 4, 2] and not found.failures
+    assert found.counts["done"] == 10 and sorted(good.prompts) == [2, 4, 4] and not found.failures
 
 
 def test_a_limit_is_kept(folder, make_server):

@@ -194,7 +194,7 @@ def test_class_names_in_the_order_of_the_other_library(tmp_path, caplog, args, l
     (tmp_path / "classes.txt").write_text("\n".join(lines))
     with pytest.raises(ValueError, match=rf"birds.pth: {message}.*into 'birds.json' as class_names"):
         FineGrainedClassifier.load(tmp_path / "birds.pth")
-    (tmp_path / "birds.json").write_text(json.dumps({"class_names": lines}))  # who says so is believed, and told
+    (tmp_path / "birds.json").write_text(json.dumps({"class_names": lines}))  # stated names win, with a warning
     assert list(FineGrainedClassifier.load(tmp_path / "birds.pth").class_names) == lines
     assert "counts class folders" in caplog.text
 

@@ -11,6 +11,14 @@ from .guiding import make_exact_world, make_world, noise_for, run, stock
 
 
 @pytest.fixture(scope="session")
+def zoo(comfyui):
+    """Small networks of every family: zoo.py beside this file."""
+    from . import zoo
+
+    return zoo
+
+
+@pytest.fixture(scope="session")
 def world(comfyui):
     """The miniature: see guiding.py beside this file."""
     return make_world()

@@ -3,14 +3,9 @@
 import pytest
 import torch
 
+from ..numeric import relative
+
 STEPS, SETTINGS = 10, {"interval": 2, "smoothing": 0.5, "max_evals": 3, "eta": 1.0}
-
-
-@pytest.fixture(scope="module")
-def zoo(comfyui):
-    from . import zoo
-
-    return zoo
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +16,6 @@ def family(zoo):
 @pytest.fixture(scope="module")
 def classifier(zoo):
     return zoo.classifier()
-
-
-def relative(a, b):
-    return (a - b).square().mean().sqrt() / b.square().mean().sqrt()
 
 
 def cut_in(zoo, guider, family, noise, cuts, sampler="euler"):
@@ -76,7 +67,7 @@ def test_ksampler_advanced_with_a_guided_model(zoo, family, classifier, core_nod
 
 
 @pytest.mark.parametrize("change", ["noise", "latent", "level"])
-def test_what_is_not_the_rest_of_a_run_begins_anew(zoo, family, classifier, change):
+def test_what_is_not_the_rest_of_a_run_starts_over(zoo, family, classifier, change):
     noise, sigmas = family.latents(), zoo.levels(family, STEPS)
     guider = zoo.ours(family, classifier, start_percent=0.4, **SETTINGS)
     first = zoo.run(guider, noise, sigmas[:7])

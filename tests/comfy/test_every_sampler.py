@@ -21,13 +21,6 @@ pytestmark = [pytest.mark.filterwarnings(f"ignore:::{owner}") for owner in ("com
 
 
 @pytest.fixture(scope="module")
-def zoo(comfyui):
-    from . import zoo
-
-    return zoo
-
-
-@pytest.fixture(scope="module")
 def classifier(zoo):
     return zoo.linear_classifier()
 

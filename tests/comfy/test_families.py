@@ -14,13 +14,6 @@ UNMOVED = {"eta": 0.0, "preset": "constant"}
 
 
 @pytest.fixture(scope="module")
-def zoo(comfyui):
-    from . import zoo
-
-    return zoo
-
-
-@pytest.fixture(scope="module")
 def classifier(zoo):
     return zoo.classifier()
 

@@ -6,17 +6,12 @@ import json
 import pytest
 import torch
 
+from ..numeric import relative
+
 pytestmark = pytest.mark.releases
 
 RUN = {"steps": 8, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
 LINES = ("Wren", "Kite", "Rail")
-
-
-@pytest.fixture(scope="module")
-def zoo(comfyui):
-    from . import zoo
-
-    return zoo
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +45,6 @@ def settings(pack):
         return pack.nodes["HiGFA_Guidance"].execute(**{**declared, "start_percent": 0.3, **changed}).args[0]
 
     return make
-
-
-def relative(a, b):
-    return float((a - b).square().mean().sqrt() / b.square().mean().sqrt())
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,6 @@ RELAX = {"preset": "relax", "eta": 1.0, "smoothing": 0.0}
 
 
 @pytest.fixture(scope="module")
-def zoo(comfyui):
-    from . import zoo
-
-    return zoo
-
-
-@pytest.fixture(scope="module")
 def family(zoo):
     return zoo.exact("sd15")
 

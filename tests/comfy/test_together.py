@@ -15,13 +15,6 @@ RUN = {"steps": 6, "scheduler": "normal", "denoise": 1.0}
 
 
 @pytest.fixture(scope="module")
-def zoo(comfyui):
-    from . import zoo
-
-    return zoo
-
-
-@pytest.fixture(scope="module")
 def classifier(zoo):
     return zoo.classifier()
 

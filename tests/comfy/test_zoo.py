@@ -20,13 +20,6 @@ EXPECTED = {
 }
 
 
-@pytest.fixture(scope="module")
-def zoo(comfyui):
-    from . import zoo
-
-    return zoo
-
-
 @pytest.fixture(scope="module", params=EXPECTED)
 def named(request, zoo):
     return request.param, zoo.family(request.param)

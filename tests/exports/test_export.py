@@ -236,7 +236,7 @@ def test_places_that_are_refused(dataset, root, tmp_path):
 
 
 @pytest.mark.parametrize("image_format, suffix", [("png", ".png"), ("jpeg", ".jpg"), ("webp", ".webp")])
-def test_encoded_anew(dataset, root, rows, tmp_path, image_format, suffix):
+def test_reencoded(dataset, root, rows, tmp_path, image_format, suffix):
     out = tmp_path / "out"
     export([dataset], out, "imagefolder", Options(image_format=image_format, real=True))
     by_key = {row["key"]: row for row in rows}
