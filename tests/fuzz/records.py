@@ -195,7 +195,7 @@ def workflow(home):
         (home / "workflow.json").write_bytes(data)
         found = read_workflow(home / "workflow.json")
         digest(found, find_node(found, "HiGFA_ExportDataset"))
-        fill_in(found, sample, "set")
+        fill_in(found, [sample], "set")
 
     return json_files([graph], most=2), read
 

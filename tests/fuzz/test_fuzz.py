@@ -28,9 +28,10 @@ def no_waiting_for_the_disk(monkeypatch):
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_nothing_but_our_own_clear_errors_leaves_a_reader(tmp_path, name):
-    result = fuzz(name, shares(COUNT)[name], tmp_path / "deep" / "home", 1, time.monotonic() + SECONDS)
+    count = shares(COUNT)[name]
+    result = fuzz(name, count, tmp_path / "deep" / "home", 1, time.monotonic() + SECONDS)
     assert not result.faults, result.examples
-    assert result.inputs >= 10 and [path.name for path in tmp_path.iterdir()] == ["deep"]
+    assert result.inputs >= min(count, 10) and [path.name for path in tmp_path.iterdir()] == ["deep"]
 
 
 def test_the_watch_sees_what_may_not_happen(tmp_path):
