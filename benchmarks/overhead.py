@@ -36,9 +36,10 @@ def main():
         both, both_empty = world.with_contour(text, lines), world.with_contour(empty, lines)
         runs["stock, contour on positive and negative"] = lambda: stock_guider(world, both, both_empty, 3.0)
         runs["stock, contour on positive"] = lambda: stock_guider(world, both, empty, 3.0)
-        for preset in ("relax", "constant"):
-            settings = Guidance(preset=preset)
-            runs[f"HiGFA, {preset}"] = lambda s=settings: higfa_guider(world, both, empty, 3.0, names, s)
+        for preset, interval in (("relax", 1), ("constant", 1), ("relax", 2), ("relax", 3)):
+            settings = Guidance(preset=preset, branch_interval=interval)
+            more = f", branch_interval {interval}" if interval > 1 else ""
+            runs[f"HiGFA, {preset}{more}"] = lambda s=settings: higfa_guider(world, both, empty, 3.0, names, s)
         times, shares = {k: [] for k in runs}, {k: [] for k in runs}
         for turn in range(args.rounds + 1):
             noise = torch.randn(args.batch, 4, 16, 16, generator=torch.Generator().manual_seed(turn))

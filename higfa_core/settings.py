@@ -34,6 +34,7 @@ class Setting:
         tier: `BASIC`, `ADVANCED` (a widget shown on demand) or `HIDDEN` (no widget).
         unit: for instance "pixels".
         usual: typical values, for the help page.
+        optional: a workflow may lack it: it was saved before the setting existed.
         name: of the field and the widget; of the option with dashes. Set by `settings_of`.
         text: set by `help`.
     """
@@ -49,6 +50,7 @@ class Setting:
     tier: str = BASIC
     unit: str = ""
     usual: str = ""
+    optional: bool = False
     name: str = ""
     text: str = ""
 

@@ -19,6 +19,8 @@ def widget(item: Setting, **options: Any) -> io.Input:
     options = {"default": item.default, "tooltip": item.text, **options}
     if item.tier == ADVANCED:
         options["advanced"] = True
+    if item.optional:
+        options["optional"] = True
     if item.choices:
         return io.Combo.Input(item.name, options=list(item.choices), **options)
     if item.low is not None:

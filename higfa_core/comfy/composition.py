@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import rows
 from .engine import ModelCall
+from .shares import Shares
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,14 @@ class Composition:
 
     Args:
         cfg: the weight of the text in the fixed stage, which pre-CFG patches receive.
+        shares: of the run, where branches may stand in for later ones; None where each call runs its own.
     """
 
-    def __init__(self, model: BaseModel, branches: Branches, call: ModelCall, cfg: float):
-        self.model, self.branches, self.call = model, branches, call
+    def __init__(self, model: BaseModel, branches: Branches, call: ModelCall, cfg: float, shares: Shares | None = None):
+        self.model, self.branches, self.call, self.shares = model, branches, call, shares
         self.images: list[int] | None = None  # those whose contour share will be needed; None for all
         pair = [branches.cond, branches.uncond]
-        out = predict_pair(model, pair, call)
+        out = predict_pair(model, pair, call) if shares is None else shares.pair(pair, self._pair)
         patches = call.options.get("sampler_pre_cfg_function", [])
         # The contour's share comes from the model's own outputs, before patches change one side of it.
         self.unpatched = out[0].clone() if patches else out[0]
@@ -91,9 +93,15 @@ class Composition:
             out = patch({**arguments, "conds_out": out, "cond_scale": cfg, "timestep": call.timestep})
         self.cond, self.uncond = out[:2]
 
+    def _pair(self, pair: list) -> list[Tensor]:
+        return predict_pair(self.model, pair, self.call)
+
     @cached_property
     def contour(self) -> Tensor:
         """D_tc - D_t, [B, C, H, W]."""
+        return self._contour() if self.shares is None else self.shares.of_contour(self.images, self._contour)
+
+    def _contour(self) -> Tensor:
         third = self._third()
         return third - self.unpatched if self.branches.contour_apart else self.unpatched - third
 

@@ -20,6 +20,7 @@ from ..wording import counted
 from .decoder import Decoder, image_size
 from .engine import Engine, Plan
 from .memory_ladder import MemoryLadder
+from .shares import Shares
 
 FLOAT16_LOSS_SCALE = 1024.0  # pixel gradients of float16 decoders would underflow
 
@@ -32,6 +33,7 @@ class Carried:
     pacing: Pacing
     moved: list[int]
     unsettled: list[int]
+    shares: Shares | None = None
 
 
 class Corrector:

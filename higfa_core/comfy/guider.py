@@ -125,23 +125,16 @@ class HiGFAGuider(comfy.samplers.CFGGuider):
         )
 
     def _guided(self, run: Run, call: GuidedCall) -> Tensor:
-        """The final stage: the estimate at the fixed weights, plus what the classifier adds."""
-        if self.settings.modulation.moves:
-            return self._modulated(run, call)
-        estimate = self._fixed(call)
-        correction = run.correct(call, estimate)
-        if correction is None:
-            return estimate
-        run.record(self.cfg, self._w_contour)
-        return estimate + correction.delta
-
-    def _modulated(self, run: Run, call: GuidedCall) -> Tensor:
-        """Fixed weights -> estimate -> confidence -> what the weights change -> the classifier's step."""
-        mix = Composition(self.inner_model, self._branches(call), call, self.cfg)
+        """The final stage: fixed weights -> estimate -> confidence -> what the weights change -> the classifier's
+        step."""
+        mix = Composition(self.inner_model, self._branches(call), call, self.cfg, run.shares)
         estimate = mix(self.cfg, self._w_contour)
         correction = run.correct(call, estimate)
         if correction is None:
             return estimate
+        if not self.settings.modulation.moves:
+            run.record(self.cfg, self._w_contour)
+            return estimate + correction.delta
         w_text = formulas.text_weight(self.cfg, formulas.column(correction.text, call.x))
         w_contour = w_text
         if "text" in self.conds:

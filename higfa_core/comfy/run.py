@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..guidance.trace import Trace, TraceSlot, Watch, fingerprint
 from .corrector import Carried, Corrector
 from .engine import Engine, GuidedCall, ModelCall, Plan
 from .memory import guidance_memory, load_with_room
+from .shares import Shares
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,10 @@ class Run:
             )
         self.corrector: Corrector | None = None
         self.carried: Carried | None = continued.carried if continued else None
+        self.shares: Shares | None = None  # where each guided call runs every branch
+        if engine.settings.branch_interval > 1:
+            kept = self.carried and self.carried.shares
+            self.shares = kept.to(device) if kept else Shares(engine.settings.branch_interval)
         if continued:
             self.trace.note(f"continues the run that ended at sigma {continued.sigmas[-1]:.3f}")
 
@@ -174,11 +179,16 @@ class Run:
             mask = call.options["denoise_mask_function"](call.timestep, mask, extra_options=options)
         return mask
 
+    def _carried(self) -> Carried | None:
+        if self.corrector is None:
+            return self.carried
+        return replace(self.corrector.carried(), shares=self.shares and self.shares.to("cpu"))
+
     def finish(self) -> None:
         watched = self.corrector.watch.seconds() if self.corrector else 0.0
         self.trace.finish(time.perf_counter() - self.started, watched)
         if self.trace.sigmas[-1] > self.window.sigma_off:
-            self.trace.carried = self.corrector.carried() if self.corrector else self.carried
+            self.trace.carried = self._carried()
         self.corrector = None
         log.info("HiGFA: %s", self.trace.summary())
         if self.watch:

@@ -28,11 +28,11 @@ def cut_in(zoo, guider, family, noise, cuts, sampler="euler"):
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun"])
-@pytest.mark.parametrize("cuts", [[2], [6], [7], [5, 8]])
-def test_the_guider_cut_is_the_guider(zoo, family, classifier, cuts, sampler):
+@pytest.mark.parametrize(("cuts", "more"), [([2], {}), ([6], {}), ([7], {"branch_interval": 3}), ([5, 8], {})])
+def test_the_guider_cut_is_the_guider(zoo, family, classifier, cuts, more, sampler):
     """The parts know their own steps only: when to evaluate, the direction and the confidence come from before."""
     noise = family.latents(2)
-    guider = zoo.ours(family, classifier, start_percent=0.4, **SETTINGS)
+    guider = zoo.ours(family, classifier, start_percent=0.4, **SETTINGS, **more)
     whole = cut_in(zoo, guider, family, noise, [], sampler)
     evaluated = [call.sigma for call in guider.trace.calls if call.evaluated]
     assert len(evaluated) == 3
