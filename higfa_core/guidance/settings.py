@@ -122,8 +122,8 @@ class Guidance(Settings):
         "The classifier's step shrinks as (1 - confidence) ^ gamma; 0 keeps its size (preset custom only)."
     )
     branch_interval: int = Setting(1, 1, 10, tier=ADVANCED, usual="1 to 3", optional=True).help(
-        "Guided model calls between two that run every branch; in between only text with contour runs, and what it "
-        "gained over the others is kept (FasterCache, arXiv 2410.19355). Higher is faster. Samplers of HiGFA only."
+        "Every branch runs at every n-th guided model call. In between only text with contour runs, and its "
+        "difference from the others is kept (FasterCache, arXiv 2410.19355). Higher is faster. 1 changes nothing."
     )
 
     @property
