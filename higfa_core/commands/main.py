@@ -17,6 +17,7 @@ COMMANDS = {
     "filter": (".filter", "apply other rules to the images of a dataset"),
     "export": (".export", "ImageFolder, Hugging Face, WebDataset, COCO, lists for mixing"),
     "report": (".report", "a dataset as one HTML page, real and synthetic images side by side"),
+    "evaluate": (".evaluate", "an audit sheet: label errors, coverage, diversity, copies, spectrum, limits"),
     "train-classifier": (".train_classifier", "a fine-grained classifier, and a judge, from labelled images"),
     "check-classifier": (".check_classifier", "can a classifier guide?"),
     "demo": (".demo", "plan, run and report on the embedded birds, with a running ComfyUI"),

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import Environment, FileSystemLoader, Template
 from PIL import Image, ImageOps
 
 from ..files.atomic import write_atomic
@@ -78,12 +78,12 @@ class Dataset:
         words = [f"{who} {value:.1%}" for who, value in _confidences(row).items()]
         about = f"{Path(row['file']).name}: {', '.join(words) or 'no score'}; {row['reason'] or 'no reason given'}"
         kind = "accepted" if row["accepted"] else "rejected"
-        return {"data": _data(self.folder / row["file"]), "kind": kind, "words": words, "about": about}
+        return {"data": data_uri(self.folder / row["file"]), "kind": kind, "words": words, "about": about}
 
     def real_picture(self, row: Mapping) -> dict:
         """The real image that it was made from."""
         path = inside(self.source, row["source"]) if self.source and row["source"] else None
-        return {"data": _data(path) if path else None, "kind": "real", "words": [], "about": row["source"] or "real"}
+        return {"data": data_uri(path) if path else None, "kind": "real", "words": [], "about": row["source"] or "real"}
 
 
 def write_report(
@@ -103,8 +103,7 @@ def write_report(
     """
     out = Path(out) if out else dataset.folder / NAME
     per_class = per_class or max(2, min(24, MOST_PICTURES // len(dataset.classes)))
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
-    page = environment.get_template("report.html").render(
+    page = template("report.html").render(
         title=dataset.folder.name,
         total=dataset.total,
         comparison=_comparison(dataset, compare) if compare else None,
@@ -117,6 +116,12 @@ def write_report(
     )
     write_atomic(out, page.encode())
     return out
+
+
+def template(name: str, folder: Path = Path(__file__).parent) -> Template:
+    """A page's template in `folder`; it may extend `page.html` and import from `picture.html` of this room."""
+    loader = FileSystemLoader([folder, Path(__file__).parent])
+    return Environment(loader=loader, autoescape=True, trim_blocks=True).get_template(name)
 
 
 def _comparison(dataset: Dataset, others: Sequence[Dataset]) -> dict:
@@ -216,7 +221,7 @@ def _order(row: Mapping) -> tuple:
     return index is None, index or 0, row["key"], row["index"]
 
 
-def _data(path: Path) -> str | None:
+def data_uri(path: Path) -> str | None:
     """An image as a data URI without the text that ComfyUI embeds in files; None if it is unreadable."""
     buffer = io.BytesIO()
     try:

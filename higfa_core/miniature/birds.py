@@ -5,6 +5,7 @@ genus), wing bars and a red crown (both are inside the outline and make the spec
 background vary freely and say nothing about the species.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -145,6 +146,11 @@ def render(species: int, seed: int, size: int = 64) -> Render:
         size: side of the result in pixels; drawn at 256 and reduced by area.
     """
     rng = np.random.default_rng([seed, species])
+    return paint(lambda pen, body: _draw(pen, SPECIES[species], body, rng), rng, size)
+
+
+def paint(draw: Callable, rng: np.random.Generator, size: int) -> Render:
+    """A scene of random background, pose and light around what `draw(pen, body colour)` draws."""
     background = str(rng.choice(BACKGROUNDS))
     colour = str(rng.choice(list(COLOURS)))
     body = _shade(np.array(COLOURS[colour]) + rng.uniform(-12, 12, 3), 1.0)
@@ -155,7 +161,7 @@ def render(species: int, seed: int, size: int = 64) -> Render:
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     linear = rotation @ np.diag([flip, 1.0]) * scale
     centre = CANVAS / 2 + rng.uniform(-0.06, 0.06, 2) * CANVAS - linear @ np.array([0.06, 0.0])
-    _draw(_Pen(image, mask, np.concatenate([linear, centre[:, None]], 1)), SPECIES[species], body, rng)
+    draw(_Pen(image, mask, np.concatenate([linear, centre[:, None]], 1)), body)
     light = rng.uniform(0.86, 1.12) * (1 + rng.uniform(-0.12, 0.12) * np.linspace(-1, 1, CANVAS))[None, :, None]
     image = np.clip(image * light, 0, 255)
     image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)

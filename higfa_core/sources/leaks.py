@@ -54,7 +54,7 @@ def inspect(dataset: SourceDataset, hashes: ImageHashes) -> Inspection:
     # A layout may list a held-out image by a path that differs from its file's.
     others = [path for path in dataset.held_out_images if path not in classes]
     found = dict(zip([*paths, *others], hashes.of(root, [*paths, *others])))
-    pairs = [*_identical(found, classes), *_near(root, found, classes)]
+    pairs = [*identical(found, classes), *near(root, found, classes)]
     unreadable = tuple(path for path in paths if found[path].bits == UNREADABLE)
     return Inspection(tuple(_leaks(pairs, classes)), unreadable, {path: found[path].sha256 for path in paths})
 
@@ -83,7 +83,8 @@ def _refuse_emptied(dataset: SourceDataset, images: Sequence, leaks: dict[str, L
             )
 
 
-def _identical(found: dict[str, ImageHash], classes: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+def identical(found: dict[str, ImageHash], classes: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Pairs of paths whose files are identical and whose `classes` differ; what has none counts as one class."""
     same = defaultdict(list)
     for path, image in found.items():
         if image.bits != UNREADABLE:
@@ -97,7 +98,8 @@ def _identical(found: dict[str, ImageHash], classes: dict[str, str]) -> Iterator
                 yield path, next(other for kind, other in kinds.items() if kind != classes.get(path)), IDENTICAL
 
 
-def _near(root: Path, found: dict[str, ImageHash], classes: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+def near(root: Path, found: dict[str, ImageHash], classes: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+    """The same for images that look nearly identical; each pair in both orders."""
     import numpy as np  # here: a driver of servers, which reads plans, does not need it
 
     paths = [path for path, image in found.items() if len(image.bits) == 32]

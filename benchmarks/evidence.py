@@ -1,0 +1,199 @@
+"""What each part of the method buys with a guide as weak as a user's: one row per image, paired by seed.
+
+    python run.py exec -- python benchmarks/honest_guides.py              # once: guides and judge, about 25 minutes
+    python run.py exec -- python benchmarks/evidence.py                   # rows, then the table
+    python run.py exec -- python benchmarks/evidence.py --seeds tune --conditions mid:eta=0.5 mid:preset=constant
+    python run.py exec -- python benchmarks/evidence.py --table           # only the table of the rows that exist
+
+A condition is text, contour (text + contour) or the name of a guide, then settings of HiGFA Guidance as NAME=VALUE.
+All conditions share noise, sources and warped contours. The sources are the eight images of each species that the
+guides were trained on. Rows are added to benchmarks/results/<seeds>.csv as they come, so that the same command
+resumes; images go to .higfa/evidence. Settings are tried on the tuning seeds only.
+"""
+
+import argparse
+import csv
+import sys
+from collections import defaultdict
+
+from honest_guides import RESULTS, WORK, guide_path
+from miniature_world import higfa_guider, load_world, start_comfyui, stock_guider
+
+SEEDS = {"evaluation": 90_000, "tune": 80_000}
+SOURCES = 8
+SHIPPED = ("text", "contour", "weak", "mid", "oracle")
+GUIDES = ("weak", "mid", "oracle")
+COLUMNS = ("condition", "seed", "species", "judge_right", "judge_p", "weak_p", "mid_p", "oracle_p", "moved")
+
+
+def warped(species, source, seeds, warp):
+    """The contours of that source of every species, warped by each image's own seed."""
+    import numpy as np
+    import torch
+
+    from higfa_core import contour
+    from higfa_core.miniature import birds
+
+    views = [birds.render(s, source, 128) for s in species]
+    images = torch.from_numpy(np.stack([v.image for v in views])).float() / 255
+    masks = torch.from_numpy(np.stack([v.mask for v in views])).float() / 255
+    lines = contour.extract(images, "canny", blur=0.0, mask=masks)
+    names = ("flip", "rotation", "scale_min", "scale_max", "translation", "perspective", "elastic")
+    transform = contour.ContourTransform(**{name: warp[name] for name in names})
+    pairs = [(lines[i : i + 1], masks[i : i + 1]) for i in range(len(seeds))]
+    return torch.cat([contour.transform_batch(x, transform, s, mask=m)[0] for (x, m), s in zip(pairs, seeds)])
+
+
+class Bench:
+    """The miniature, the guides and the judge; makes a round, which is one image of every species."""
+
+    def __init__(self, phase):
+        from fidelity import load_judge, settings_of_workflow
+
+        from higfa_core.classifier import FineGrainedClassifier
+        from higfa_core.comfy.patchers import attach_patcher
+
+        self.phase, self.world = phase, load_world()
+        self.sampler, self.guidance, self.warp = settings_of_workflow()
+        self.guides = {name: FineGrainedClassifier.load(guide_path(name)) for name in ("weak", "mid")}
+        self.guides["oracle"] = self.world.classifier
+        self.judge = load_judge()
+        for name in ("weak", "mid"):
+            attach_patcher(self.guides[name])
+        self.path = RESULTS / f"{phase}.csv"
+        self.rows = read_rows(self.path)
+
+    def make(self, condition, number):
+        """Generate and record the images of a round, unless their rows are there."""
+        import torch
+
+        from higfa_core.miniature import birds
+
+        seeds = [SEEDS[self.phase] + 16 * number + i for i in range(16)]
+        if (condition, seeds[-1]) in self.rows:
+            return
+        names = list(birds.CLASS_NAMES)
+        with torch.inference_mode():
+            text = self.world.encode([f"a photo of a {name}" for name in names])
+            empty = self.world.encode([""] * 16)
+            moved = warped(range(16), number % SOURCES, seeds, self.warp)
+            both = self.world.with_contour(text, moved)
+            guider = self._guider(condition, text, both, empty, names)
+            noise = torch.cat([torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(s)) for s in seeds])
+            s = self.sampler
+            latent = self.world.sample(guider, noise, s["steps"], s["sampler_name"], s["scheduler"], seeds[0])
+            images = self.world.vae.decode(latent).float().clamp(0, 1).clone()
+        self._record(condition, seeds, names, images)
+
+    def _guider(self, condition, text, both, empty, names):
+        from higfa_core.guidance.settings import Guidance
+
+        kind, *given = condition.replace(":", " ").split()
+        if kind in ("text", "contour"):
+            return stock_guider(self.world, text if kind == "text" else both, empty, self.sampler["cfg"])
+        values = {**self.guidance, **dict(pair.split("=") for pair in given)}
+        settings = Guidance(**{k: type(getattr(Guidance(), k))(v) for k, v in values.items()})
+        self.world.classifier = self.guides[kind]
+        return higfa_guider(self.world, both, empty, self.sampler["cfg"], names, settings)
+
+    def _record(self, condition, seeds, names, images):
+        import numpy as np
+        import torch
+        from PIL import Image
+
+        classes = torch.arange(16)
+        p = {name: guide.predict_proba(images)[classes, classes] for name, guide in self.guides.items()}
+        judged = self.judge.predict_proba(images)
+        rows = []
+        for i, seed in enumerate(seeds):
+            path = self._image(condition, names[i], seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((images[i] * 255).round().byte().numpy()).save(path)
+            base = self._image("contour", names[i], seed)
+            before = np.asarray(Image.open(base), float) if base.exists() else None
+            apart = (
+                "" if before is None else round(float(np.abs(np.asarray(Image.open(path), float) - before).mean()), 3)
+            )
+            row = (condition, seed, names[i], int(judged[i].argmax() == i), round(float(judged[i, i]), 4))
+            rows.append((*row, *(round(float(p[name][i]), 4) for name in GUIDES), apart))
+        new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            table = csv.writer(file)
+            if new:
+                table.writerow(COLUMNS)
+            table.writerows(rows)
+        self.rows |= {(row[0], row[1]): dict(zip(COLUMNS, row)) for row in rows}
+
+    def _image(self, condition, name, seed):
+        return WORK / self.phase / condition.replace(":", " ") / "train" / name / f"{seed}.png"
+
+
+def read_rows(path):
+    """(condition, seed) -> row."""
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        return {(row["condition"], int(row["seed"])): row for row in csv.DictReader(file)}
+
+
+def table(rows):
+    """A line per condition, compared with text + contour on the same seeds."""
+    from higfa_core.checking.verdict import Reading, loss, wilson
+
+    by_condition = defaultdict(dict)
+    for (condition, seed), row in rows.items():
+        by_condition[condition][seed] = row
+    base = by_condition.get("contour", {})
+    lines = [
+        "| condition | n | judge sees the species | error | its own guide is for it | guide minus judge | repaired | "
+        "broken | points against text + contour | moved |",
+        "|" + "---|" * 10,
+    ]
+    for condition, found in by_condition.items():
+        right = {seed: bool(int(row["judge_right"])) for seed, row in found.items()}
+        low, high = wilson(sum(right.values()), len(right))
+        share = sum(right.values()) / len(right)
+        cells = [condition, str(len(right)), f"{share:.1%} ({low:.1%} to {high:.1%})", f"{1 - share:.1%}"]
+        kind = condition.split(":")[0]
+        if kind in GUIDES:
+            believed = sum(float(row[f"{kind}_p"]) >= 0.5 for row in found.values()) / len(found)
+            cells += [f"{believed:.1%}", f"{100 * (believed - share):+.1f}"]
+        else:
+            cells += ["", ""]
+        both = sorted(found.keys() & base.keys()) if condition != "contour" else []
+        if both:
+            before = Reading("", tuple(bool(int(base[seed]["judge_right"])) for seed in both), ())
+            after = Reading("", tuple(right[seed] for seed in both), ())
+            cost = loss(before, after)
+            repaired = sum(not a and b for a, b in zip(before.right, after.right))
+            broken = sum(a and not b for a, b in zip(before.right, after.right))
+            points = f"{-100 * cost.points:+.1f} ({-100 * cost.high:+.1f} to {-100 * cost.low:+.1f})"
+            apart = [float(found[seed]["moved"]) for seed in both if found[seed]["moved"] != ""]
+            cells += [str(repaired), str(broken), points, f"{sum(apart) / len(apart):.2f}" if apart else ""]
+        else:
+            cells += ["", "", "", ""]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", choices=SEEDS, default="evaluation")
+    parser.add_argument("--rounds", type=int, default=12, help="one image of each of the sixteen species a round")
+    parser.add_argument("--conditions", nargs="+", metavar="CONDITION", help=f"default: {' '.join(SHIPPED)}")
+    parser.add_argument("--table", action="store_true", help="only print the table of the rows that exist")
+    args = parser.parse_args()
+    if args.seeds == "evaluation" and args.conditions and set(args.conditions) - set(SHIPPED):
+        parser.error("settings are tried on --seeds tune, never on the evaluation seeds")
+    if not args.table:
+        start_comfyui()
+        bench = Bench(args.seeds)
+        for number in range(args.rounds):  # round by round: whatever is there is paired
+            for condition in args.conditions or SHIPPED:
+                bench.make(condition, number)
+            print(f"round {number + 1} of {args.rounds}", flush=True)
+    print(table(read_rows(RESULTS / f"{args.seeds}.csv")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
