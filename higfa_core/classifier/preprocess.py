@@ -37,15 +37,17 @@ class Preprocess:
 
     def __post_init__(self):
         for name, kind in (("input_size", int), ("mean", float), ("std", float)):
-            object.__setattr__(self, name, tuple(kind(v) for v in getattr(self, name)))
+            object.__setattr__(self, name, _numbers(name, getattr(self, name), kind))
         if len(self.input_size) != 2 or not all(1 <= side <= MAX_SIDE for side in self.input_size):
             raise ValueError(f"input_size must be (height, width), 1 to {MAX_SIDE} pixels, got {self.input_size}")
         if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean):
             raise ValueError(f"mean and std need 3 values each (or 1 each), got {self.mean} and {self.std}")
         if not all(math.isfinite(v) for v in self.mean) or not all(0 < v < math.inf for v in self.std):
             raise ValueError(f"mean must be finite and std above 0, got {self.mean} and {self.std}")
-        if not 0 < self.crop_pct <= 1:
-            raise ValueError(f"crop_pct must be above 0 and at most 1, got {self.crop_pct}")
+        if not isinstance(self.crop_pct, (int, float)) or not 0 < self.crop_pct <= 1:
+            raise ValueError(f"crop_pct must be above 0 and at most 1, got {self.crop_pct!r}")
+        if max(self.input_size) > self.crop_pct * MAX_SIDE:
+            raise ValueError(f"input_size {self.input_size} / crop_pct {self.crop_pct} is above {MAX_SIDE} pixels.")
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be {' or '.join(allowed)}, got {getattr(self, name)!r}")
@@ -56,9 +58,10 @@ class Preprocess:
             return
         sides: tuple = tuple(self.resize) if isinstance(self.resize, (tuple, list)) else (self.resize, self.resize)
         whole = all(isinstance(side, int) for side in sides)
-        if len(sides) != 2 or not whole or any(s < c for s, c in zip(sides, self.input_size)):
+        if len(sides) != 2 or not whole or not all(c <= s <= MAX_SIDE for s, c in zip(sides, self.input_size)):
             raise ValueError(
-                f"resize must be one or two whole numbers, at least input_size {self.input_size}, got {self.resize}"
+                f"resize must be one or two whole numbers, at least input_size {self.input_size} and at most "
+                f"{MAX_SIDE}, got {self.resize!r}"
             )
         object.__setattr__(self, "resize", self.resize if isinstance(self.resize, int) else sides)
 
@@ -104,6 +107,22 @@ CHOICES = {
     "crop_rounding": ("round", "floor"),
     "channel_order": ("RGB", "BGR"),
 }
+
+
+def height_and_width(size: object) -> tuple:
+    """The last two of a size that may begin with the channels. ValueError for what is no size."""
+    if not isinstance(size, (list, tuple)):
+        raise ValueError(f"input_size must be channels, height and width, got {str(size)[:60]!r}. Correct it.")
+    return tuple(size[-2:])
+
+
+def _numbers(name: str, values: object, kind: type) -> tuple:
+    try:
+        if isinstance(values, (list, tuple)):
+            return tuple(map(kind, values))
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(f"{name} must be a list of numbers, got {str(values)[:60]!r}. Correct it.")
 
 
 def _resize(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:

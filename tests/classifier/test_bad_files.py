@@ -117,7 +117,12 @@ def test_missing_file_and_no_weights(tmp_path):
         ({"model_kwargs": {"pretrained": True}}, r"may not hold pretrained\. Remove"),
         ({"model_kwargs": {"colour": 1}}, r"may not hold colour. Remove them: test_resnet takes .*block_args"),
         ({"model_kwargs": {"in_chans": 4}}, r"in_chans must be 3 .* got 4"),
-        ({"preprocess": {"input_size": "big"}}, r"invalid literal"),
+        ({"preprocess": {"input_size": "big"}}, r"input_size must be channels, height and width, got 'big'"),
+        ({"preprocess": {"input_size": [1e999, 64]}}, r"JSON|input_size must be a list of numbers, got"),
+        ({"preprocess": {"mean": [[0.5], 0.5, 0.5]}}, r"mean must be a list of numbers, got"),
+        ({"preprocess": {"crop_pct": "a"}}, r"crop_pct must be above 0 .*, got 'a'"),
+        ({"preprocess": {"crop_pct": 1e-9}}, r"input_size .160, 160. / crop_pct 1e-09 is above 4096 pixels"),
+        ({"preprocess": {"resize": 10**6}}, r"resize must be .* at most 4096, got 1000000"),
         ({"preprocess": {"mean": [0.5]}}, r"mean and std need 3 values each"),
         (
             {"arch": "test_vit", "state": "test_vit", "preprocess": {"input_size": [9, 9]}},

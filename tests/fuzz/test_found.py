@@ -79,6 +79,11 @@ def _above_images(graph):
         ({"pretrained_cfg": "x"}, "pretrained_cfg in config.json must be a JSON object"),
         ({"label_names": 5}, "the labels must be a list or an object, got '5'"),
         ({"label_descriptions": [5]}, "label_descriptions in config.json must be a JSON object"),
+        ({"pretrained_cfg": {"mean": [0.5] * 3, "input_size": 5}}, "input_size must be channels, height and width"),
+        ({"mean": [0.5] * 3, "input_size": "big"}, "input_size must be channels, height and width, got 'big'"),
+        ({"mean": [0.5] * 3, "input_size": {"a": 1}}, "input_size must be channels, height and width"),
+        ({"mean": [0.5] * 3, "input_size": [3, "a", 32]}, "input_size must be a list of numbers"),
+        ({"mean": [0.5] * 3, "input_size": [3, 10**9, 10**9]}, "input_size must be (height, width), 1 to 4096"),
     ],
 )
 def test_configs_of_timm_with_other_types(tmp_path, changes, words):

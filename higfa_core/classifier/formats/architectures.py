@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...wording import counted
-from ..preprocess import Preprocess
+from ..preprocess import Preprocess, height_and_width
 from . import allowed, earlier_timm, timm_models, torchvision_models, transformers_models, weights
 from .facts import Facts
 from .skeletons import skeleton
@@ -63,7 +63,7 @@ def preprocessing(arch: str, module: nn.Module, kwargs: dict, given: dict, args:
     missing = [key for key in ("input_size", "mean", "std", "interpolation") if key not in config]
     if missing:
         raise ValueError(f"preprocess lacks {', '.join(missing)}. Add them, or preprocessor_config.json beside it.")
-    settings = Preprocess(**{**config, "input_size": tuple(config["input_size"])[-2:]})
+    settings = Preprocess(**{**config, "input_size": height_and_width(config["input_size"])})
     channels = kwargs.get("in_chans", 3)
     if len(settings.mean) != channels:
         raise ValueError(

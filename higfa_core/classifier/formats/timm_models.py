@@ -12,7 +12,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from .. import names
-from ..preprocess import Preprocess
+from ..preprocess import Preprocess, height_and_width
 from . import allowed
 from .kinds import SAVE_HINT
 from .skeletons import skeleton
@@ -260,10 +260,7 @@ def _data_config(cfg: dict, args: Mapping) -> dict:
     config = _resolved(cfg, args)
     known = {field.name for field in fields(Preprocess)}
     config = {key: value for key, value in config.items() if key in known}
-    size = config.get("input_size")
-    if not isinstance(size, (list, tuple)):
-        raise ValueError(f"input_size must be channels, height and width, got {str(size)[:60]!r}. Correct it.")
-    return {**config, "input_size": tuple(size)[-2:]}
+    return {**config, "input_size": height_and_width(config.get("input_size"))}
 
 
 def _resolved(cfg: dict, args: Mapping) -> dict:
