@@ -19,6 +19,7 @@ from ..higfa_core.miniature import birds, sources
 from ..higfa_core.plans.plan_file import HEADER
 from ..higfa_core.sources.layouts import read_dataset
 from .classifier import FOLDER, file_stamp
+from .faults import shown_error
 from .live import prompt_server
 
 ROUTE = "/higfa/choices/{kind}"
@@ -81,7 +82,7 @@ async def answer(request: Any) -> Any:
     try:
         choices = await asyncio.to_thread(read, request.query.get("name", ""))
     except (OSError, ValueError) as error:
-        return web.json_response({"choices": [], "problem": str(error)})
+        return web.json_response({"choices": [], "problem": shown_error(error)})
     return web.json_response({"choices": choices})
 
 

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..higfa_core.classifier import FineGrainedClassifier
 from ..higfa_core.classifier.formats import classifier_file as files
 from ..higfa_core.comfy.patchers import attach_patcher
+from .faults import shown
 from .types import HiGFAClassifier
 
 FOLDER = "higfa_classifiers"
@@ -34,7 +35,7 @@ def classifier_files() -> list[str]:
 
 
 def missing_file_message(name: str) -> str:
-    folders = " or ".join(folder_paths.get_folder_paths(FOLDER))
+    folders = " or ".join(map(shown, folder_paths.get_folder_paths(FOLDER)))
     files = classifier_files()
     if not files:
         return (

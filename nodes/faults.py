@@ -37,10 +37,15 @@ def shown(text: str) -> str:
     return ABSOLUTE.sub(lambda found: _name_of(found[0]), text)
 
 
+def shown_error(error: Exception, safe: str = "") -> str:
+    """What to show of an error: a fault of the disk in words, with `safe`, and no absolute paths."""
+    return shown(in_words(error, safe) if isinstance(error, (OSError, UnicodeEncodeError)) else str(error))
+
+
 def _raise_shown(error: Exception) -> None:
     """Raise the error again, with the same class if possible. ComfyUI logs the original one."""
-    if isinstance(error, (OSError, UnicodeEncodeError)) and (words := in_words(error, SAFE)) != str(error):
-        raise ValueError(shown(words)) from error
+    if isinstance(error, (OSError, UnicodeEncodeError)) and in_words(error, SAFE) != str(error):
+        raise ValueError(shown_error(error, SAFE)) from error
     if isinstance(error, OSError) and error.filename is not None:
         raise OSError(shown(str(error))) from error
     if error.args and isinstance(error.args[0], str):

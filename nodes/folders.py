@@ -9,7 +9,7 @@ from ..higfa_core.files.paths import inside
 from ..higfa_core.miniature import sources
 from ..higfa_core.plans.plan_file import HEADER
 from .choices import datasets, plans
-from .faults import shown
+from .faults import shown_error
 
 
 def dataset_input(tooltip: str) -> io.String.Input:
@@ -43,8 +43,8 @@ def plan_flaw(name: str) -> str | None:
 def _missing(root: str, name: str, file: str, what: str, there: list[str]) -> str | None:
     try:
         found = (inside(root, name) / file).exists() or name in there
-    except ValueError as error:
-        return shown(str(error))
+    except (OSError, ValueError) as error:
+        return shown_error(error)
     if found:
         return None
     return f"No {what} {name!r} in ComfyUI's {Path(root).name} folder. There is: {', '.join(there[:10]) or 'none'}."

@@ -48,6 +48,26 @@ def test_a_node_says_where_in_the_input_folder(pack, folders, tmp_path):
         job.execute("none", 0, "a photo of a {class}", 1, 0, "same")
 
 
+@pytest.mark.parametrize("name", ["..", "/etc", "a\0b", "\ud800", "x" * 300, "x/" * 3000, "out", "round", "*", " a\n"])
+def test_names_of_folders_are_refused_before_a_run_and_tell_no_place(pack, faults, folders, name):
+    roots = [folders.get_input_directory(), folders.get_output_directory()]
+    for root in roots:
+        for link, target in (("out", "/etc"), ("round", "round")):
+            if not os.path.islink(os.path.join(root, link)):
+                os.symlink(target, os.path.join(root, link))
+    job = pack.nodes["HiGFA_DatasetJob"]
+    found = [job.validate_inputs("", plan=name), pack.nodes["HiGFA_LoadClassifier"].validate_inputs(name)]
+    found += [pack.nodes[f"HiGFA_{node}"].validate_inputs(name) for node in ("DatasetJob", "TrainClassifier")]
+    for words in found:
+        assert isinstance(words, str) and not any(root in words for root in (*roots, folders.base_path)), words
+    choices = importlib.import_module(f"{pack.module.__name__}.nodes.choices")
+    for read in choices.CHOICES.values():
+        try:
+            read(name)
+        except (OSError, ValueError) as error:
+            assert not any(root in faults.shown_error(error) for root in (*roots, folders.base_path))
+
+
 def test_a_full_disk_under_export_dataset(pack, folders, tmp_path, monkeypatch):
     with small_disk(tmp_path / "disk", 1 << 20) as place:
         monkeypatch.setattr(folders, "output_directory", str(place))

@@ -111,7 +111,10 @@ def test_a_missing_file_names_the_ones_that_are_there(node, folder):
     message = node.validate_inputs(classifier_name="gone.safetensors")
     assert message.startswith("No classifier found. Put one of timm, torchvision or transformers")
     write(folder / "birds.safetensors")
-    assert "There is: birds.safetensors. Press R" in node.validate_inputs(classifier_name="gone.safetensors")
+    there = node.validate_inputs(classifier_name="gone.safetensors")
+    assert "There is: birds.safetensors. Press R" in there
+    for words in (message, there):
+        assert "models/higfa_classifiers" in words and str(folder.parents[1]) not in words
 
 
 def test_a_bad_file_is_refused_with_the_remedy(node, folder):
