@@ -9,7 +9,6 @@ same seed kills at the same moments, as far as the machine is as fast.
 """
 
 import argparse
-import json
 import os
 import random
 import secrets
@@ -23,14 +22,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from higfa_core.plans.plan import Plan  # noqa: E402
-from higfa_core.plans.plan_file import write_plan  # noqa: E402
-from higfa_core.plans.workflow import EXPORT, digest, find_node  # noqa: E402
-from higfa_core.sources.layouts import read_dataset  # noqa: E402
-from tests.batch.conftest import manifest_rows  # noqa: E402
 from tests.batch.fake_comfy import FakeComfy  # noqa: E402
 from tests.crashes.children import finish, kill, start  # noqa: E402
-from tests.crashes.world import COMMANDS, WORKFLOW, again, build, check_order, command, result  # noqa: E402
+from tests.crashes.runs import made_by_run, make_plan, run_words  # noqa: E402
+from tests.crashes.world import COMMANDS, again, build, check_order, command, result  # noqa: E402
 
 JOBS = 15  # of each image of the plan that is run
 
@@ -95,47 +90,25 @@ def kill_runs(work, made, args, draw):
     """The same for one run that is killed and started again until all is there."""
     servers = [FakeComfy(work / f"output {number}", seconds=0.05) for number in range(2)]
     try:
-        calm = rows_of(run_words(make_plan(work / "calm" / "set", made), servers), work)
-        words = run_words(make_plan(work / "killed" / "set", made), servers)
+        calm = finished(run_words(make_plan(work / "calm" / "set", made, JOBS), servers), work)
+        words = run_words(make_plan(work / "killed" / "set", made, JOBS), servers)
         kills, ended = 0, 0
         while kills < args.kills and ended < 3:
             if kill(start(words, work / "log"), draw.uniform(0.1, 0.7)):
                 kills += 1
             else:
                 ended += 1
-        found = rows_of(words, work)
+        found = finished(words, work)
         return kills, ended, [] if found == calm else ["other rows, files or bytes than a calm run's"]
     finally:
         for server in servers:
             server.close()
 
 
-def make_plan(folder, made):
-    graph = json.loads(WORKFLOW.read_text("utf-8"))
-    about = {"workflow": graph, "workflow_digest": digest(graph, find_node(graph, EXPORT)), "options": {}}
-    write_plan(folder, Plan(read_dataset(made / "real"), JOBS), dataset_name="set", **about)
-    return folder
-
-
-def run_words(folder, servers):
-    return [
-        "run",
-        folder,
-        "--poll",
-        "0.01",
-        "--quiet",
-        *(part for server in servers for part in ("--server", server.url)),
-    ]
-
-
-def rows_of(words, work):
-    """Rows and files once the run has ended: each image once, nothing else."""
+def finished(words, work):
+    """Rows and images once the run has ended."""
     assert finish(words, work / "log") == 0, (work / "log").read_text()[-2000:]
-    folder = Path(words[1])
-    rows, lines = manifest_rows(folder)
-    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    kept = {"manifest.jsonl", "plan.json", "plan.jsonl", "jobs.sqlite", "lock.sqlite"}
-    return rows, lines, {name: data for name, data in files.items() if name not in kept}
+    return made_by_run(Path(words[1]))
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from platform import node
 
 import msgspec
 
 from ..files.atomic import alone
+from ..files.held import is_held
 from ..files.records import Row, check_row
 from ..plans.plan_file import HEADER, PlanFile
 from ..plans.rules import Rules
@@ -28,7 +28,7 @@ from ..store.rows import Damage, Tail
 from ..wording import counted
 from .database import Database
 
-VERSION = 4  # of the tables and of the distribution to shards
+VERSION = 5  # of the tables and of the distribution to shards
 STATES = ("planned", "leased", "done", "failed", "surplus")
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value);
@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS classes (class INTEGER PRIMARY KEY, name TEXT, quota 
 CREATE TABLE IF NOT EXISTS jobs (
     idx INTEGER PRIMARY KEY, key TEXT UNIQUE, class INTEGER, body TEXT, state TEXT DEFAULT 'planned',
     attempts INTEGER DEFAULT 0, losses INTEGER DEFAULT 0, reason TEXT DEFAULT '',
-    driver TEXT, server TEXT, prompt_id TEXT, lease_until REAL, team TEXT);
+    driver TEXT, server TEXT, prompt_id TEXT, team TEXT);
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, idx);
 CREATE INDEX IF NOT EXISTS jobs_by_class ON jobs (class, state);
 CREATE TABLE IF NOT EXISTS images (
@@ -44,7 +44,6 @@ CREATE TABLE IF NOT EXISTS images (
     mask TEXT, at INTEGER, scores TEXT, PRIMARY KEY (key, i)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS images_by_class ON images (class, idx);
 CREATE TABLE IF NOT EXISTS others (key TEXT, i INTEGER, accepted INTEGER, PRIMARY KEY (key, i)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS drivers (driver TEXT PRIMARY KEY, host TEXT, pid INTEGER, born REAL);
 """
 
 
@@ -98,8 +97,12 @@ class Index(Database):
         return self._all("SELECT COUNT(*) FROM others WHERE accepted")[0][0]
 
     def runs(self) -> int:
-        """How many drivers (a running `higfa run`) on this machine are working on the plan."""
-        return sum(is_alive(*row) for row in self._all("SELECT pid, born FROM drivers WHERE host = ?", (node(),)))
+        """How many drivers (a running `higfa run`) are working on the plan."""
+        return sum(map(is_held, self.folder.glob(self._driver_file("*").name)))
+
+    def _driver_file(self, driver: str) -> Path:
+        """A file that a driver holds while it runs; the name is that of a temporary file, so it is swept."""
+        return self.folder / f".{self.path.stem}.{driver}.part"
 
     def disk_estimate(self) -> str:
         """The disk space for all wanted images, extrapolated from the existing ones."""
@@ -300,15 +303,6 @@ class Index(Database):
             if quota is not None:
                 states = ("surplus", "planned") if accepted >= quota else ("planned", "surplus")
                 db.execute("UPDATE jobs SET state = ? WHERE class = ? AND state = ?", (states[0], label, states[1]))
-
-
-def is_alive(pid: int, born: float) -> bool:
-    """Whether process `pid`, started at `born`, is still running."""
-    import psutil
-
-    with suppress(psutil.NoSuchProcess):
-        return abs(psutil.Process(pid).create_time() - born) < 1
-    return False
 
 
 def _identity(plan: PlanFile) -> str:

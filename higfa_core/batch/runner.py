@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from .client import Client
 from .options import Options
 from .prompts import Prompts
-from .states import LEASE_SECONDS, Lease, States
+from .states import Lease, States
 from .worker import Worker
 
+DEAD_EVERY = 10.0  # seconds until it is looked again for drivers that have died
 LEFT_TO_OTHERS = 200  # jobs that failed on one server, which it does not retry while others may
 
 
@@ -32,16 +33,15 @@ class Run:
     def go(self, watch: Callable[[Run], None] = lambda run: None, every: float = 0.5) -> None:
         """Run until nothing is left, no server is usable, or Ctrl-C; `watch` is called `every` seconds."""
         urls = [worker.client.url for worker in self.workers]
-        self.states.expire_dead(urls)
-        renewed = self.started = time.monotonic()
+        self.states.free_dead(urls)
+        looked = self.started = time.monotonic()
         for worker in self.workers:
             worker.start()
         try:
             while any(worker.is_alive() for worker in self.workers):
-                if time.monotonic() - renewed > LEASE_SECONDS / 6:
-                    self.states.renew()
-                    self.states.expire_dead(urls)
-                    renewed = time.monotonic()
+                if time.monotonic() - looked > DEAD_EVERY:
+                    self.states.free_dead(urls)
+                    looked = time.monotonic()
                 self._judge_servers()
                 watch(self)
                 self._wait_for_workers(every)

@@ -1,24 +1,23 @@
 """Where every job of a plan stands: planned -> leased -> done | failed, or surplus (not needed).
 
-A lease belongs to a driver (a running `higfa run`) and expires unless the driver renews it, so any number of drivers on
-one machine may work on one file.
+A lease belongs to a driver (a running `higfa run`) and ends with it, so any number of drivers on one machine may work
+on one file. A driver holds a file as long as it runs: whether it does depends on no clock.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import platform
+import secrets
 import sqlite3
-import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .index import Index, is_alive
-
-LEASE_SECONDS = 60.0
+from ..files.faults import naming
+from ..files.held import create_held, is_held
+from .index import Index
 
 
 @dataclass(frozen=True)
@@ -36,21 +35,20 @@ class States(Index):
     """A driver's view of the index of a plan: it leases jobs and records how they ended."""
 
     def __init__(self, folder: str | Path, shard: tuple[int, int] = (1, 1)):
-        import psutil
-
         super().__init__(folder, shard)
-        self.driver, born = uuid.uuid4().hex, psutil.Process().create_time()
-        with self._change() as db:
-            db.execute("INSERT INTO drivers VALUES (?,?,?,?)", (self.driver, platform.node(), os.getpid(), born))
+        self.driver = f"{os.getpid()}.{secrets.token_hex(8)}"
+        with naming(self.folder):
+            self._held = create_held(self._driver_file(self.driver))
 
     def close(self) -> None:
         """Release this driver's leases, and close the file."""
         try:
             with self._change() as db:
                 db.execute("UPDATE jobs SET state = 'planned' WHERE state = 'leased' AND driver = ?", (self.driver,))
-                db.execute("DELETE FROM drivers WHERE driver = ?", (self.driver,))
         finally:
             super().close()
+            os.close(self._held)
+            self._driver_file(self.driver).unlink(missing_ok=True)
 
     def lease(self, server: str, but: Sequence[int] = (), size: int = 1) -> list[Lease]:
         """The jobs of the next prompt for `server`, at most `size`, except those in `but`; [] if there is none now.
@@ -103,9 +101,8 @@ class States(Index):
         if row is None:
             return None
         lease = Lease(idx=row[0], key=row[1], body=row[2], attempts=row[3], prompt_id=prompt_id)
-        values = (self.driver, server, prompt_id, time.time() + LEASE_SECONDS, lease.idx)
-        sets = "state = 'leased', driver = ?, server = ?, prompt_id = ?, lease_until = ?"
-        db.execute(f"UPDATE jobs SET {sets} WHERE idx = ?", values)
+        sets = "state = 'leased', driver = ?, server = ?, prompt_id = ?"
+        db.execute(f"UPDATE jobs SET {sets} WHERE idx = ?", (self.driver, server, prompt_id, lease.idx))
         return lease, row[4]
 
     def _team_up(self, db: sqlite3.Connection, idxs: Sequence[int]) -> None:
@@ -115,36 +112,19 @@ class States(Index):
         """Take over jobs that a dead driver had sent to `server`."""
         with self._change() as db:
             query = "SELECT idx, key, body, attempts, prompt_id FROM jobs WHERE state = 'leased' AND server = ?"
-            rows = db.execute(f"{query} AND lease_until < ?", (server, time.time())).fetchall()
-            until = time.time() + LEASE_SECONDS
-            for row in rows:
-                db.execute("UPDATE jobs SET driver = ?, lease_until = ? WHERE idx = ?", (self.driver, until, row[0]))
+            rows = db.execute(f"{query} AND driver IS NULL", (server,)).fetchall()
+            db.executemany("UPDATE jobs SET driver = ? WHERE idx = ?", [(self.driver, row[0]) for row in rows])
         return [Lease(*row) for row in rows]
 
-    def renew(self) -> None:
-        """Renew this driver's leases, and release those of dead drivers on servers without a driver."""
+    def free_dead(self, servers: list[str]) -> None:
+        """Leave the jobs of dead drivers on `servers` for adoption; plan those on other servers again."""
         with self._change() as db:
-            now = time.time()
-            db.execute(
-                "UPDATE jobs SET lease_until = ? WHERE state = 'leased' AND driver = ?",
-                (now + LEASE_SECONDS, self.driver),
-            )
-            db.execute(
-                "UPDATE jobs SET state = 'planned' WHERE state = 'leased' AND lease_until < ?", (now - LEASE_SECONDS,)
-            )
-
-    def expire_dead(self, servers: list[str]) -> None:
-        """Expire the leases of dead drivers on this machine; release those on servers other than `servers`."""
-        with self._change() as db:
-            mine = "SELECT driver, pid, born FROM drivers WHERE host = ? AND driver != ?"
-            for driver, pid, born in db.execute(mine, (platform.node(), self.driver)).fetchall():
-                if is_alive(pid, born):
-                    continue
-                held = "state = 'leased' AND driver = ?"
-                db.execute(f"UPDATE jobs SET lease_until = 0 WHERE {held}", (driver,))
-                elsewhere = f"{held} AND server NOT IN ({_marks(servers)})"
-                db.execute(f"UPDATE jobs SET state = 'planned' WHERE {elsewhere}", (driver, *servers))
-                db.execute("DELETE FROM drivers WHERE driver = ?", (driver,))
+            others = "SELECT DISTINCT driver FROM jobs WHERE state = 'leased' AND driver != ?"
+            for (driver,) in db.execute(others, (self.driver,)).fetchall():
+                if not is_held(self._driver_file(driver)):
+                    db.execute("UPDATE jobs SET driver = NULL WHERE state = 'leased' AND driver = ?", (driver,))
+            elsewhere = f"state = 'leased' AND driver IS NULL AND server NOT IN ({_marks(servers)})"
+            db.execute(f"UPDATE jobs SET state = 'planned' WHERE {elsewhere}", tuple(servers))
 
     def release(self, idx: int) -> None:
         """Return a job that no server has tried."""
@@ -199,7 +179,7 @@ class States(Index):
 
     def _set(self, idx: int, state: str, reason: str) -> None:
         with self._change() as db:
-            # Only while this driver holds it: an expired lease may belong to another driver by now.
+            # Only while this driver holds it.
             held = "state = 'leased' AND driver = ?"
             db.execute(
                 f"UPDATE jobs SET state = ?, reason = ? WHERE idx = ? AND {held}", (state, reason, idx, self.driver)

@@ -54,6 +54,11 @@ def remove_left(path: Path) -> bool:
         os.close(descriptor)
 
 
+def is_held(path: Path) -> bool:
+    """Whether the process that made the file is still running; removes the file of one that is gone."""
+    return not remove_left(path) and path.exists()
+
+
 def remove_left_parts(folder: Path) -> None:
     """Remove what dead processes were writing into `folder`."""
     with suppress(OSError), os.scandir(folder) as entries:

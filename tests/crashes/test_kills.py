@@ -65,7 +65,7 @@ def test_two_at_once(made, place_of, tmp_path, calm, name):
     check_order(place)
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "train-classifier"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_the_clock_is_set_back_after_a_kill(made, place_of, tmp_path, calm, name):
     whole, numbers = calm(name)
     place, log = place_of(1), tmp_path / "log"
