@@ -64,7 +64,7 @@ class Damage:
 
     def found(self, number: int, line: bytes, why: str) -> None:
         """Line `number`, from 1, cannot be read."""
-        if line in self._seen:
+        if line in self._seen or len(self._seen) > SHOWN:  # no more are kept: a damaged file may be large
             return
         self._seen.add(line)
         if len(self._seen) <= SHOWN:
