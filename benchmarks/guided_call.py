@@ -117,9 +117,19 @@ def seconds_of(call, device):
 
 def unet_step(latents, quick):
     """One CFG step: the conditional and the unconditional half of the batch in one forward pass."""
+    import torch
+
+    net = unet(latents.device, quick)
+    x = torch.cat([latents, latents]).to(net.dtype)
+    text = torch.randn(len(x), 77, 768, device=x.device, dtype=net.dtype)
+    level = torch.full((len(x),), 300.0, device=x.device)
+    return lambda: net(x, level, text), {"parameters": parameters(net)}
+
+
+def unet(device, quick):
+    """SD 1.5's UNet, or a narrow one, with random weights."""
     import comfy.model_management
     import comfy.ops
-    import torch
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     config = {
@@ -131,12 +141,8 @@ def unet_step(latents, quick):
     }  # fmt: skip
     dtype = comfy.model_management.unet_dtype(model_params=860_000_000)
     operations = comfy.ops.pick_operations(dtype, None)
-    unet = UNetModel(**config, dtype=dtype, operations=operations, device=latents.device)
-    randomise(unet.eval().requires_grad_(False))
-    x = torch.cat([latents, latents]).to(dtype)
-    text = torch.randn(len(x), 77, 768, device=x.device, dtype=dtype)
-    level = torch.full((len(x),), 300.0, device=x.device)
-    return lambda: unet(x, level, text), {"parameters": parameters(unet)}
+    net = UNetModel(**config, dtype=dtype, operations=operations, device=device)
+    return randomise(net.eval().requires_grad_(False))
 
 
 def guided_call(decoder, latents, quick, micro_batch):

@@ -3,9 +3,9 @@
     python run.py exec -- python benchmarks/throughput.py
     python run.py exec -- python benchmarks/throughput.py --sizes 1 2 4 8 16 --rounds 5
 
-The embedded workflow on one ComfyUI server of this machine. In each round every size makes the same number of images,
-in turn; then the engine samples and decodes as many in this process, without ComfyUI's nodes, files and scores. Printed
-is the median over the rounds, and of the ratios within each round.
+The embedded workflow on ComfyUI servers of this machine. In each round every size makes the same number of images, in
+turn: through `higfa run`, then in this process, without ComfyUI's nodes, files and scores, once with HiGFA and once
+with stock CFG (contour on the positive). Printed is the median over the rounds, and of the ratios within each round.
 """
 
 import argparse
@@ -38,14 +38,15 @@ def server(base: Path):
         yield url
 
 
-def drive(base: Path, url: str, name: str, size: int, images: int) -> float:
+def drive(base: Path, urls: list[str], name: str, size: int, images: int) -> float:
     """Seconds for that many new images through `higfa run`."""
     folder = base / "output" / name
     arguments = ["--workflow", WORKFLOW, "--source", base / "drawn", "--replicas", "99", "--plan-seed", name[1:]]
     with contextlib.redirect_stdout(io.StringIO()):
         assert plan_command.main([str(part) for part in (folder, *arguments, "--leaks", "off")]) == 0
         began = time.perf_counter()
-        options = ["--server", url, "--limit", images, "--batch", size, "--quiet"]
+        servers = [part for url in urls for part in ("--server", url)]
+        options = [*servers, "--limit", images, "--batch", size, "--quiet"]
         assert run_command.main([str(part) for part in (folder, *options)]) == 0
     took = time.perf_counter() - began
     rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text("utf-8").splitlines()]
@@ -55,8 +56,9 @@ def drive(base: Path, url: str, name: str, size: int, images: int) -> float:
 
 
 def engine(images: int):
-    """A function of the batch size: seconds for that many images in this process, with the workflow's settings."""
-    from miniature_world import higfa_guider, load_world, start_comfyui
+    """A function of batch size and guidance (or stock CFG): seconds for that many images in this process, with the
+    workflow's settings."""
+    from miniature_world import higfa_guider, load_world, start_comfyui, stock_guider
 
     start_comfyui()
     import torch
@@ -72,22 +74,25 @@ def engine(images: int):
     world, settings = load_world(), Guidance.pick(guidance)
     height, width = latent["height"], latent["width"]
 
-    def once(size: int, seed: int) -> None:
+    def once(size: int, guided: bool, seed: int) -> None:
         names = [birds.CLASS_NAMES[i % len(birds.CLASS_NAMES)] for i in range(size)]
         lines = torch.zeros(size, height, width, 3)
         lines[:, height // 3, width // 4 : -width // 4] = 1.0
         both = world.with_contour(world.encode([f"a photo of a {name}" for name in names]), lines)
         noise = torch.randn(size, 4, height // 8, width // 8, generator=torch.Generator().manual_seed(seed))
-        guider = higfa_guider(world, both, world.encode([""] * size), sampler["cfg"], names, settings)
+        empty = world.encode([""] * size)
+        guider = stock_guider(world, both, empty, sampler["cfg"])
+        if guided:
+            guider = higfa_guider(world, both, empty, sampler["cfg"], names, settings)
         found = world.sample(guider, noise, sampler["steps"], sampler["sampler_name"], sampler["scheduler"], seed)
         world.vae.decode(found)
 
-    def measure(size: int) -> float:
+    def measure(size: int, guided: bool) -> float:
         with torch.inference_mode():
-            once(size, 0)
+            once(size, guided, 0)
             began = time.perf_counter()
             for i in range(images // size):
-                once(size, i)
+                once(size, guided, i)
             return (time.perf_counter() - began) * images / (images // size * size)
 
     return measure
@@ -96,30 +101,34 @@ def engine(images: int):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 4, 8])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=24, help="of each size and round")
+    parser.add_argument("--servers", type=int, default=1)
     args = parser.parse_args()
-    inside, driven = ({size: [] for size in args.sizes} for _ in range(2))
-    with tempfile.TemporaryDirectory() as folder:
+    driven, inside, stock = ({size: [] for size in args.sizes} for _ in range(3))
+    measure = engine(args.images)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         base = Path(folder)
         draw_sources(base / "drawn", 2)
-        with server(base) as url:
-            drive(base, url, "p0", max(args.sizes), max(args.sizes))  # loads everything
-            for turn in range(args.rounds):
-                for size in args.sizes:
-                    driven[size].append(drive(base, url, f"p{turn + 1}{size:02}", size, args.images))
-    measure = engine(args.images)
-    for _ in range(args.rounds):
-        for size in args.sizes:
-            inside[size].append(measure(size))
-    print(f"{args.rounds} rounds of {args.images} images, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n")
-    print("| jobs in a prompt | images an hour, higfa run | to one | images an hour, engine alone | run / engine |")
-    print("|---|---|---|---|---|")
+        urls = [stack.enter_context(server(base)) for _ in range(args.servers)]
+        for i, url in enumerate(urls):
+            drive(base, [url], f"p99{i}", max(args.sizes), max(args.sizes))  # loads everything
+        for turn in range(args.rounds):
+            for size in args.sizes:
+                driven[size].append(drive(base, urls, f"p{turn + 1}{size:02}", size, args.images))
+                inside[size].append(measure(size, True))
+                stock[size].append(measure(size, False))
+    where = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, servers: {args.servers}"
+    print(f"{args.rounds} rounds of {args.images} images, {where}\n")
+    print(
+        "| jobs in a prompt | images an hour, higfa run | to one | HiGFA in process | stock in process | run / HiGFA |"
+    )
+    print("|---|---|---|---|---|---|")
     for size in args.sizes:
-        hours = [3600 * args.images / statistics.median(times[size]) for times in (driven, inside)]
-        gain = statistics.median(one / some for one, some in zip(driven[args.sizes[0]], driven[size]))
-        share = statistics.median(own / some for own, some in zip(inside[size], driven[size]))
-        print(f"| {size} | {hours[0]:.0f} | {gain:.2f} | {hours[1]:.0f} | {share:.2f} |")
+        hours = [3600 * args.images / statistics.median(times[size]) for times in (driven, inside, stock)]
+        gain = statistics.median(one / some for one, some in zip(driven[args.sizes[0]], driven[size], strict=True))
+        share = statistics.median(own / some for own, some in zip(inside[size], driven[size], strict=True))
+        print(f"| {size} | {hours[0]:.0f} | {gain:.2f} | {hours[1]:.0f} | {hours[2]:.0f} | {share:.2f} |")
 
 
 if __name__ == "__main__":

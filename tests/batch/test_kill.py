@@ -145,6 +145,19 @@ def test_kills_lose_and_double_no_job_of_a_prompt(tmp_path, make_plan, make_serv
     assert batch in server.prompts and len(server.seen_faults) > 2
 
 
+@pytest.mark.parametrize("batch", [3, 8])
+def test_kills_do_not_overrun_a_quota(tmp_path, make_plan, make_server, drive, made, batch):
+    draw, quota = random.Random(batch), {"F-16A": 20, "F-16B": 9}
+    make_plan(tmp_path / "planes", dict.fromkeys(quota, 30), quota=quota)
+    server = make_server(faults=("die between", "error"), share=0.02, seed=batch, seconds=0.03)
+    for _ in range(3):
+        process = drive(tmp_path / "planes", [server], "--batch", str(batch))
+        kill_after(process, [server], draw.randint(1, 2), draw.uniform(0, 0.05), seconds=0.03)
+    finish(drive(tmp_path / "planes", [server], "--batch", str(batch)))
+    rows, lines = manifest_rows(tmp_path / "planes")
+    assert lines == len(rows) == 29 and Counter(row["class_name"] for row in rows) == quota and len(server.prompts) > 3
+
+
 def test_two_drivers_at_once_share_the_work(tmp_path, make_plan, make_server, drive, calm_rows, made):
     calm = calm_rows(4)
     make_plan(tmp_path / "planes", 4)
