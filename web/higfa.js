@@ -1,5 +1,5 @@
-// What the HiGFA nodes add to ComfyUI's page: fewer widgets in the classic canvas, choices instead of typing, and a
-// chart of the guidance.
+// What the HiGFA nodes add to ComfyUI's page: fewer widgets in the classic canvas, choices instead of typing, a chart
+// of the guidance, and the review of datasets.
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
@@ -209,6 +209,49 @@ function refreshChoices() {
   setTimeout(() => nodes.forEach((node) => node.refreshChoices?.()), 100);
 }
 
+// --- The review of datasets: a page of its own in a frame, so that its keys are not those of the canvas.
+
+const REVIEW = "/higfa/review/";
+const BUTTON = "padding: 6px 10px; border: 1px solid #4447; border-radius: 6px; background: #8882; color: inherit; ";
+
+const reviewOf = (name) => `${api.apiURL(REVIEW)}?dataset=${encodeURIComponent(name)}`;
+
+function openReview(name) {
+  const frame = element("iframe", { src: reviewOf(name), title: "HiGFA review", style: "flex: 1; border: 0" });
+  const close = element("button", { style: `${BUTTON} cursor: pointer`, "data-testid": "higfa-close" }, "Close");
+  const bar = element("div", { style: "display: flex; justify-content: space-between; padding: 4px 10px" });
+  const alone = element("a", { href: reviewOf(name), target: "_blank", style: "color: #9cf; align-self: center" });
+  alone.append("Open in a tab of its own");
+  bar.append(alone, close);
+  const style = "position: fixed; inset: 0; z-index: 9999; display: flex; flex-direction: column; background: #171718; color: #ddd";
+  const box = element("div", { style, "data-testid": "higfa-review" }, bar, frame);
+  close.onclick = () => box.remove();
+  frame.onload = () => {
+    const { contentWindow: inner, contentDocument: page } = frame;
+    inner.addEventListener("keydown", ({ key }) => key === "Escape" && !page.querySelector("dialog[open]") && box.remove());
+    inner.focus();
+  };
+  document.body.append(box);
+}
+
+async function listDatasets(place) {
+  const answer = await api.fetchApi(`${REVIEW}datasets`);
+  const { datasets = [], error } = await answer.json();
+  const none = "No dataset yet. Export Dataset makes one in ComfyUI's output folder when a workflow runs.";
+  const about = datasets.length ? "Look through a dataset: other rules, and verdicts by hand." : none;
+  const buttons = datasets.map((name) => {
+    const style = `${BUTTON} cursor: pointer; text-align: left; overflow-wrap: anywhere`;
+    const button = element("button", { style, "data-testid": "higfa-dataset" }, name);
+    button.onclick = () => openReview(name);
+    return button;
+  });
+  const style = "display: flex; flex-direction: column; gap: 6px; padding: 12px";
+  const title = element("div", { style: "font-weight: 600; font-size: 15px" }, "HiGFA datasets");
+  place.replaceChildren(element("div", { style }, title, element("div", {}, error ?? about), ...buttons));
+}
+
+const REVIEW_TAB = { id: "higfa-review", icon: "pi pi-images", title: "Datasets", tooltip: "Review datasets (HiGFA)" };
+
 function after(owner, method, action) {
   const before = owner[method];
   owner[method] = function () {
@@ -220,6 +263,9 @@ function after(owner, method, action) {
 
 app.registerExtension({
   name: "HiGFA",
+  setup() {
+    app.extensionManager.registerSidebarTab({ ...REVIEW_TAB, type: "custom", render: listDatasets });
+  },
   nodeCreated(node) {
     if (!isOurs(node)) return;
     addChoosers(node);

@@ -290,6 +290,8 @@ class Index(Database):
             return None
         values = (*image, *found, int(row.accepted), row.batch, row.file, row.bytes, row.mask, at)
         scores = msgspec.json.encode(row.scores).decode()
+        if row.human is not None:
+            scores = json.dumps({**json.loads(scores), "human": row.human.accepted})
         db.execute("INSERT OR REPLACE INTO images VALUES (?,?,?,?,?,?,?,?,?,?,?)", (*values, scores))
         self._batch = max(self._batch, row.batch)
         return found[1]

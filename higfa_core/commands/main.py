@@ -15,6 +15,7 @@ COMMANDS = {
     "run": (".run", "make the images of a plan on one or many ComfyUI servers; again to resume"),
     "status": (".status", "what is planned, made, accepted and failed, class by class"),
     "filter": (".filter", "apply other rules to the images of a dataset"),
+    "review": (".review", "look through a dataset in a browser: other rules, verdicts by hand"),
     "export": (".export", "ImageFolder, Hugging Face, WebDataset, COCO, lists for mixing"),
     "report": (".report", "a dataset as one HTML page, real and synthetic images side by side"),
     "evaluate": (".evaluate", "an audit sheet: label errors, coverage, diversity, copies, spectrum, limits"),

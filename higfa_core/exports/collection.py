@@ -17,6 +17,7 @@ from ..files.records import plain
 from ..plans.plan_file import PlanFile, planned_keys
 from ..sources.source import SourceImage
 from ..store.manifest import Manifest
+from ..store.rows import place_in_plan
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,14 @@ def read_collection(folders: Sequence[str | Path], all_images: bool = False) -> 
         left_out = f", but {others} of other plans (--all-images includes them)" if others else ""
         raise ValueError(f"No accepted image in {', '.join(map(str, folders))}{left_out}. There is nothing to export.")
     plans = [plan for folder in folders if (plan := _read_plan(folder / "plan.json", classes))]
-    return Collection(tuple(folders), classes, tuple(sorted(accepted, key=_order)), rejected, tuple(plans), others)
+    return Collection(
+        tuple(folders),
+        classes,
+        tuple(sorted(accepted, key=lambda item: place_in_plan(item.row))),
+        rejected,
+        tuple(plans),
+        others,
+    )
 
 
 def _open(folder: Path) -> Manifest:
@@ -190,11 +198,6 @@ def _item(folder: Path, row: dict, label: int) -> Item:
 def _real_folder(folder: Path, place: str) -> Path:
     """A folder of images in the dataset, looked at once. ValueError when a link there leads out of the dataset."""
     return inside(folder, place)
-
-
-def _order(item: Item) -> tuple:
-    index = item.row.get("plan_index")
-    return index is None, index or 0, item.row["key"], item.row["index"]
 
 
 def _source(path: str, about: Mapping, classes: tuple[str, ...]) -> SourceImage:

@@ -18,6 +18,7 @@ from ..files.opening import opened
 from ..files.paths import inside
 from ..plans.plan_file import HEADER, PlanFile, planned_keys
 from ..store.manifest import Manifest
+from ..store.rows import place_in_plan
 from .reasons import reasons
 
 NAME = "report.html"
@@ -40,7 +41,7 @@ class Dataset:
         self.folder = Path(folder).absolute()
         manifest = Manifest(self.folder)
         keys = planned_keys(self.folder)
-        self.rows = sorted((row for row in manifest.rows() if keys is None or row["key"] in keys), key=_order)
+        self.rows = sorted((row for row in manifest.rows() if keys is None or row["key"] in keys), key=place_in_plan)
         if not self.rows:
             raise ValueError(f"No images in {folder}. Give a folder that Export Dataset or `higfa run` has filled.")
         header = self.folder / HEADER
@@ -214,11 +215,6 @@ def _confidences(row: Mapping) -> dict[str, float]:
 def _job(row: Mapping) -> tuple:
     # Not the job key, which also covers the prompt: a comparison may well be about prompts.
     return row["class_name"], row["source"], row["seed"], row["index"]
-
-
-def _order(row: Mapping) -> tuple:
-    index = row.get("plan_index")
-    return index is None, index or 0, row["key"], row["index"]
 
 
 def data_uri(path: Path) -> str | None:

@@ -44,6 +44,13 @@ class Scores(Struct, gc=False, omit_defaults=True):
     phash: Hash | None = None
 
 
+class Human(Struct, gc=False):
+    """What a person decided about an image, and when (ISO 8601)."""
+
+    accepted: bool
+    at: str
+
+
 class Row(Struct, gc=False):
     """A line of `manifest.jsonl`: one image."""
 
@@ -72,6 +79,7 @@ class Row(Struct, gc=False):
     width: Natural | None = None
     height: Natural | None = None
     versions: dict[str, Any] | None = None
+    human: Human | None = None
 
     def __post_init__(self):
         if not STORED.fullmatch(self.file) or path_flaw(self.file):
@@ -180,6 +188,28 @@ class MixedLists(Struct):
         places = [*self.labels, *self.pairs, *(path for found in self.pairs.values() for path in found)]
         if flawed := next(filter(leads_out, places), None):
             raise ValueError(f"the path {flawed!r} leads out of its folder")
+
+
+class OneImage(Struct, forbid_unknown_fields=True):
+    """Which image of a dataset the page of the review means."""
+
+    key: Key
+    index: Small
+
+
+class HandVerdict(Struct, forbid_unknown_fields=True):
+    """What a person decides on the page of the review; None: what the rules say."""
+
+    dataset: str
+    images: Annotated[list[OneImage], Meta(min_length=1, max_length=10_000)]
+    accepted: bool | None
+
+
+class OtherRules(Struct, forbid_unknown_fields=True):
+    """Rules to try, or to apply, on the page of the review."""
+
+    dataset: str
+    rules: dict[str, float | bool]
 
 
 _ROW = msgspec.json.Decoder(Row)

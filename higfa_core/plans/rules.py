@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 from ..settings import ADVANCED, HIDDEN, Setting, Settings
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A decision and its reason in words."""
+    """A decision and its reason in words; `like`: the number of the earlier image that a near-duplicate resembles."""
 
     accepted: bool
     reason: str
+    like: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,10 @@ class Rules(Settings):
         """The rules that are on."""
         return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) != field.default}
 
-    @property
+    @cached_property
     def needs(self) -> set[str]:
         """The scores that these rules need."""
-        return {_SCORES[rule] for rule in self.given()}
+        return {SCORES[rule] for rule in self.given()}
 
     def check(self, scores: Mapping[str, object]) -> None:
         """ValueError when a score that a rule needs was not measured."""
@@ -71,14 +73,16 @@ class Rules(Settings):
             raise ValueError(f"The rules need {', '.join(lacking)}, which {_REMEDY[lacking[0].partition('_')[0]]}")
 
     def judge(self, scores: Mapping[str, object]) -> Verdict:
-        """The verdict on one image, regardless of the others."""
+        """The verdict on one image, regardless of the others. What a person has decided (`human`) stands."""
         self.check(scores)
+        if (human := scores.get("human")) is not None:
+            return Verdict(bool(human), "accepted by hand" if human else "rejected by hand")
         for prefix, who in (("", "the classifier"), ("judge_", "the judge")):
             if scores.get(f"{prefix}broken"):
                 return Verdict(False, f"{who} gave probabilities that are not finite")
             if getattr(self, f"require_{prefix}top1") and scores[f"{prefix}rank"] != 1:
                 return Verdict(False, f"{who} sees {scores[f'{prefix}seen']!r}")
-        for rule, name in _SCORES.items():
+        for rule, name in SCORES.items():
             least = getattr(self, rule)
             if rule.startswith("min_") and least > 0 and scores[name] < least:
                 return Verdict(False, f"{name.replace('_', ' ')} {scores[name]:.4g} is below {least:g}")
@@ -99,6 +103,8 @@ class Rules(Settings):
         hashes = np.array([int(str(scores["phash"]), 16) for scores in images], dtype=np.uint64)
         passed = np.array([verdict.accepted for verdict in verdicts], dtype=bool)
         for i in np.flatnonzero(passed):
+            if images[int(i)].get("human"):
+                continue
             earlier = np.flatnonzero(passed[:i])
             differ = np.bitwise_xor(hashes[earlier], hashes[i])
             if hasattr(np, "bitwise_count"):  # since NumPy 2; over twenty times as fast
@@ -106,11 +112,12 @@ class Rules(Settings):
             else:
                 bits = np.unpackbits(differ.view(np.uint8)).reshape(-1, 64).sum(1)
             if len(bits) and bits.min() <= self.max_duplicate_bits:
-                verdicts[i] = Verdict(False, f"near-duplicate: {bits.min()} of 64 bits from an earlier image")
+                reason = f"near-duplicate: {bits.min()} of 64 bits from an earlier image"
+                verdicts[i] = Verdict(False, reason, like=int(earlier[bits.argmin()]))
         return verdicts
 
 
-_SCORES = {
+SCORES = {
     "min_confidence": "confidence",
     "require_top1": "rank",
     "min_margin": "margin",

@@ -111,6 +111,8 @@ class Manifest:
         whole = all((self.folder / path).is_file() for path in extra)
         if old is not None and whole and self.is_intact(old):
             same = old["sha256"] == row["sha256"]
+            if same and old.get("human"):
+                return "same"  # what a person has decided about this very image
             if same and all(old[name] == row[name] for name in ("file", "accepted", "reason")):
                 return "same"
             if not replace:

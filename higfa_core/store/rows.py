@@ -113,6 +113,18 @@ def _ends_torn(descriptor: int) -> bool:
     return os.read(descriptor, 1) != b"\n"
 
 
+def evidence(row: Mapping) -> dict:
+    """What `..plans.rules.Rules` judge an image by: its scores, and as `human` what a person has decided."""
+    human = row.get("human")
+    return {**row["scores"], "human": human["accepted"]} if human else row["scores"]
+
+
+def place_in_plan(row: Mapping) -> tuple:
+    """What rows are sorted by; those without a plan come last."""
+    index = row.get("plan_index")
+    return index is None, index or 0, row["key"], row["index"]
+
+
 def encode_row(row: Mapping) -> bytes:
     """A row as a line. ValueError if a field is missing or invalid."""
     line = (json.dumps(row, ensure_ascii=False, allow_nan=False, default=_plain_value) + "\n").encode()

@@ -19,6 +19,7 @@ from higfa_core.plans.plan import Plan
 from higfa_core.plans.plan_file import HEADER, PlanFile, write_plan
 from higfa_core.plans.rules import Rules
 from higfa_core.plans.shards import Shard
+from higfa_core.review.filtering import decide_by_hand, refilter
 from higfa_core.sources.layouts import read_dataset
 from higfa_core.store.writer import export_images, open_manifest
 
@@ -213,3 +214,23 @@ def test_shards_deal_every_class_out_alike(parts):
 def test_shards_that_are_none(plan, shard):
     with pytest.raises(ValueError, match=f"got {shard[0]}/{shard[1]}"):
         States(plan(), shard)
+
+
+def test_a_quota_counts_what_a_person_has_left(plan):
+    folder = plan(3, quota={"a": 2, "b": 2})
+    make(folder, [0, 1, 2, 3])
+
+    def of_class_a():
+        with closing(States(folder)) as index:
+            index.apply_rules(0)
+            (row,) = (row for row in index.table() if row["name"] == "a")
+            return row["accepted"], row["surplus"]
+
+    assert of_class_a() == (2, 4)
+    first = next(row for row in open_manifest(folder).rows() if row["class_name"] == "a")
+    decide_by_hand(open_manifest(folder), [(first["key"], 0)], False)
+    assert of_class_a() == (1, 0)  # tries are planned again
+    refilter(folder, {"min_sharpness": 1e-6})  # other rules, which the running index reads: they leave it
+    assert of_class_a() == (1, 0)
+    decide_by_hand(open_manifest(folder), [(first["key"], 0)], None)
+    assert of_class_a() == (2, 4)

@@ -1,0 +1,1 @@
+"""Looking through a dataset: other rules, verdicts by hand, and the page that shows both."""
