@@ -2,7 +2,7 @@
 
     python run.py exec -- python benchmarks/honest_guides.py
 
-`mid` and `weak` see the same 160 images (8 of each species to train on, 2 to calibrate) for 600 and 200 steps. The
+`mid` and `weak` see the same 160 images (8 of each species to train on, 2 to calibrate) for 1,500 and 300 steps. The
 judge is another architecture, trained on 16,000 renders of its own. Stages are resumable and skipped when their file
 is there; everything is kept in .higfa/evidence, and the accuracy on 1,600 fresh renders in benchmarks/results.
 """
@@ -18,7 +18,7 @@ RESULTS = ROOT / "benchmarks/results"
 WORK = ROOT / ".higfa/evidence"
 ARCH = "test_resnet"
 SHOTS, HELD_OUT = 10, 2  # images of a species; the demo's sources are the first eight of them
-GUIDES = {"mid": 600, "weak": 200}  # steps
+GUIDES = {"mid": 1500, "weak": 300}  # steps
 RELATED_SEED, RELATED, PRETRAINING = 5_000_000, 6_000, 600
 FRESH_SEED, FRESH = 6_000_000, 100  # renders of a species that nothing was trained or tuned on
 

@@ -1,7 +1,7 @@
 """What other people's code says about known features: the values that tests/evaluation compares ours with.
 
-    pip install prdc==0.2 vendi-score==0.0.3 torchmetrics==1.9.0 torch-fidelity==0.4.0   # in an environment of its own
-    python benchmarks/metric_oracles.py
+    pip install --target FOLDER prdc==0.2 vendi-score==0.0.3 torchmetrics==1.9.0 torch-fidelity==0.4.0
+    PYTHONPATH=FOLDER python run.py exec -- python benchmarks/metric_oracles.py
 
 Those packages are no dependency of the tests: prdc and vendi-score are no longer maintained.
 """

@@ -1,6 +1,8 @@
 """Export Dataset."""
 
+import functools
 import json
+import logging
 
 import comfyui_version
 import folder_paths
@@ -10,12 +12,14 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io, ui
 
 from ..higfa_core import __version__
+from ..higfa_core.plans.acceptance import acceptance
 from ..higfa_core.plans.rules import Rules
 from ..higfa_core.plans.workflow import digest
 from ..higfa_core.store.writer import SUFFIXES, Report, export_images, is_complete
 from .types import HiGFAClassifier, HiGFAJob, HiGFATrace, HiGFATransform
 from .widgets import widgets
 
+log = logging.getLogger(__name__)
 VERSIONS = {"higfa": __version__, "comfyui": comfyui_version.__version__, "torch": torch.__version__}
 
 
@@ -136,6 +140,9 @@ class ExportDataset(io.ComfyNode):
         run = trace.trace if trace else None
         noise = run.noise if run else None
         graph, node = cls.hidden.prompt or {}, str(cls.hidden.unique_id)
+        chosen = Rules.pick(rules)
+        if node in graph and (worth := acceptance(graph, chosen, node)):
+            _say_once(f"{dataset_name.strip()}: {worth}")
         report = export_images(
             images,
             folder_paths.get_output_directory(),
@@ -146,7 +153,7 @@ class ExportDataset(io.ComfyNode):
             judge=judge,
             contour=contour,
             mask=mask,
-            rules=Rules.pick(rules),
+            rules=chosen,
             transform=transform,
             guidance=run.summary() if run else None,
             noise=noise if noise and len(noise) == len(images) else None,
@@ -173,6 +180,11 @@ class ExportDataset(io.ComfyNode):
         if name and not is_complete(folder_paths.get_output_directory(), name):
             return float("nan")
         return f"{name} is complete"
+
+
+@functools.cache
+def _say_once(words: str) -> None:
+    log.warning("HiGFA: %s", words)
 
 
 def _metadata(hidden) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..files.records import plain
 from ..miniature import sources as embedded
+from ..plans.acceptance import acceptance, with_judge
 from ..plans.balance import job_counts
 from ..plans.plan import Plan
 from ..plans.plan_file import write_plan
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     speech = Speech(args.json)
     graph = read_workflow(args.workflow)
+    graph = with_judge(graph, args.judge) if args.judge else graph
     widgets = {k: v for k, v in graph[find_node(graph, JOB)]["inputs"].items() if not is_link(v)}
     settings = PlanSettings.pick(widgets | given(PlanSettings, args))
     root, name = _source(args, widgets.get("dataset", ""))
@@ -53,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     plan = Plan(dataset, counts, prompts, settings.plan_seed, settings.contour_from, name, known)
     rules = _rules(args, graph)
     speech.say(_summary(plan, quota))
+    if worth := acceptance(graph, rules):
+        speech.say(worth)
     clients = _clients(args)
     result = _result(args, plan, quota) | {"leaks": len(leaks)}
     if args.dry_run:
@@ -206,6 +210,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("folder", type=Path, help="the dataset's folder, for example ComfyUI/output/my_dataset")
     add("--workflow", type=Path, required=True, metavar="FILE", help="API format, with Dataset Job and Export Dataset")
+    about = "its file in the servers' models/higfa_classifiers: asked by Export Dataset, besides the guide"
+    add("--judge", metavar="FILE", help=f"an independent classifier, {about}")
     add("--source", type=Path, metavar="FOLDER", help="the labelled real images, in any known layout")
     add("--input-dir", type=Path, metavar="FOLDER", help="ComfyUI's input folder, where the workflow's own dataset is")
     add_source_arguments(parser)

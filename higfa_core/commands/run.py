@@ -17,6 +17,7 @@ from ..batch.options import Options
 from ..batch.runner import Run
 from ..batch.size import LARGEST
 from ..batch.states import States
+from ..plans.acceptance import acceptance
 from ..wording import counted
 from .progress import Progress, progress, spoken_time
 from .shell import Parser, Speech, add_json_option, command, hint
@@ -54,6 +55,8 @@ def run_plan(
     if after.written > before.written:
         made = counted(after.written - before.written, "image")
         speech.say(f"{made} in {spoken_time(seconds)}{_rest(before, after, seconds)}")
+    if after.written and (worth := acceptance(states.plan.header["workflow"], states.rules)):
+        speech.say(worth)
     for worker in run.workers if options.batch is None else ():
         how = "made most images per second" if worker.size.is_found else "so far, still being measured"
         speech.say(f"{worker.client.url}: {counted(worker.size.value, 'job')} per prompt {how}")

@@ -186,7 +186,7 @@ def _header(plan: Plan, jobs_sha256: str, quota: Mapping[str, int] | None, rules
         "classes": [asdict(info) for info in plan.dataset.classes],
         "counts": plan.counts(),
         "quota": dict(quota) if quota else None,
-        "rules": asdict(rules),
+        "rules": rules.stored(),
         "jobs": len(plan),
         "jobs_sha256": jobs_sha256,
         "sources": {image.path: _source(image, plan) for image in plan.dataset.images},

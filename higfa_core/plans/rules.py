@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from math import ceil
 
 from ..settings import ADVANCED, HIDDEN, Setting, Settings
 
@@ -50,6 +51,10 @@ class Rules(Settings):
         "Reject near-duplicates: images whose perceptual hash differs from that of an earlier image of the class in at "
         "most this many of 64 bits. -1: off."
     )
+    keep_judge_share: float = Setting(1.0, 0.01, 1, tier=HIDDEN).help(
+        "Of each class keep this share of the images that pass the other rules: those whose class the judge finds most "
+        "probable, at least one. 1: all."
+    )
 
     @classmethod
     def recorded(cls, values: Mapping[str, object]) -> Rules:
@@ -61,6 +66,11 @@ class Rules(Settings):
     def given(self) -> dict[str, float | bool]:
         """The rules that are on."""
         return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) != field.default}
+
+    def stored(self) -> dict[str, float | bool]:
+        """All rules, as a file holds them: those that plans of version 0.1.0 lack only if they are on."""
+        given = self.given()
+        return {k: v for k, v in asdict(self).items() if k not in _LATER or k in given}
 
     @cached_property
     def needs(self) -> set[str]:
@@ -92,12 +102,22 @@ class Rules(Settings):
     def judge_class(self, images: Sequence[Mapping[str, object]]) -> list[Verdict]:
         """Verdicts on the images of one class, given as their scores in plan order.
 
-        Images are compared with every earlier one that passed the other rules, itself a duplicate or not: so a verdict
-        depends on earlier images only, and is the same whatever the order in which they were made.
+        Duplicates are compared with every earlier image that passed the other rules, itself a duplicate or not: so that
+        verdict depends on earlier images only. A share of the class depends on all of them: as a class grows, an image
+        may leave it. Neither depends on the order in which images were made.
         """
         verdicts = [self.judge(scores) for scores in images]
-        if self.max_duplicate_bits < 0:
-            return verdicts
+        if self.max_duplicate_bits >= 0:
+            self._without_duplicates(images, verdicts)
+        if self.keep_judge_share < 1:
+            passed = [i for i, one in enumerate(verdicts) if one.accepted and images[i].get("human") is None]
+            # Stable: of equally probable images the earlier ones stay.
+            best = sorted(passed, key=lambda i: float(str(images[i]["judge_confidence"])), reverse=True)
+            for i in best[ceil(self.keep_judge_share * len(passed)) :]:
+                verdicts[i] = Verdict(False, f"the judge prefers others: {self.keep_judge_share:.0%} of the class stay")
+        return verdicts
+
+    def _without_duplicates(self, images: Sequence[Mapping[str, object]], verdicts: list[Verdict]) -> None:
         import numpy as np  # here: a driver of servers rarely needs it
 
         hashes = np.array([int(str(scores["phash"]), 16) for scores in images], dtype=np.uint64)
@@ -114,7 +134,6 @@ class Rules(Settings):
             if len(bits) and bits.min() <= self.max_duplicate_bits:
                 reason = f"near-duplicate: {bits.min()} of 64 bits from an earlier image"
                 verdicts[i] = Verdict(False, reason, like=int(earlier[bits.argmin()]))
-        return verdicts
 
 
 SCORES = {
@@ -127,7 +146,9 @@ SCORES = {
     "min_contour_agreement": "contour_agreement",
     "min_sharpness": "sharpness",
     "max_duplicate_bits": "phash",
+    "keep_judge_share": "judge_confidence",
 }
+_LATER = {"keep_judge_share"}
 _CLASSIFIER = "come from a classifier. Connect one to Export Dataset, or remove those rules."
 _REMEDY = {
     **dict.fromkeys(("confidence", "rank", "margin"), _CLASSIFIER),

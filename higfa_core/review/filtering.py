@@ -10,7 +10,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
@@ -184,7 +184,7 @@ def _by_rules(manifest: Manifest, row: dict) -> Verdict:
 
 def _record_rules(folder: Path, rules: Rules) -> None:
     if header := _header(folder):  # the next higfa run must judge by the same rules, and filter must start from them
-        values = plain(header.read_bytes()) | {"rules": asdict(rules)}
+        values = plain(header.read_bytes()) | {"rules": rules.stored()}
         write_atomic(header, json.dumps(values, ensure_ascii=False, indent=1).encode())
 
 

@@ -23,7 +23,7 @@ def judge_settings(guide: TrainSettings, arch: str = "") -> TrainSettings:
     if arch.split(".")[0] == guide.arch.split(".")[0]:
         other = judge_settings(guide).arch
         raise ValueError(f"The judge needs an architecture other than the guide's: {guide.arch}. For example: {other}.")
-    return replace(guide, arch=arch, seed=(guide.seed + 1) % 2**31)
+    return replace(guide, arch=arch, init="", seed=(guide.seed + 1) % 2**31)
 
 
 def names_of(guide: FineGrainedClassifier, judge: FineGrainedClassifier | None = None) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..files.held import remove_left_parts
 from ..sources import held_out
 from ..wording import counted
-from . import backbone, plots
+from . import backbone, init, plots
 from .data import LabelledSet
 from .judge import GUIDE, JUDGE, judge_settings
 from .settings import TrainOptions, TrainSettings
@@ -59,6 +59,7 @@ def train_files(
         if options.keep_split and (listed := labelled.keep_split()):
             log.info("listed the held-out images in %s: they will not become sources", listed)
 
+    settings = init.resolved(settings)
     plan = [(GUIDE, out, settings)]
     if options.judge:
         plan.append((JUDGE, _sibling(out, JUDGE), judge_settings(settings, options.judge_arch)))
@@ -66,7 +67,8 @@ def train_files(
         remove_left_parts(folder)
     _refuse_names(out, [path for _, path, _ in plan], options.overwrite, options.resume)
     for _, _, wanted in plan:
-        backbone.check(wanted.arch, len(labelled.class_names), wanted.pretrained, wanted.image_size)
+        if not wanted.init:
+            backbone.check(wanted.arch, len(labelled.class_names), wanted.pretrained, wanted.image_size)
     if options.keep_split and labelled.to_list:
         held_out.refuse_read_only(labelled.root)
     done = []
@@ -109,6 +111,8 @@ def _lines(one: Trained) -> list[str]:
         f"{'images':<13}{r.train_images} for training, {len(r.held_out)} held out",
         f"{'weights':<13}{steps}",
     ]
+    if start := init.words(r.settings, r.classifier.class_names):
+        lines.append(f"{'started from':<13}{start}")
     if not r.calibration:
         return [*lines, f"{'calibration':<13}none: no image was held out, so the temperature stays 1"]
     right = int((r.logits.argmax(1) == r.labels).sum())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from ..settings import ADVANCED, HIDDEN, Setting, Settings
 from .loaders import AUGMENT
@@ -57,6 +57,10 @@ class TrainSettings(Settings):
         "The same seed, images, settings and machine give the same file (on a GPU: see the help page). The held-out "
         "images are the same for every seed."
     )
+    init: str = Setting("", tier=HIDDEN).help(
+        "Classifier file to start from, in place of timm's weights: its architecture and its preprocessing, and its "
+        "last layer if it has the same classes."
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -69,12 +73,17 @@ class TrainSettings(Settings):
         The images shown grow as (number of images)^(2/3): 125 images are shown 200 times, 1,000 100 times, 8,000 50
         times, from scratch three times as often; at least 200 steps. Our choice.
         """
-        times = (1000 if self.pretrained else 3000) * images ** (-1 / 3)
+        warm = self.pretrained or bool(self.init)
+        times = (1000 if warm else 3000) * images ** (-1 / 3)
         return replace(
             self,
             steps=self.steps or max(200, round(times * images / self.batch_size)),
-            learning_rate=self.learning_rate or (2e-4 if self.pretrained else 2e-3),
+            learning_rate=self.learning_rate or (2e-4 if warm else 2e-3),
         )
+
+    def facts(self) -> dict[str, object]:
+        """All settings, for files and keys; `init` only where it is given, as in files of earlier versions."""
+        return {name: value for name, value in asdict(self).items() if name != "init" or value}
 
 
 @dataclass(frozen=True)

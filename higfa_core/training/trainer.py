@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..classifier.model import FineGrainedClassifier
 from ..wording import counted
-from . import backbone
+from . import init
 from .calibrate import Calibration, calibrate
 from .data import LabelledSet
 from .loaders import Augmented, CachedImages, HeldOut, Stream, mixed_seed, seeded, training_batches
@@ -63,7 +63,7 @@ class TrainResult:
 
     def metadata(self) -> dict[str, str]:
         """Facts for the classifier's file, the same for the same run."""
-        training = {**asdict(self.settings), "train_images": self.train_images, "best_step": self.best_step}
+        training = {**self.settings.facts(), "train_images": self.train_images, "best_step": self.best_step}
         facts = {"training": json.dumps(training)}
         if self.calibration:
             facts["validation_size"] = str(self.calibration.images)
@@ -120,7 +120,7 @@ def training_key(labelled: LabelledSet, settings: TrainSettings) -> str:
         [(item.path.as_posix(), item.path.stat().st_size, *item[1:]) for item in side]
         for side in (labelled.train, labelled.validation)
     ]
-    text = json.dumps([asdict(settings), labelled.class_names, sides, torch.__version__])
+    text = json.dumps([settings.facts() | init.digest(settings), labelled.class_names, sides, torch.__version__])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -136,13 +136,13 @@ class _Run:
         device: torch.device,
     ):
         self.labelled, self.progress, self.check, self.device = labelled, progress, check, device
-        self.settings = settings.resolved(len(labelled.train))
+        self.settings = init.resolved(settings).resolved(len(labelled.train))
         self.key = training_key(labelled, self.settings)
 
     def prepare(self, checkpoint: Path | None) -> None:
         s, names = self.settings, self.labelled.class_names
         with seeded(mixed_seed(s.seed, 0)):
-            module, kwargs, preprocess = backbone.build(s.arch, len(names), s.pretrained, s.image_size)
+            module, kwargs, preprocess = init.build(s, names)
         self.loop = Loop(module, s, self.labelled.counts(), self.device)
         average = self.loop.average.module
         self.classifier = FineGrainedClassifier(average, names, preprocess, arch=s.arch, model_kwargs=kwargs)
