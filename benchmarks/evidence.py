@@ -15,6 +15,7 @@ import argparse
 import csv
 import sys
 from collections import defaultdict
+from pathlib import Path
 
 from honest_guides import RESULTS, WORK, guide_path
 from miniature_world import higfa_guider, load_world, start_comfyui, stock_guider
@@ -47,7 +48,7 @@ def warped(species, source, seeds, warp):
 class Bench:
     """The miniature, the guides and the judge; makes a round, which is one image of every species."""
 
-    def __init__(self, phase):
+    def __init__(self, phase, folder):
         from fidelity import load_judge, settings_of_workflow
 
         from higfa_core.classifier import FineGrainedClassifier
@@ -60,7 +61,7 @@ class Bench:
         self.judge = load_judge()
         for name in ("weak", "mid"):
             attach_patcher(self.guides[name])
-        self.path = RESULTS / f"{phase}.csv"
+        self.path = folder / f"{phase}.csv"
         self.rows = read_rows(self.path)
 
     def make(self, condition, number):
@@ -181,18 +182,19 @@ def main():
     parser.add_argument("--seeds", choices=SEEDS, default="evaluation")
     parser.add_argument("--rounds", type=int, default=12, help="one image of each of the sixteen species a round")
     parser.add_argument("--conditions", nargs="+", metavar="CONDITION", help=f"default: {' '.join(SHIPPED)}")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER", help="of the rows")
     parser.add_argument("--table", action="store_true", help="only print the table of the rows that exist")
     args = parser.parse_args()
     if args.seeds == "evaluation" and args.conditions and set(args.conditions) - set(SHIPPED):
         parser.error("settings are tried on --seeds tune, never on the evaluation seeds")
     if not args.table:
         start_comfyui()
-        bench = Bench(args.seeds)
+        bench = Bench(args.seeds, args.out)
         for number in range(args.rounds):  # round by round: whatever is there is paired
             for condition in args.conditions or SHIPPED:
                 bench.make(condition, number)
             print(f"round {number + 1} of {args.rounds}", flush=True)
-    print(table(read_rows(RESULTS / f"{args.seeds}.csv")))
+    print(table(read_rows(args.out / f"{args.seeds}.csv")))
 
 
 if __name__ == "__main__":
