@@ -18,6 +18,17 @@ def zoo(comfyui):
     return zoo
 
 
+@pytest.fixture(scope="module")
+def family(zoo):
+    """One of the zoo's models; a file may have its own."""
+    return zoo.family("sd15")
+
+
+@pytest.fixture(scope="module")
+def classifier(zoo):
+    return zoo.classifier()
+
+
 @pytest.fixture(scope="session")
 def world(comfyui):
     """The miniature: see guiding.py beside this file."""

@@ -8,16 +8,6 @@ from ..numeric import relative
 STEPS, SETTINGS = 10, {"interval": 2, "smoothing": 0.5, "max_evals": 3, "eta": 1.0}
 
 
-@pytest.fixture(scope="module")
-def family(zoo):
-    return zoo.family("sd15")
-
-
-@pytest.fixture(scope="module")
-def classifier(zoo):
-    return zoo.classifier()
-
-
 def cut_in(zoo, guider, family, noise, cuts, sampler="euler"):
     """The guider's result where the schedule is cut after those steps; each part without noise but the first."""
     sigmas, latent = zoo.levels(family, STEPS), None

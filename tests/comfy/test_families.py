@@ -14,11 +14,6 @@ UNMOVED = {"eta": 0.0, "preset": "constant"}
 
 
 @pytest.fixture(scope="module")
-def classifier(zoo):
-    return zoo.classifier()
-
-
-@pytest.fixture(scope="module")
 def smooth_classifier(zoo):
     """No rounding error can switch one of its activations on, and so turn the gradient."""
     return in_float64(zoo.classifier()).with_smooth_activations(3.0)

@@ -15,16 +15,6 @@ LINES = ("Wren", "Kite", "Rail")
 
 
 @pytest.fixture(scope="module")
-def family(zoo):
-    return zoo.family("sd15")
-
-
-@pytest.fixture(scope="module")
-def classifier(zoo):
-    return zoo.classifier()
-
-
-@pytest.fixture(scope="module")
 def nodes(pack, core_nodes):
     """Name -> function that runs the node as ComfyUI does; of ours without the prefix."""
 

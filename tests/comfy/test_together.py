@@ -15,11 +15,6 @@ RUN = {"steps": 6, "scheduler": "normal", "denoise": 1.0}
 
 
 @pytest.fixture(scope="module")
-def classifier(zoo):
-    return zoo.classifier()
-
-
-@pytest.fixture(scope="module")
 def sampler(pack, classifier):
     """HiGFA KSampler over lists; the seeds are those of one Dataset Job where `together`."""
     seed_of = sys.modules[pack.nodes["HiGFA_DatasetJob"].__module__].JobSeed.of
