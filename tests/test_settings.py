@@ -10,6 +10,7 @@ from higfa_core.checking.settings import CheckSettings
 from higfa_core.commands.options import add_options, given
 from higfa_core.contour import ContourTransform, Extraction
 from higfa_core.evaluation.settings import EvaluationSettings
+from higfa_core.evaluation.tuning import TuneSettings
 from higfa_core.guidance.settings import Guidance, NoiseLevels, Sampling, SamplingPart
 from higfa_core.plans.rules import Rules
 from higfa_core.plans.settings import PlanSettings
@@ -18,7 +19,7 @@ from higfa_core.training.settings import TrainOptions, TrainSettings
 
 DECLARED = (
     *(Guidance, Sampling, SamplingPart, NoiseLevels, CheckSettings, ContourTransform, Extraction),
-    *(TrainSettings, TrainOptions, PlanSettings, Rules, EvaluationSettings),
+    *(TrainSettings, TrainOptions, PlanSettings, Rules, EvaluationSettings, TuneSettings),
 )
 
 

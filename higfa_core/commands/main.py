@@ -21,6 +21,8 @@ COMMANDS = {
     "evaluate": (".evaluate", "an audit sheet: label errors, coverage, diversity, copies, spectrum, limits"),
     "train-classifier": (".train_classifier", "a fine-grained classifier, and a judge, from labelled images"),
     "check-classifier": (".check_classifier", "can a classifier guide?"),
+    "tune": (".tune", "find the strength of the guidance on your own images, with a pilot"),
+    "study": (".study", "compare settings of a workflow's nodes at the same seeds, with intervals"),
     "demo": (".demo", "plan, run and report on the embedded birds, with a running ComfyUI"),
     "train-miniature": ("..miniature.make_weights", "train the miniature's weight files"),
 }

@@ -44,14 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     graph = with_judge(graph, args.judge) if args.judge else graph
     widgets = {k: v for k, v in graph[find_node(graph, JOB)]["inputs"].items() if not is_link(v)}
     settings = PlanSettings.pick(widgets | given(PlanSettings, args))
-    root, name = _source(args, widgets.get("dataset", ""))
+    root, name = source_of(args, widgets.get("dataset", ""))
     found = read_dataset(root, follow_links=True, **layout_of(vars(args)))
     dataset, leaks, known, keep_hashes = _inspected(found, args.leaks, args.folder / HASHES)
     speech.say("\n".join([describe(dataset), *_leak_lines(leaks, args.leaks)]))
     wanted = _counts(settings, dataset)
     quota = wanted if settings.accepted else None
     counts = {k: v * settings.max_tries for k, v in wanted.items()} if quota else wanted
-    prompts = _prompts(args, settings)
+    prompts = prompts_of(args, settings)
     plan = Plan(dataset, counts, prompts, settings.plan_seed, settings.contour_from, name, known)
     rules = _rules(args, graph)
     speech.say(_summary(plan, quota))
@@ -108,7 +108,8 @@ def read_workflow(path: str | Path) -> dict:
     return graph
 
 
-def _source(args: argparse.Namespace, dataset: str) -> tuple[Path, str]:
+def source_of(args: argparse.Namespace, dataset: str) -> tuple[Path, str]:
+    """The folder of the real images that the arguments name, and what jobs call it."""
     if args.source is None and not (args.input_dir and dataset):
         raise ValueError("No source given. Add --source FOLDER, or --input-dir FOLDER for the workflow's own dataset.")
     root = (args.source or args.input_dir / dataset).absolute()
@@ -152,7 +153,8 @@ def _counts(settings: PlanSettings, dataset: SourceDataset) -> dict[str, int]:
     return job_counts(dataset.counts(), only_rare=settings.only_rare, **ways)
 
 
-def _prompts(args: argparse.Namespace, settings: PlanSettings) -> Prompts:
+def prompts_of(args: argparse.Namespace, settings: PlanSettings) -> Prompts:
+    """The prompts of the arguments, else of the workflow."""
     templates = (*(args.prompt or ()), *(read_lines(args.prompts) if args.prompts else ()))
     lists = {name: _list(getattr(args, name)) for name in ("backgrounds", "styles")}
     return Prompts(templates or (settings.prompt_template,), super_class=args.super or "", **lists)

@@ -36,3 +36,13 @@ def job_counts(
             "Raise fill_to or only_rare."
         )
     return counts
+
+
+def spread(images: Mapping[str, int], jobs: int) -> dict[str, int]:
+    """Class name -> number of jobs, `jobs` in all: of as many classes as possible, evenly over their order."""
+    names = [name for name, count in images.items() if count]
+    counts = dict.fromkeys(images, 0)
+    for number in range(jobs):
+        place = number * len(names) // jobs if jobs < len(names) else number % len(names)
+        counts[names[place]] += 1
+    return counts

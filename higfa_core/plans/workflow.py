@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 from ..files.hashes import json_sha256
 from .plan import Job, jobs_to_json
 
-JOB, EXPORT = "HiGFA_DatasetJob", "HiGFA_ExportDataset"
+JOB, EXPORT, GUIDANCE = "HiGFA_DatasetJob", "HiGFA_ExportDataset", "HiGFA_Guidance"
 Graph = Mapping[str, Mapping[str, Any]]
 
 
@@ -64,6 +64,27 @@ def fill_in(graph: Graph, jobs: Sequence[Job], dataset_name: str, export: Mappin
         node = find_node(graph, kind)
         filled[node] = {**graph[node], "inputs": {**graph[node]["inputs"], **values}}
     return filled
+
+
+def with_values(graph: Graph, name: str, values: Mapping[str, object]) -> dict[str, Any]:
+    """A copy of the workflow with these values of the node of that title or type. ValueError unless there is exactly
+    one, which has them as widgets."""
+    found = [node for node, about in graph.items() if name in (about["class_type"], _title(about))]
+    if len(found) != 1:
+        known = ", ".join(sorted({_title(about) for about in graph.values()}))
+        raise ValueError(f"The workflow has {len(found)} nodes {name!r}, not one. It has: {known}.")
+    (node,) = found
+    inputs = graph[node]["inputs"]
+    for value in values:
+        if value not in inputs:
+            raise ValueError(f"{name} has no {value!r}. It has: {', '.join(inputs)}.")
+        if is_link(inputs[value]):
+            raise ValueError(f"{name} gets {value} from another node. Type it into the widget.")
+    return {**graph, node: {**graph[node], "inputs": {**inputs, **values}}}
+
+
+def _title(about: Mapping) -> str:
+    return (about.get("_meta") or {}).get("title") or about["class_type"]
 
 
 def needed(graph: Graph, node: str) -> dict:
