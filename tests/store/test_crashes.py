@@ -20,6 +20,8 @@ from higfa_core.sources.layouts import read_dataset
 from higfa_core.store.manifest import Manifest
 from higfa_core.store.writer import export_images
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 # Runs a command of ours and dies, as by kill -9, before the N-th call that changes a file.
 DIE = """
