@@ -4,6 +4,7 @@
     python run.py exec -- python benchmarks/evidence.py                   # rows, then the table
     python run.py exec -- python benchmarks/evidence.py --seeds tune --conditions mid:eta=0.5 mid:preset=constant
     python run.py exec -- python benchmarks/evidence.py --table           # only the table of the rows that exist
+    python run.py exec -- python benchmarks/evidence.py --measures        # coverage, diversity, spectrum of the images
 
 A condition is text, contour (text + contour) or the name of a guide, then settings of HiGFA Guidance as NAME=VALUE.
 All conditions share noise, sources and warped contours. The sources are the eight images of each species that the
@@ -24,6 +25,10 @@ SEEDS = {"evaluation": 90_000, "tune": 80_000}
 SOURCES = 8
 SHIPPED = ("text", "contour", "weak", "mid", "oracle")
 GUIDES = ("weak", "mid", "oracle")
+FRESH_SEED, FRESH_REAL = 8_000_000, 20
+MEASURED = ("images", "label_error", "precision", "recall", "density", "coverage", "class_vendi", "class_vendi_real",
+            "kernel_distance", "kernel_distance_real", "authenticity", "spectrum_gap_high", "duplicates")  # fmt: skip
+BITS = {"bill": 3, "tail": 2, "wing bars": 1, "crown": 0}
 COLUMNS = ("condition", "seed", "species", "judge_right", "judge_p", "weak_p", "mid_p", "oracle_p", "moved")
 
 
@@ -119,7 +124,7 @@ class Bench:
             rows.append((*row, *(round(float(p[name][i]), 4) for name in GUIDES), apart))
         new = not self.path.exists()
         with self.path.open("a", newline="") as file:
-            table = csv.writer(file)
+            table = csv.writer(file, lineterminator="\n")
             if new:
                 table.writerow(COLUMNS)
             table.writerows(rows)
@@ -177,6 +182,46 @@ def table(rows):
     return "\n".join(lines)
 
 
+def measures(phase, conditions):
+    """The measures of `higfa evaluate` for the images of each condition, against 20 fresh renders of each species."""
+    from fidelity import load_judge
+    from PIL import Image
+
+    from higfa_core.evaluation.audit import Networks, audit
+    from higfa_core.evaluation.pair import read_pair
+    from higfa_core.evaluation.settings import EvaluationSettings
+    from higfa_core.miniature import birds
+
+    real = WORK / "fresh"
+    for species, name in enumerate(birds.CLASS_NAMES):
+        (real / "train" / name).mkdir(parents=True, exist_ok=True)
+        for i in range(FRESH_REAL):
+            path = real / "train" / name / f"{i}.png"
+            if not path.exists():  # as the sources: drawn at 128 pixels; and halved, as the model's images are
+                view = Image.fromarray(birds.render(species, FRESH_SEED + i, 128).image)
+                view.resize((64, 64), Image.Resampling.BOX).save(path)
+    judge, rows = load_judge(), []
+    for condition in conditions:
+        pair = read_pair(real, WORK / phase / condition.replace(":", " "))
+        sheet = audit(pair, Networks(judge, judge), EvaluationSettings(side=64))
+        found = {name: sheet.measures[name] for name in MEASURED} | right_marks(sheet.images)
+        rounded = {k: v if v is None or isinstance(v, int) else round(v, 4) for k, v in found.items()}
+        rows.append({"condition": condition, **rounded})
+        print(rows[-1], flush=True)
+    with (RESULTS / f"{phase}_measures.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def right_marks(images):
+    """Share of the images in which the judge sees each of the four marks as it should be."""
+    from higfa_core.miniature.birds import CLASS_NAMES
+
+    pairs = [(CLASS_NAMES.index(x["class"]), CLASS_NAMES.index(x["judge_sees"])) for x in images]
+    return {mark: sum((a >> bit & 1) == (b >> bit & 1) for a, b in pairs) / len(pairs) for mark, bit in BITS.items()}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", choices=SEEDS, default="evaluation")
@@ -184,7 +229,10 @@ def main():
     parser.add_argument("--conditions", nargs="+", metavar="CONDITION", help=f"default: {' '.join(SHIPPED)}")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER", help="of the rows")
     parser.add_argument("--table", action="store_true", help="only print the table of the rows that exist")
+    parser.add_argument("--measures", action="store_true", help="coverage, diversity and so on of the images made")
     args = parser.parse_args()
+    if args.measures:
+        return measures(args.seeds, args.conditions or SHIPPED)
     if args.seeds == "evaluation" and args.conditions and set(args.conditions) - set(SHIPPED):
         parser.error("settings are tried on --seeds tune, never on the evaluation seeds")
     if not args.table:

@@ -155,7 +155,7 @@ def main():
     rows = [accuracy_row(name, classifier, pixels, labels) for name, classifier in classifiers.items()]
     RESULTS.mkdir(exist_ok=True)
     with (RESULTS / "guides.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, rows[0])
+        table = csv.DictWriter(file, rows[0], lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
     for row in rows:

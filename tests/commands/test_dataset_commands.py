@@ -194,6 +194,23 @@ def test_rules_of_the_workflow_are_the_plans(higfa, birds, tmp_path):
     assert rules("--min-sharpness", 9)["min_sharpness"] == 9
 
 
+def test_a_guide_that_accepts_its_own_images_is_told_so_and_a_judge_is_planned(plan, higfa, server, tmp_path):
+    out, header, jobs = plan("--replicas", "1")
+    assert "no evidence" not in out  # nobody accepts
+    out, _, _ = plan("--replicas", "1", "--replace", rules=("--min-confidence", "0.5"))
+    assert out.count("accepted by the guide that steered the images: its probability is no evidence") == 1
+    code, out, _ = higfa("run", tmp_path / "out", "--server", server.url, "--poll", "0.002")
+    assert code == 0 and out.count("no evidence after guidance") == 1
+    out, judged, same = plan(
+        *("--replicas", "1", "--replace", "--judge", "judge.safetensors", "--min-judge-confidence", "0.5"),
+        *("--keep-judge-share", "0.9"),
+    )
+    assert "no evidence" not in out and same == jobs and judged["workflow_digest"] == header["workflow_digest"]
+    assert judged["rules"] == header["rules"] | {"min_judge_confidence": 0.5, "keep_judge_share": 0.9}
+    nodes = judged["workflow"].keys() - header["workflow"].keys()
+    assert [judged["workflow"][node]["inputs"]["classifier_name"] for node in nodes] == ["judge.safetensors"]
+
+
 def test_a_class_without_training_images(plan, run, higfa, tmp_path):
     rows = ["path,label,split", "1.png,1,train", "2.png,2,val", "3.png,3,train"]
     (tmp_path / "table").mkdir()
