@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..files.atomic import alone
 from ..files.faults import naming
+from ..files.paths import refuse_link
 
 
 class Database:
@@ -18,6 +19,7 @@ class Database:
     def __init__(self, path: Path):
         self.path = path
         self._lock = threading.RLock()
+        refuse_link(path)
         with naming(path):
             self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
             with alone(path.parent):  # changing the mode ignores the timeout: two at once would fail
@@ -29,7 +31,7 @@ class Database:
         self._db.close()
 
     def _all(self, query: str, values: tuple = ()) -> list[tuple]:
-        with self._lock:
+        with self._lock, naming(self.path):
             return self._db.execute(query, values).fetchall()
 
     @contextmanager
@@ -40,6 +42,6 @@ class Database:
                 yield self._db
                 self._db.execute("COMMIT")
             except BaseException:
-                with suppress(sqlite3.OperationalError):  # SQLite may have done so itself, where the disk is full
+                with suppress(sqlite3.Error):  # SQLite may have done so itself, where the disk is full
                     self._db.execute("ROLLBACK")
                 raise

@@ -1,7 +1,8 @@
 """An index over plan and manifest, in SQLite: the jobs, the images, and how many count as accepted.
 
-The manifest remains the source of truth about images; the index may be deleted and is then rebuilt. Folder and drivers
-belong to one machine: neither SQLite nor appending to a manifest works over the network.
+The manifest remains the source of truth about images; the index may be deleted and is then rebuilt, as is one that came
+with the folder from elsewhere. Folder and drivers belong to one machine: neither SQLite nor appending to a manifest
+works over the network.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import msgspec
 
 from ..files.atomic import alone
 from ..files.held import is_held
+from ..files.reading import open_file
 from ..files.records import Row, check_row
 from ..plans.plan_file import HEADER, PlanFile
 from ..plans.rules import Rules
@@ -24,7 +26,7 @@ from ..plans.shards import Shard
 from ..plans.workflow import image_key
 from ..store.manifest import decide, sizes
 from ..store.repair import put_right
-from ..store.rows import Damage, Tail
+from ..store.rows import Damage, Tail, read_row
 from ..wording import counted
 from .database import Database
 
@@ -62,8 +64,7 @@ class Index(Database):
         super().__init__(self.folder / ("jobs.sqlite" if shard == (1, 1) else "jobs.{}of{}.sqlite".format(*shard)))
         self._damage = Damage(self.folder / "manifest.jsonl")
         self._fill()
-        (batch,) = self._db.execute("SELECT MAX(batch) FROM images").fetchone()
-        self._batch = batch or 0  # images of one job, once known
+        self._batch = self._all("SELECT MAX(batch) FROM images")[0][0] or 0  # images of one job, once known
         self.ingest()
         self._put_right()
         self._forget_missing()
@@ -239,14 +240,17 @@ class Index(Database):
         return {label for label, _ in found}
 
     def _row(self, at: int) -> dict:
-        with open(self.folder / "manifest.jsonl", "rb") as file:
+        with open_file(self.folder / "manifest.jsonl") as file:
             file.seek(at)
-            return json.loads(file.readline())
+            return read_row(file.readline())
 
     def _fill(self) -> None:
         with self._change() as db:
+            if db.execute("SELECT name FROM sqlite_master WHERE type IN ('view', 'trigger')").fetchone():
+                raise sqlite3.DatabaseError("it has views or triggers")
             db.execute("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value)")
-            wanted = f"{VERSION} {_identity(self.plan)}"
+            # A copy has another inode: what somebody else has written into it is not believed.
+            wanted = f"{VERSION} {self.path.stat().st_ino} {_identity(self.plan)}"
             if db.execute("SELECT value FROM meta WHERE name = 'plan'").fetchone() == (wanted,):
                 return
             for table in ("jobs", "images", "others", "classes"):

@@ -114,6 +114,8 @@ def command(lower: str = "the batch size", safe: str = "") -> Callable[[Command]
                 if "out of memory" not in str(error):  # CUDA and MPS share no class for it
                     raise
                 _complain(f"{str(error).rstrip('.')}. Lower {lower}.")
+            except MemoryError:
+                _complain(f"This computer has too little memory for that. Lower {lower}, or give smaller files.")
             except KeyboardInterrupt:
                 print("\ninterrupted. Nothing made so far is lost; the same command resumes.", file=sys.stderr)
                 return INTERRUPTED

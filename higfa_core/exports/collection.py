@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from PIL import Image
-
 from ..files.names import class_name
+from ..files.opening import opened
 from ..files.paths import check_class_names, inside
 from ..files.records import plain
 from ..plans.plan_file import PlanFile, planned_keys
@@ -60,7 +59,7 @@ class Collection:
         if self.plan.get("workflow") or not self.items:
             return self.plan.get("workflow") or {}
         try:
-            with Image.open(self.items[0].path) as image:
+            with opened(self.items[0].path) as image:
                 graph = plain(str(image.info.get("prompt", "{}")).encode())
         except (OSError, ValueError):
             return {}

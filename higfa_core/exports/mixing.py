@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import default_loader
 
+from ..files.reading import read_bytes
 from ..files.records import MixedLists, read_as
 
 Sample = tuple[str, int]
@@ -53,7 +54,7 @@ class MixedDataset(Dataset):
         """
         mix = Path(mix)
         try:
-            about = read_as(MixedLists, mix.read_bytes())
+            about = read_as(MixedLists, read_bytes(mix))
         except ValueError as error:
             raise ValueError(f"{mix} is damaged ({error}). Export the dataset again.") from error
         here, base = mix.parent, mix.parent / about.root if root is None else Path(root)

@@ -21,6 +21,7 @@ from PIL import ExifTags, Image, PngImagePlugin
 
 from ..files.opening import refuse_large
 from ..files.paths import inside
+from ..files.reading import read_bytes
 from ..sources.source import SourceImage, load_source
 from .collection import Item
 
@@ -118,7 +119,7 @@ def encode(image: Image.Image, image_format: str, synthetic: bool = True) -> byt
 
 
 def _picture(item: Item, image_format: str) -> Picture:
-    data = item.path.read_bytes()
+    data = read_bytes(item.path)
     if item.row["sha256"] and digest(data) != item.row["sha256"]:
         remedy = "The real image was changed after planning: plan again" if item.real else "Generate the image again"
         raise ValueError(f"{item.path} is not the file that was recorded (SHA-256 differs). {remedy}.")
@@ -126,7 +127,7 @@ def _picture(item: Item, image_format: str) -> Picture:
         with Image.open(io.BytesIO(data)) as image:
             if image_format == "keep" and not _as_it_is(item, image):
                 image_format = "png"
-            (width, height), mask, suffix = image.size, item.mask and item.mask.read_bytes(), kept_suffix(item.path)
+            (width, height), mask, suffix = image.size, item.mask and read_bytes(item.mask), kept_suffix(item.path)
             if item.real and item.root and (image_format != "keep" or mask):
                 image, mask = _real(item.root, item.real)
                 width, height = image.size

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .faults import naming
 from .held import create_held
+from .paths import refuse_link
 
 LOCK, LOCK_SECONDS = "lock.sqlite", 86400.0
 
@@ -39,11 +40,12 @@ def _write(path: Path, data: bytes | memoryview) -> None:
 @contextmanager
 def alone(folder: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     """Exclusive access for one thread of one process on this machine; waits for others, `seconds` at most
-    (sqlite3.OperationalError). Ends with its process."""
-    with naming(folder):
+    (TimeoutError). Ends with its process."""
+    refuse_link(folder / LOCK)
+    with naming(folder / LOCK):
         lock = sqlite3.connect(folder / LOCK, timeout=seconds, isolation_level=None)
     with closing(lock):
-        with naming(folder):
+        with naming(folder / LOCK):
             lock.execute("BEGIN EXCLUSIVE")
         yield
 

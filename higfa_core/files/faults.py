@@ -32,6 +32,7 @@ WORDS: dict[int, tuple[str, str]] = {
     errno.ENOTDIR: ("A part of {path} is a file, where a folder is needed.", "Correct the path."),
     errno.EISDIR: ("{path} is a folder, where a file is needed.", "Correct the path."),
     errno.ELOOP: ("{path} is a link that leads to itself.", "Correct the link."),
+    errno.ENXIO: ("{path} is a pipe or a device, where a file is needed.", "Replace it."),
     errno.EIO: BROKEN,
     getattr(errno, "ESTALE", errno.EIO): BROKEN,
     errno.EMFILE: OPEN,
@@ -48,10 +49,12 @@ def naming(path: str | Path) -> Iterator[None]:
     """Faults in the block name the user's file or folder, if they name none or one of SQLite's own files."""
     try:
         yield
-    except sqlite3.OperationalError as error:
+    except sqlite3.Error as error:
+        if "is locked" in str(error):
+            raise TimeoutError(f"{path} is kept locked by another process. End it, and run this again.") from error
         code = next((code for words, code in SQLITE.items() if words in str(error)), None)
-        if code is None:  # it is locked, or the statement is wrong
-            raise
+        if code is None:
+            raise ValueError(f"{path} is damaged ({error}). Delete it: it is made again.") from error
         raise OSError(code, str(error), str(path)) from error
     except OSError as error:
         if error.errno is not None and error.filename is None:

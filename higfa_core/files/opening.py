@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO
 
 from PIL import Image
 
 from .formats import register_plugins
+from .reading import open_file
 
 LIMIT = "HIGFA_MAX_PIXELS"
 MOST_PIXELS = 64_000_000  # 8000 x 8000, which takes a gigabyte decoded to floats
@@ -21,9 +22,14 @@ LEAST_SIDE = 8  # pixels: one in latent space
 def opened(file: str | Path | IO[bytes]) -> Iterator[Image.Image]:
     """The image in a file, before it is decoded. ValueError if it has more pixels than `most_pixels`."""
     register_plugins()
-    with Image.open(file) as image:
-        refuse_large(image)
-        yield image
+    with open_file(file) if isinstance(file, (str, Path)) else nullcontext(file) as stream:
+        try:
+            image = Image.open(stream)
+        except Image.DecompressionBombError as error:
+            raise ValueError(str(error)) from error
+        with image:
+            refuse_large(image)
+            yield image
 
 
 def refuse_large(image: Image.Image) -> None:

@@ -39,6 +39,12 @@ def inside(root: str | Path, relative: str) -> Path:
     return Path(root, relative)
 
 
+def refuse_link(path: Path) -> None:
+    """ValueError where a file that is to be changed is a link: what it leads to may be anything of the user's."""
+    if path.is_symlink():
+        raise ValueError(f"{path} is a link, and may lead to any file. Put the file itself there.")
+
+
 def leads_out(relative: str) -> bool:
     """Whether a path is empty, absolute on any system, or has `..`. Checks the text only: `inside` also sees links."""
     # Not by pathlib, which would take a fifth of the time of a plan. A Windows server sees backslashes and drives.
@@ -62,7 +68,8 @@ def path_flaw(path: str) -> str:
 
 def split_of(name: str) -> str:
     """Which split a folder of that name (`Training`, `test_set`) is: train, validation, test, or "" for none."""
-    return SPLITS.get(re.sub("[ _-]?set$", "", name.strip().lower()), "")
+    name = name.strip().lower()
+    return SPLITS.get(re.sub("[ _-]?set$", "", name) if name.endswith("set") else name, "")
 
 
 def is_held_out(name: str) -> bool:

@@ -18,6 +18,7 @@ from msgspec import structs
 from ..files.atomic import write_atomic
 from ..files.faults import naming
 from ..files.held import create_held, remove_left_parts
+from ..files.reading import open_file, read_bytes
 from ..files.records import PlanHeader, PlanLine, checked, read_as
 from ..sources.source import SourceImage
 from .plan import Job, Plan
@@ -82,7 +83,7 @@ class PlanFile:
         self.folder = Path(folder)
         path = self.folder / HEADER
         try:
-            self.header = checked(PlanHeader, path.read_bytes())
+            self.header = checked(PlanHeader, read_bytes(path))
         except FileNotFoundError:
             raise ValueError(f"No {HEADER} in {self.folder}. Make a plan with higfa plan.") from None
         except ValueError as error:
@@ -103,7 +104,7 @@ class PlanFile:
     def lines(self) -> Iterator[bytes]:
         """The jobs as stored in the file. ValueError at the end if the file does not match the header."""
         digest = hashlib.sha256()
-        with open(self.folder / JOBS, "rb") as file:
+        with open_file(self.folder / JOBS) as file:
             for line in file:
                 digest.update(line)
                 yield line
@@ -164,14 +165,14 @@ def planned_keys(folder: str | Path) -> set[str] | None:
 
 @functools.lru_cache(maxsize=2)
 def _kept_lines(path: Path, mtime_ns: int) -> list[bytes]:
-    return path.read_bytes().splitlines()
+    return read_bytes(path).splitlines()
 
 
 def _write_jobs(path: Path, plan: Plan) -> str:
-    digest = hashlib.sha256()
+    digest, encode = hashlib.sha256(), json.JSONEncoder(ensure_ascii=False).encode
     with os.fdopen(create_held(path), "wb") as file:
         for job in plan:
-            line = json.dumps({name: getattr(job, name) for name in LINE}, ensure_ascii=False).encode() + b"\n"
+            line = encode({name: getattr(job, name) for name in LINE}).encode() + b"\n"
             digest.update(line)
             file.write(line)
         file.flush()

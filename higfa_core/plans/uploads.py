@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from ..files.reading import read_bytes
 from ..sources.source import SourceImage, load_source
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def upload_files(root: str | Path, source: SourceImage) -> list[tuple[str, bytes
     image = Path(root, source.path)
     if not source.crop_bottom and not source.mask_values:
         files = [image, *([Path(root, source.mask)] if source.mask else [])]
-        return [_named(file.suffix.lower(), file.read_bytes()) for file in files]
+        return [_named(file.suffix.lower(), read_bytes(file)) for file in files]
     pixels, mask = load_source(root, source)
     return [_named(".png", _png(part[0])) for part in (pixels, mask) if part is not None]
 

@@ -15,6 +15,7 @@ from ..files.atomic import write_atomic
 from ..files.names import composed
 from ..files.paths import HELD_OUT_LIST as NAME
 from ..files.paths import leads_out, training_folders
+from ..files.reading import read_text
 from .source import SourceDataset
 
 
@@ -71,7 +72,7 @@ def _folders(root: Path, home: Path | None) -> list[Path]:
 
 def _lines(file: Path) -> list[str]:
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(file, "utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text ({error}). Save it as UTF-8.") from error
     paths = []

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 
 from ..files.atomic import write_atomic
 from ..files.opening import opened
+from ..files.reading import read_bytes, read_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +66,7 @@ class ImageHashes:
 
     def _hash(self, path: Path) -> ImageHash:
         try:
-            content = path.read_bytes()
+            content = read_bytes(path)
         except OSError as error:
             raise ValueError(f"Cannot read source file {path} ({error}). Was it moved?") from error
         sha256 = hashlib.sha256(content).hexdigest()
@@ -100,7 +101,7 @@ def _bits(content: bytes) -> str:
 def _read(file: Path) -> dict[str, str]:
     """The cached hashes; malformed lines are ignored, and their hashes computed again."""
     try:
-        lines = file.read_text("ascii", errors="replace").split("\n")
+        lines = read_text(file, "ascii", "replace").split("\n")
     except OSError:
         return {}
     rows = (line.partition(" ") for line in lines)

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..files.reading import read_bytes
+
 MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -22,7 +24,7 @@ def read_text(path: Path) -> tuple[str, str]:
 
     UnicodeDecodeError when no encoding fits.
     """
-    content = path.read_bytes()
+    content = read_bytes(path)
     marked = next((name for mark, name in MARKS if content.startswith(mark)), "")
     if marked or b"\0" not in content[:1000]:
         try:

@@ -18,6 +18,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..files.atomic import alone, write_atomic
+from ..files.paths import inside
+from ..files.reading import read_bytes
 from ..files.records import DatasetInfo, checked
 from .repair import put_right
 from .rows import ACCEPTED, REJECTED, Damage, Tail, append_line, encode_row, read_row
@@ -70,7 +72,7 @@ class Manifest:
     def is_intact(self, row: Mapping) -> bool:
         """Whether the row's file exists with the recorded hash."""
         with suppress(OSError):
-            data = (self.folder / row["file"]).read_bytes()
+            data = read_bytes(self.folder / row["file"])
             return len(data) == row["bytes"] and hashlib.sha256(data).hexdigest() == row["sha256"]
         return False
 
@@ -120,11 +122,11 @@ class Manifest:
         moves = old is not None and old["file"] != row["file"]
         with alone(self.folder) if moves else nullcontext():  # else its new file could be taken for a leftover
             for path, content in extra.items():
-                write_atomic(self.folder / path, content)
-            write_atomic(self.folder / row["file"], data)
+                write_atomic(inside(self.folder, path), content)
+            write_atomic(inside(self.folder, row["file"]), data)
             self._append(line)
             for path in {*stale, *([old["file"]] if old else [])} - {row["file"]}:
-                (self.folder / path).unlink(missing_ok=True)
+                inside(self.folder, path).unlink(missing_ok=True)
         return "replaced" if old else "written"
 
     def append(self, row: Mapping) -> None:
@@ -151,7 +153,7 @@ class Manifest:
         """The content of `dataset.json`, or None before it is written."""
         path = self.folder / "dataset.json"
         try:
-            return checked(DatasetInfo, path.read_bytes())
+            return checked(DatasetInfo, read_bytes(path))
         except FileNotFoundError:
             return None
         except ValueError as error:
@@ -202,7 +204,7 @@ def decide(folder: str | Path, row: Mapping, accepted: bool, reason: str) -> dic
     moved["file"] = "/".join((place, *PurePosixPath(row["file"]).parts[1:]))
     if moved["file"] != row["file"]:
         # Both paths hold it until the row is written, so that a crash loses nothing.
-        write_atomic(folder / moved["file"], (folder / row["file"]).read_bytes())
+        write_atomic(inside(folder, moved["file"]), read_bytes(inside(folder, row["file"])))
     append_line(folder / "manifest.jsonl", encode_row(moved))
     if moved["file"] != row["file"]:
         (folder / row["file"]).unlink(missing_ok=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import sqlite3
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -30,7 +29,7 @@ def put_right(folder: Path, named: Mapping[str, Collection[str]], all_known: boo
         named: Subfolder -> names of the files in it that belong to an image.
         all_known: Whether `named` has all images of the manifest; only then can a file be orphaned.
     """
-    with suppress(OSError, sqlite3.Error):
+    with suppress(OSError, ValueError):
         remove_left_parts(folder)
         if _unnamed(folder, named):
             with alone(folder, seconds=0):

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files.faults import naming
+from ..files.paths import refuse_link
+from ..files.reading import open_file
 from ..files.records import check_row, plain
 
 log = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ class Tail:
     def lines(self) -> tuple[list[bytes], bytes]:
         """New complete lines, and what follows the last newline (to be read again). [] without a file."""
         try:
-            with open(self.path, "rb") as file:
+            with open_file(self.path) as file:
                 file.seek(self.offset)
                 *lines, rest = file.read().split(b"\n")
         except FileNotFoundError:
@@ -95,6 +97,7 @@ def append_line(path: Path, line: bytes) -> None:
 
 def _append(path: Path, line: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    refuse_link(path)
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags, 0o666)
     try:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..files import paths
 from ..files.images import load_image
 from ..files.names import class_name
+from ..files.reading import read_bytes
 from ..sources import held_out
 from ..sources.layouts import read_split
 from ..sources.source import SourceDataset
@@ -141,7 +142,7 @@ def _groups_of_copies(items: list[Labelled], names: tuple[str, ...]) -> list[lis
     groups: dict[object, list[Labelled]] = {}
     for item, size in zip(items, sizes):
         # Only files of the same size can be identical.
-        content = hashlib.sha256(item.path.read_bytes()).digest() if alike[size] > 1 else size
+        content = hashlib.sha256(read_bytes(item.path)).digest() if alike[size] > 1 else size
         groups.setdefault(content, []).append(item)
     clashes = [(group[0], other) for group in groups.values() for other in group if other.label != group[0].label]
     if clashes:

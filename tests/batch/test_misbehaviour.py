@@ -112,12 +112,15 @@ def test_hostile_rows_write_nothing_and_stop_nobody(tmp_path, make_plan, make_se
     assert not [path for path in tmp_path.rglob("higfa-was-here*")]
 
 
-def test_alone_a_server_with_hostile_rows_ends_the_run(tmp_path, make_plan, make_server, capsys):
+@pytest.mark.parametrize("name", ROWS)
+def test_alone_a_server_with_hostile_rows_ends_the_run(tmp_path, make_plan, make_server, capsys, name):
     make_plan(tmp_path / "planes", {"x": 3})
     bad = make_server()
-    bad.twist = ROWS["mask above"]
+    bad.twist, bad.content = ROWS[name], PROGRAM if name == "not a picture" else None
     assert run_cli.main([str(tmp_path / "planes"), "--server", bad.url, "--poll", "0.01"]) == 1
-    assert "cannot be trusted (mask '../../higfa-was-here.png'" in capsys.readouterr().err
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("stopped, no usable server")]
+    assert "its manifest cannot be trusted (" in line and "Restore it, or leave this server out" in line
+    assert "mask '../../higfa-was-here.png'" in line or name != "mask above"
 
 
 def test_tls_where_there_is_none(tmp_path, make_plan, make_server, capsys):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ...files.reading import read_text
 from .. import names
 from . import checkpoints, lightning, timm_models, torchvision_models, transformers_models
 from .facts import Facts
@@ -190,7 +191,7 @@ def _object(file: Path) -> dict:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path, "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path.name} is not UTF-8 text ({error.reason}). Save it as UTF-8.") from error
 

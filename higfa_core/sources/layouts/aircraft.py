@@ -7,8 +7,7 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
-from PIL import Image
-
+from ...files.opening import opened
 from ..locate import normal
 from ..source import ClassInfo, SourceDataset, SourceImage, prompt_name
 from ..tree import Tree
@@ -72,9 +71,9 @@ def _above_banner(root: Path, image: SourceImage) -> SourceImage:
     if image.box is None:
         return image
     try:
-        with Image.open(root / image.path) as opened:  # reads the header only
-            bottom = opened.height - BANNER
-    except OSError:
+        with opened(root / image.path) as found:  # reads the header only
+            bottom = found.height - BANNER
+    except (OSError, ValueError):
         bottom = math.inf  # damaged files are named when they are loaded
     x1, y1, x2, y2 = image.box
     return replace(image, box=corners(x1, y1, x2, min(y2, bottom)))

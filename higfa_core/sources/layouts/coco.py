@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...files.names import class_name
 from ...files.paths import split_of
+from ...files.reading import read_bytes
 from ..hints import split_hint
 from ..ledger import Ledger
 from ..locate import normal
@@ -104,7 +105,7 @@ def _splits(tree: Tree, files: list[str]) -> dict[str, str]:
 
 def _load(file: Path) -> dict:
     try:
-        content = json_of(file.read_bytes())
+        content = json_of(read_bytes(file))
         for image in content["images"]:
             image["id"], image["file_name"]
         for annotation in content.setdefault("annotations", []):
@@ -119,7 +120,7 @@ def _categories(tree: Tree, home: str, contents: dict[str, dict]) -> dict[int, d
     listed = [category for content in contents.values() for category in content.get("categories", ())]
     if file := tree.nearest(home, "categories.json"):
         try:
-            listed += json_of(tree.path(file).read_bytes())
+            listed += json_of(read_bytes(tree.path(file)))
         except ValueError as error:
             raise ValueError(f"{tree.path(file)} is not JSON ({error}). Copy the original.") from error
     try:

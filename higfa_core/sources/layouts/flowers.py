@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...files.reading import read_text
 from ..source import ClassInfo, SourceDataset, SourceImage, prompt_name
 from ..text import json_of
 from ..tree import Tree
@@ -67,7 +68,7 @@ def _names(tree: Tree, home: str) -> tuple[list[str], str]:
 
 def _names_of_json(file: Path) -> list[str]:
     try:
-        names = {int(number): str(name) for number, name in json_of(file.read_text(encoding="utf-8")).items()}
+        names = {int(number): str(name) for number, name in json_of(read_text(file)).items()}
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{file} must be an object of numbers and names ({error})") from error
     if sorted(names) != list(range(1, len(names) + 1)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...files.reading import read_text
 from ..locate import normal
 from ..source import ClassInfo, SourceDataset, SourceImage, prompt_name
 from ..text import json_of
@@ -52,7 +53,7 @@ def _of_json(file: Path) -> list[str]:
     if not file.is_file():
         return []
     try:
-        listed = json_of(file.read_text(encoding="utf-8-sig"))
+        listed = json_of(read_text(file, "utf-8-sig"))
         return [str(entry) for entries in listed.values() for entry in entries]
     except (ValueError, AttributeError, TypeError):
         return []

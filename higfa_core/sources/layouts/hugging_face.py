@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...files.names import class_name
 from ...files.paths import split_of
+from ...files.reading import read_text
 from ..source import SourceDataset
 from ..tree import Tree
 from .dialect import Table, read_table, refuse_guess
@@ -126,7 +127,7 @@ def _card(tree: Tree, home: str) -> Path:
 def _read_card(path: Path) -> Mapping:
     if not path.is_file():
         return {}
-    parts = path.read_text(encoding="utf-8-sig", errors="replace").split("---\n", 2)
+    parts = read_text(path, "utf-8-sig", "replace").split("---\n", 2)
     if len(parts) < 3 or parts[0].strip():
         return {}
     import yaml

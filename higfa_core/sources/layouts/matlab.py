@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ...files.reading import read_bytes
+
 VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8, 16: 1, 17: 2, 18: 4}
 MATRIX, COMPRESSED = 14, 15
 # Names may be UTF-8 and dimensions unsigned, as some programs write them.
@@ -31,7 +33,7 @@ def load_mat(path: Path) -> dict[str, Any]:
     except ImportError as error:
         raise ValueError(f"Reading {path} needs SciPy: pip install scipy.") from error
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
         refuse_damaged(content)
         return loadmat(io.BytesIO(content), squeeze_me=True)
     except Exception as error:  # a damaged file raises almost anything

@@ -12,6 +12,7 @@ from typing import Any
 from ...files.formats import readable_suffixes
 from ...files.names import matching_key
 from ...files.paths import HELD_OUT_LIST
+from ...files.reading import open_file
 from ..tree import Tree
 from .columns import path_column
 from .dialect import SUFFIXES, read_table
@@ -120,16 +121,22 @@ def _text_in_zip(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as opened:
             parts = [name for name in opened.namelist() if name.endswith(".xml")]
-            return "\n".join(opened.read(name)[:HEAD].decode("utf-8", "replace") for name in parts)
+            return "\n".join(_beginning(opened, name) for name in parts[:MOST])
     except (zipfile.BadZipFile, OSError):
         return ""
+
+
+def _beginning(archive: zipfile.ZipFile, name: str) -> str:
+    with archive.open(name) as part:
+        return part.read(HEAD).decode("utf-8", "replace")
 
 
 def _strings_in_mat(path: Path) -> Iterator[str]:
     try:
         yield from _strings(list(load_mat(path).values()))
     except ValueError:
-        yield path.read_bytes()[:HEAD].replace(b"\0", b"").decode("utf-8", "replace")
+        with open_file(path) as file:
+            yield file.read(HEAD).replace(b"\0", b"").decode("utf-8", "replace")
 
 
 def _strings(value: Any) -> Iterator[str]:
