@@ -16,7 +16,6 @@ that another site's page makes are refused: browsers say where a request comes f
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -88,7 +87,7 @@ class Review:
             return _refusal(403, "Refused: another site's page asked. Open the review itself.")
         try:
             return find() or _refusal(404, "There is nothing here. Load the page again.")
-        except sqlite3.OperationalError:
+        except TimeoutError:
             return _refusal(409, "A run is judging images. Try again in a moment.")
         except (OSError, ValueError) as error:
             words = in_words(error, "Every image is whole.") if isinstance(error, OSError) else str(error)

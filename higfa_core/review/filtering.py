@@ -73,7 +73,7 @@ def refilter(
 
     Args:
         changes: Rules that replace the dataset's own, or all of them if `fresh`.
-        seconds: How long to wait for a run that judges images (sqlite3.OperationalError).
+        seconds: How long to wait for a run that judges images (TimeoutError).
     """
     manifest = Manifest(folder)
     if not len(manifest):
@@ -101,7 +101,7 @@ def decide_by_hand(
 
     Args:
         accepted: None takes an earlier decision back: the verdict is that of the rules again.
-        seconds: How long to wait for a run that judges images (sqlite3.OperationalError).
+        seconds: How long to wait for a run that judges images (TimeoutError).
 
     Raises:
         ValueError: The dataset has no such image.

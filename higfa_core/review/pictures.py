@@ -55,7 +55,7 @@ class Pictures:
         key = [kind, SIDES[size], path.name, path.stat().st_size, path.stat().st_mtime_ns]
         key += [row.get("transform"), str(self._extraction)] if kind == "contour" else []
         digest = hashlib.sha256(canonical_json(key).encode()).hexdigest()
-        kept = self.folder / KEPT / digest[:2] / f"{digest[2:32]}.webp"
+        kept = inside(self.folder, f"{KEPT}/{digest[:2]}/{digest[2:32]}.webp")
         if kept.is_file():
             return kept.read_bytes()
         image = self._contour(row, path, root) if kind == "contour" and root else _read(path)
