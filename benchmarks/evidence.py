@@ -182,6 +182,33 @@ def table(rows):
     return "\n".join(lines)
 
 
+def rejection(rows):
+    """Text + contour, of which the guide keeps what it likes: how much is left, how right, and of how many species."""
+    from math import ceil
+
+    found = [row for row in rows.values() if row["condition"] == "contour"]
+    lines = [
+        "| guide | rule | kept | judge sees the species | species left | right images per 100 made |",
+        "|" + "---|" * 6,
+    ]
+    for guide in ("weak", "mid"):
+        groups = defaultdict(list)
+        for row in found:
+            groups[row["species"]].append(row)
+        kept = {"p at least 0.5": [row for row in found if float(row[f"{guide}_p"]) >= 0.5]}
+        for share in (0.75, 0.5, 0.25):
+            best = [
+                sorted(g, key=lambda row: -float(row[f"{guide}_p"]))[: ceil(share * len(g))] for g in groups.values()
+            ]
+            kept[f"best {share:.0%} of each species"] = [row for some in best for row in some]
+        for rule, some in kept.items():
+            right = sum(int(row["judge_right"]) for row in some)
+            share, species = f"{len(some)} of {len(found)}", len({row["species"] for row in some})
+            good = 100 * right / len(found)
+            lines.append(f"| {guide} | {rule} | {share} | {right / len(some):.1%} | {species} of 16 | {good:.0f} |")
+    return "\n".join(lines)
+
+
 def measures(phase, conditions):
     """The measures of `higfa evaluate` for the images of each condition, against 20 fresh renders of each species."""
     from fidelity import load_judge
@@ -242,7 +269,8 @@ def main():
             for condition in args.conditions or SHIPPED:
                 bench.make(condition, number)
             print(f"round {number + 1} of {args.rounds}", flush=True)
-    print(table(read_rows(args.out / f"{args.seeds}.csv")))
+    rows = read_rows(args.out / f"{args.seeds}.csv")
+    print(table(rows), rejection(rows), sep="\n\n")
 
 
 if __name__ == "__main__":

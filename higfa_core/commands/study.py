@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = study.write()
     if not results:
         raise ValueError(f"No image of the study is there in {args.folder}. Run it without --table.")
-    speech.say(f"\n{summary(results, study.about.base)}\n\n{args.folder / REPORT}")
+    speech.say(f"\n{_unescaped(summary(results, study.about.base))}\n\n{args.folder / REPORT}")
     speech.result(rows=len(results), wanted=total, results=args.folder / RESULTS, report=args.folder / REPORT)
     return code
 
@@ -149,6 +149,11 @@ class Study:
                 contour_agreement=scores.get("contour_agreement"),
                 moved=moved,
             )
+
+
+def _unescaped(markdown: str) -> str:
+    """For a terminal, which does not act on signs."""
+    return markdown.replace("\\-", "-").replace("\\+", "+")
 
 
 def _images(folder: Path, plan: Plan) -> dict[int, dict]:

@@ -202,6 +202,8 @@ def _within_classes(found: Audit, pair: Pair, real: Tensor, made: Tensor, settin
             row |= {"vendi": both[0], "vendi_real": both[1]}
             vendis.append(both)
         found.classes[name] = row
+    if not vendis:
+        found.notes.append("No class has two images of both kinds, so their diversity within a class is not known.")
     if vendis:
         mean = torch.tensor(vendis).mean(0).tolist()
         found.measures |= {"class_vendi": mean[0], "class_vendi_real": mean[1]}

@@ -100,7 +100,7 @@ def paired_right(base: Sequence[Result], other: Sequence[Result]) -> Difference:
     """By how much more often the judge sees the class: Bonett and Price's interval of paired proportions."""
     pairs = _pairs(base, other)
     cost = loss(*(Reading("", tuple(bool(pair[i].right) for pair in pairs), ()) for i in (0, 1)))
-    return Difference(-cost.points, -cost.high, -cost.low, len(pairs))
+    return Difference(0.0 - cost.points, -cost.high, -cost.low, len(pairs))
 
 
 def paired_p(base: Sequence[Result], other: Sequence[Result]) -> Difference:
