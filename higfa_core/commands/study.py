@@ -4,16 +4,21 @@ every image, tables with intervals of paired differences. The same command resum
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from ..batch.options import Options
 from ..batch.states import States
-from ..evaluation.study import Result, StudyFile, by_class, read_study, summary, to_csv
+from ..evaluation.study import Result, StudyFile, by_class, plot, read_study, summary, to_csv
 from ..evaluation.tuning import apart
+from ..exports.collection import Item
+from ..exports.contact_sheet import draw_page
 from ..files.atomic import write_atomic
 from ..files.paths import folder_name
 from ..plans.acceptance import with_judge
@@ -31,7 +36,8 @@ from .plan import read_workflow
 from .run import add_server_arguments, http_clients, run_plan
 from .shell import Parser, Speech, add_json_option, command
 
-RESULTS, REPORT = "results.csv", "study.md"
+RESULTS, REPORT, PLOT, SHEET = "results.csv", "study.md", "differences.png", "images.jpg"
+COLUMNS, SHOWN = 6, 8  # conditions and jobs in the sheet
 
 
 @command(safe="Every image that is recorded is whole, and the same command resumes.")
@@ -49,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = study.write()
     if not results:
         raise ValueError(f"No image of the study is there in {args.folder}. Run it without --table.")
+    study.draw(results)
+    study.write()  # with the pictures
     speech.say(f"\n{_unescaped(summary(results, study.about.base))}\n\n{args.folder / REPORT}")
     speech.result(rows=len(results), wanted=total, results=args.folder / RESULTS, report=args.folder / REPORT)
     return code
@@ -122,9 +130,26 @@ class Study:
         if results:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomic(self.folder / RESULTS, to_csv(results).encode())
-            text = f"# {self.folder.absolute().name}\n\n{summary(results, self.about.base)}\n\n{by_class(results)}\n"
-            write_atomic(self.folder / REPORT, text.encode())
+            parts = [f"# {self.folder.absolute().name}", summary(results, self.about.base), by_class(results)]
+            pictures = [f"![{name}]({name})" for name in (PLOT, SHEET) if (self.folder / name).is_file()]
+            write_atomic(self.folder / REPORT, ("\n\n".join([*parts, *pictures]) + "\n").encode())
         return results
+
+    def draw(self, results: Sequence[Result]) -> None:
+        """The differences as a plot, and the first jobs under the first conditions as a sheet."""
+        image = Image.fromarray((plot(results, self.about.base)[0] * 255).round().byte().numpy())
+        _save(image, self.folder / PLOT)
+        seed = self.about.seeds[0]
+        parts = [part for part in self.parts() if part.plan.plan_seed == seed and (part.folder / "plan.json").is_file()]
+        parts = parts[:COLUMNS]
+        found = [(part.folder, _images(part.folder, part.plan)) for part in parts]
+        jobs = [job for job in parts[0].plan if all(job.index in rows for _, rows in found)][:SHOWN] if parts else []
+        rows = []
+        for job in jobs:
+            images = [Item(rows_of[job.index], folder / rows_of[job.index]["file"]) for folder, rows_of in found]
+            rows.append((job.source, images))
+        title = f"real, then: {', '.join(part.condition for part in parts)}"
+        _save(draw_page(title, rows, Path(self.dataset.root)), self.folder / SHEET)
 
     def _results(self, part: Part) -> Iterator[Result]:
         if not (part.folder / "plan.json").is_file():
@@ -149,6 +174,12 @@ class Study:
                 contour_agreement=scores.get("contour_agreement"),
                 moved=moved,
             )
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG" if path.suffix == ".png" else "JPEG", quality=88)
+    write_atomic(path, buffer.getvalue())
 
 
 def _unescaped(markdown: str) -> str:

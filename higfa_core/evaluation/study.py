@@ -12,9 +12,11 @@ from typing import Any
 
 import msgspec
 import yaml
+from torch import Tensor
 
 from ..checking.verdict import Reading, loss, mcnemar, wilson
 from ..exports.markdown import table
+from ..plots.figures import new_figure, to_image
 
 LEVEL = 0.975  # two-sided 95 %
 
@@ -114,12 +116,17 @@ def paired_p(base: Sequence[Result], other: Sequence[Result]) -> Difference:
 
 def summary(results: Sequence[Result], base: str) -> str:
     """The study's table as Markdown: a line per condition, differences against the base on the same jobs."""
-    groups: dict[str, list[Result]] = {}
-    for result in results:
-        groups.setdefault(result.condition, []).append(result)
+    groups = _groups(results)
     head = ("condition", "images", "right (95 % interval)", "right, points against base", "p, points against base")
     head += ("repaired", "broken", "McNemar", "guide minus judge", "contour", "moved")
     return table(head, [_line(name, rows, groups.get(base, [])) for name, rows in groups.items()])
+
+
+def _groups(results: Iterable[Result]) -> dict[str, list[Result]]:
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(result.condition, []).append(result)
+    return groups
 
 
 def _line(name: str, rows: Sequence[Result], base: Sequence[Result]) -> tuple[str, ...]:
@@ -146,6 +153,22 @@ def _pairs(base: Sequence[Result], other: Sequence[Result]) -> list[tuple[Result
 def _mean(values: Iterable[float | None]) -> str:
     known = [value for value in values if value is not None]
     return f"{fmean(known):.2f}" if known else ""
+
+
+def plot(results: Sequence[Result], base: str) -> Tensor:
+    """The paired differences in points, with their intervals: [1, H, W, 3] float32 in 0..1."""
+    groups = _groups(results)
+    others = {name: rows for name, rows in groups.items() if name != base and _pairs(groups.get(base, []), rows)}
+    figure, axes = new_figure(7, 1.2 + 0.4 * len(others))
+    for y, rows in enumerate(others.values()):
+        found = paired_right(groups[base], rows)
+        axes.plot([100 * found.low, 100 * found.high], [y, y], color="#2f6db3", linewidth=2)
+        axes.plot(100 * found.mean, y, "o", color="#2f6db3")
+    axes.axvline(0, color="#444444", linestyle=":")
+    axes.set_yticks(range(len(others)), list(others), parse_math=False)
+    axes.set_ylim(len(others) - 0.3, -0.7)
+    axes.set_xlabel("the judge is right more often than under the base, points (95 %)")
+    return to_image(figure)
 
 
 def by_class(results: Sequence[Result]) -> str:

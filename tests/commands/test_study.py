@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 from scipy.stats import ttest_rel
 
 from higfa_core.checking.verdict import wilson
@@ -88,6 +89,8 @@ def test_every_image_is_a_row_and_differences_are_paired(call, tmp_path):
     assert int(lines["HiGFA"][5]) == sum(b > a for a, b in zip(before, after))
     assert int(lines["HiGFA"][6]) == sum(b < a for a, b in zip(before, after))
     assert lines["contour"][3] == "" and "of 2" in page
+    for name in ("differences.png", "images.jpg"):
+        assert f"![{name}]({name})" in page and Image.open(tmp_path / "output/mine" / name).width > 600
 
 
 def test_it_resumes_and_grows(call, tmp_path):
