@@ -1,12 +1,12 @@
 """The nodes in ComfyUI, one file per family."""
 
 from . import checking as check
-from . import choices, classifier, classify, contour, dataset, export, miniature, plot, review, sampling
+from . import choices, classifier, classify, contour, dataset, export, miniature, plot, review, sampling, sweep
 from . import sampling_advanced as advanced
 from . import training as train
 from .faults import guarded
 
-FAMILIES = (contour, classifier, train, check, classify, sampling, advanced, plot, dataset, export, miniature)
+FAMILIES = (contour, classifier, train, check, classify, sampling, advanced, sweep, plot, dataset, export, miniature)
 NODES = [guarded(node) for family in FAMILIES for node in family.NODES]
 
 choices.register()

@@ -246,6 +246,7 @@ def test_one_note_explains_the_workflow_and_names_what_it_talks_about(canvas, ap
     (note,) = [node for node in canvas["nodes"] if node["type"] == "MarkdownNote"]
     (text,) = note["widgets_values"]
     inputs = {key for node in api.values() for key in node["inputs"]}
+    inputs |= {value for node in api.values() for value in node["inputs"].values() if isinstance(value, str)}
     assert {"eta", "start_percent"} <= set(re.findall(r"\*\*(\w+)\*\*", text)) & inputs
     for export in (node for node in api.values() if node["class_type"] == "HiGFA_ExportDataset"):
         assert f"output/{export['inputs']['dataset_name']}/train/" in text
