@@ -29,6 +29,7 @@ def main():
     pairs = [made(client, "miniature_compare", index, ("30", 0)) for index in (3, 9)]
     save("miniature_compare", [image for three in pairs for image in three], columns=3)
     save("miniature_three_ways", made(client, "miniature_three_ways", 8, ("26", 0)), columns=3)
+    save("miniature_sweep", made(client, "miniature_sweep", 3, ("40", 2)), columns=3)
     steps = [("2", 0), ("3", 0), ("4", 0), ("20", 0)]  # real image, contour, warped contour, result
     save("controlnet_augment", [made(client, "miniature_augment", i, s)[0] for i in (3, 9) for s in steps], columns=4)
 

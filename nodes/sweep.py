@@ -1,7 +1,6 @@
 """Guidance Sweep: a grid over two settings, one ordinary node for each step of each cell.
 
-ComfyUI keeps what those nodes made: a sweep that was cancelled goes on where it stopped, and a value more costs no more
-than its own cells.
+ComfyUI keeps what those nodes made: a sweep that was cancelled goes on where it stopped.
 """
 
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import GraphBuilder
 
 from ..higfa_core.comfy.predict import predict
+from ..higfa_core.files.hashes import json_sha256
 from ..higfa_core.guidance.formulas import agreement
 from ..higfa_core.guidance.settings import Guidance, Sampling
 from ..higfa_core.guidance.sweep import SweepGrid, Swept, SweptCell
@@ -66,12 +66,15 @@ class GuidanceSweep(io.ComfyNode):
         graph, cell = GraphBuilder(), None
         sampler = {**passed, "sampler_name": sampler_name, "scheduler": scheduler}
         for settings, run in grid.cells(guidance or Guidance(), Sampling.pick(inputs)):
-            chosen = graph.node("HiGFA_Guidance", **asdict(settings))
-            made = graph.node("HiGFA_KSampler", **sampler, **asdict(run), guidance=chosen.out(0))
-            image = graph.node("VAEDecode", samples=made.out(0), vae=passed["vae"])
+            # The same name in every grid that has the cell: ComfyUI knows a node of ours by its name, too.
+            name = json_sha256([asdict(settings), asdict(run)])[:12]
+            chosen = graph.node("HiGFA_Guidance", id=f"{name}-guidance", **asdict(settings))
+            made = graph.node("HiGFA_KSampler", id=f"{name}-run", **sampler, **asdict(run), guidance=chosen.out(0))
+            image = graph.node("VAEDecode", id=f"{name}-image", samples=made.out(0), vae=passed["vae"])
             before = {"before": cell.out(0)} if cell else {}
             judged = {"judge": judge, "class_name": passed["class_name"]}
-            cell = graph.node(CELL, image=image.out(0), trace=made.out(1), **judged, **asdict(grid), **before)
+            shown = {**judged, **asdict(grid), **before}
+            cell = graph.node(CELL, id=f"{name}-cell", image=image.out(0), trace=made.out(1), **shown)
         if cell is None:
             raise ValueError("The grid has no cells. Give values of both settings.")
         return io.NodeOutput(cell.out(1), cell.out(2), cell.out(3), expand=graph.finalize())

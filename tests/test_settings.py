@@ -12,6 +12,7 @@ from higfa_core.contour import ContourTransform, Extraction
 from higfa_core.evaluation.settings import EvaluationSettings
 from higfa_core.evaluation.tuning import TuneSettings
 from higfa_core.guidance.settings import Guidance, NoiseLevels, Sampling, SamplingPart
+from higfa_core.guidance.sweep import SweepGrid
 from higfa_core.plans.rules import Rules
 from higfa_core.plans.settings import PlanSettings
 from higfa_core.settings import ADVANCED, HIDDEN, Setting, Settings, settings_of
@@ -19,7 +20,7 @@ from higfa_core.training.settings import TrainOptions, TrainSettings
 
 DECLARED = (
     *(Guidance, Sampling, SamplingPart, NoiseLevels, CheckSettings, ContourTransform, Extraction),
-    *(TrainSettings, TrainOptions, PlanSettings, Rules, EvaluationSettings, TuneSettings),
+    *(TrainSettings, TrainOptions, PlanSettings, Rules, EvaluationSettings, TuneSettings, SweepGrid),
 )
 
 

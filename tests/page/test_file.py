@@ -3,8 +3,19 @@
 import re
 from pathlib import Path
 
-WEB = Path(__file__).resolve().parents[2] / "web"
+ROOT = Path(__file__).resolve().parents[2]
+WEB = ROOT / "web"
 SMALL = 24_000  # bytes
+
+
+REVIEW = ROOT / "higfa_core" / "review" / "page"
+
+
+def test_the_review_needs_nothing_from_outside_and_makes_no_html_of_data():
+    text = "".join(file.read_text("utf-8") for file in REVIEW.iterdir())
+    assert not re.search(r"https?://", text)
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function| on\w+=", text)
+    assert "import " not in (REVIEW / "review.js").read_text("utf-8")
 
 
 def test_the_page_needs_nothing_from_outside_and_makes_no_html_of_data():

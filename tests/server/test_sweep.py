@@ -1,4 +1,4 @@
-"""Guidance Sweep on a server: its cells are the runs that one would make by hand, and none is made twice."""
+"""Guidance Sweep on a server: its cells are the runs that one would make by hand, and outlive a cancel."""
 
 import io
 import json
@@ -41,7 +41,7 @@ def pictures(server, shown) -> list[np.ndarray]:
     return [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in found]
 
 
-def test_cells_are_ordinary_runs_and_none_is_made_twice(server, graph):
+def test_cells_are_ordinary_runs(server, graph):
     outputs, sampled = run(server, graph)
     assert sampled == 2
     lines = outputs["42"]["text"][0].splitlines()[2:]
@@ -49,12 +49,6 @@ def test_cells_are_ordinary_runs_and_none_is_made_twice(server, graph):
     cells = pictures(server, outputs["50"])
     (grid,) = pictures(server, outputs["41"])
     assert len(cells) == 2 and cells[0].shape == (64, 64, 3) and grid.shape[0] > 2 * 128
-
-    graph["40"]["inputs"]["row_values"] = "0, 1, 2"
-    outputs, sampled = run(server, graph)
-    assert sampled == 1 and len(pictures(server, outputs["50"])) == 3
-    for old, new in zip(cells, pictures(server, outputs["50"])[::2]):
-        assert np.array_equal(old, new)
 
     by_hand = {key: about for key, about in graph.items() if key not in ("40", "41", "42", "50")}
     inputs = graph["40"]["inputs"]
