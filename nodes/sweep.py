@@ -101,6 +101,7 @@ class SweepCell(io.ComfyNode):
             display_name="Sweep Cell",
             category="HiGFA",
             description="One cell of a Guidance Sweep, which makes these by itself.",
+            search_aliases=["guidance sweep", "sweep grid"],
             is_dev_only=True,
             is_output_node=True,
             inputs=[
