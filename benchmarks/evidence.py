@@ -209,6 +209,42 @@ def rejection(rows):
     return "\n".join(lines)
 
 
+LADDER = ("mid:eta=0", "mid:eta=0.25", "mid:eta=0.5", "mid", "mid:eta=2")
+
+
+def pilots(rows, draws=1000, jobs=12):
+    """What `higfa tune` would take from pilots of 12 of the ladder's jobs, and what that costs on the others."""
+    import random
+
+    from higfa_core.evaluation.tuning import Rung, TuneSettings, choose
+
+    by_seed = defaultdict(dict)
+    for (condition, seed), row in rows.items():
+        by_seed[seed][condition] = row
+    seeds = sorted(seed for seed, found in by_seed.items() if all(condition in found for condition in LADDER))
+    if len(seeds) < 4 * jobs:
+        return ""
+
+    def rung(condition, some):
+        found = [by_seed[seed][condition] for seed in some]
+        columns = [[float(row[name]) for row in found] for name in ("judge_p", "judge_right", "moved")]
+        return Rung({condition: 0.0}, tuple(columns[0]), tuple(map(bool, columns[1])), tuple(columns[2]))
+
+    draw, taken, losses = random.Random(0), defaultdict(int), []
+    for _ in range(draws):
+        pilot = draw.sample(seeds, jobs)
+        rest = [seed for seed in seeds if seed not in pilot]
+        (name,) = choose([rung(condition, pilot) for condition in LADDER], TuneSettings()).rung.values
+        taken[name] += 1
+        shares = {c: sum(int(by_seed[s][c]["judge_right"]) for s in rest) / len(rest) for c in LADDER}
+        losses.append(100 * (max(shares.values()) - shares[name]))
+    near = sum(loss <= 2 for loss in losses) / draws
+    picks = ", ".join(f"{name} {count / draws:.0%}" for name, count in taken.items())
+    mean = sum(losses) / draws
+    words = f"{mean:.1f} points below the best, within 2 in {near:.0%}"
+    return f"pilots of {jobs} from {len(seeds)} jobs take {picks}; {words}"
+
+
 def measures(phase, conditions):
     """The measures of `higfa evaluate` for the images of each condition, against 20 fresh renders of each species."""
     from fidelity import load_judge
@@ -270,7 +306,7 @@ def main():
                 bench.make(condition, number)
             print(f"round {number + 1} of {args.rounds}", flush=True)
     rows = read_rows(args.out / f"{args.seeds}.csv")
-    print(table(rows), rejection(rows), sep="\n\n")
+    print(table(rows), rejection(rows), pilots(rows), sep="\n\n")
 
 
 if __name__ == "__main__":

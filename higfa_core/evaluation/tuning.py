@@ -23,14 +23,11 @@ class TuneSettings(Settings):
     jobs: int = Setting(12, 1, MOST, unit="images").help(
         "Pilot images of each setting, of as many classes as possible and with the same seeds. At most 64 in all."
     )
-    target: float = Setting(0.8, 0.01, 1).help(
+    target: float = Setting(0.9, 0.01, 1).help(
         "Mean probability of the class that is enough, by the judge (without one, by the guide)."
     )
     max_broken: int = Setting(0, 0, MOST, unit="images").help(
         "How many images that were right without the classifier may be wrong with it."
-    )
-    slack: float = Setting(0.02, 0, 1).help(
-        "Where no setting reaches the target: how far below the best probability a gentler one may be."
     )
     plan_seed: int = Setting(20_000, 0, 2**31 - 1).help(
         "Draws the pilot's seeds. Keep it different from the plan's, so that the setting is not fitted to its images."
@@ -76,17 +73,16 @@ class Choice:
 
 def choose(rungs: Sequence[Rung], settings: TuneSettings) -> Choice:
     """Of the rungs that break no more than allowed of what the first gets right: the one that moves least among those
-    that reach the target; if none does, among those within `slack` of the best. The first breaks nothing itself."""
+    that reach the target; if none does, the one with the highest probability. The first breaks nothing itself."""
     allowed = [rung for rung in rungs if rung.broken(rungs[0]) <= settings.max_broken]
     enough = [rung for rung in allowed if rung.mean >= settings.target]
     best = max(allowed, key=lambda rung: rung.mean)
-    near = enough or [rung for rung in allowed if rung.mean >= best.mean - settings.slack]
-    rung = min(near, key=lambda rung: rung.shift)
     if enough:
+        rung = min(enough, key=lambda rung: rung.shift)
         return Choice(rung, f"it moves the least pixels of those that reach {settings.target:.0%}")
     left = len(rungs) - len(allowed)
-    words = f"none reaches {settings.target:.0%}; it moves the least pixels of those near the best"
-    return Choice(rung, words + (f" ({left} broke too many images)" if left else ""))
+    words = f"none reaches {settings.target:.0%}, and it comes closest"
+    return Choice(best, words + (f" ({left} broke too many images)" if left else ""))
 
 
 def table(rungs: Sequence[Rung], chosen: Rung) -> str:

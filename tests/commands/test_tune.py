@@ -58,7 +58,8 @@ def call(tmp_path, monkeypatch, capsys):
 
 
 def test_the_gentlest_setting_is_written_into_the_workflow(call, tmp_path):
-    code, said, err, sent = call("--judge", "judge.safetensors", "--jobs", "4", "--write", str(tmp_path / "tuned.json"))
+    judged = ("--judge", "judge.safetensors", "--jobs", "4")
+    code, said, err, sent = call(*judged, "--target", "0.8", "--write", str(tmp_path / "tuned.json"))
     assert code == 0 and sent == 20, err
     assert said["chosen"] == {"eta": 0.5} and said["judged_by"] == "judge"
     assert [(row["eta"], row["probability"]) for row in said["settings"]] == sorted(LIKED.items())
@@ -73,7 +74,7 @@ def test_the_gentlest_setting_is_written_into_the_workflow(call, tmp_path):
     assert all(found == seeds[0] for found in seeds) and len(set(seeds[0])) == 4
     assert len({plan.header["workflow_digest"] for plan in plans}) == 5
     # Again: nothing is made twice, and another target is answered from what is there.
-    code, said, _, sent = call("--judge", "judge.safetensors", "--jobs", "4", "--target", "0.93")
+    code, said, _, sent = call(*judged, "--target", "0.93")
     assert (code, said["chosen"], sent) == (0, {"eta": 2.0}, 0)
 
 
