@@ -5,9 +5,11 @@ from . import choices, classifier, classify, contour, dataset, export, miniature
 from . import sampling_advanced as advanced
 from . import training as train
 from .faults import guarded
+from .queued import watch_prompts
 
 FAMILIES = (contour, classifier, train, check, classify, sampling, advanced, sweep, plot, dataset, export, miniature)
 NODES = [guarded(node) for family in FAMILIES for node in family.NODES]
 
 choices.register()
 review.register()
+watch_prompts()

@@ -19,6 +19,7 @@ from ..higfa_core.guidance.targets import EMPTY, class_lines
 from ..higfa_core.guidance.trace import Trace, TraceSlot, Watch
 from . import live
 from .lists import batches, items
+from .queued import target_flaw
 from .types import HiGFAClassifier, HiGFAGuidance, HiGFATrace
 from .widgets import widgets
 
@@ -101,7 +102,10 @@ class NamesClass(io.ComfyNode):
     def validate_inputs(cls, class_name):
         # A list where the node takes lists; None where it is linked, and known at run time.
         names = class_name if isinstance(class_name, (list, tuple)) else [class_name]
-        return True if any(name is None or class_lines(name) for name in names) else EMPTY
+        if any(name is None for name in names):
+            return True
+        lines = [line for name in names for line in class_lines(name)]
+        return (target_flaw(cls.hidden, lines) if lines else EMPTY) or True
 
 
 class HiGFAKSampler(NamesClass):

@@ -1,5 +1,5 @@
 // What the HiGFA nodes add to ComfyUI's page: fewer widgets in the classic canvas, choices instead of typing, a chart
-// of the guidance, and the review of datasets.
+// of the guidance, the review of datasets, and an index that a failed run does not use up.
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
@@ -251,6 +251,31 @@ async function listDatasets(place) {
 }
 
 const REVIEW_TAB = { id: "higfa-review", icon: "pi pi-images", title: "Datasets", tooltip: "Review datasets (HiGFA)" };
+
+// --- A run that fails or is cancelled does not use up its index: the next one takes it again.
+
+async function giveBackIndex({ detail }) {
+  const graph = await queuedGraph(detail.prompt_id);
+  for (const [path, { class_type, inputs }] of Object.entries(graph)) {
+    const widgets = (class_type === "HiGFA_DatasetJob" && nodeAt(path)?.widgets) || [];
+    const index = widgets.find((widget) => widget.name === "index");
+    if (index?.value === inputs.index + 1) index.value = inputs.index;
+  }
+}
+
+// The history has a run shortly after the page is told that it failed.
+async function queuedGraph(id) {
+  for (let tries = 0; tries < 20; tries++) {
+    const answer = await api.fetchApi(`/history/${id}`);
+    const known = answer.ok && (await answer.json())[id];
+    if (known) return known.prompt[2];
+    await new Promise((done) => setTimeout(done, 250));
+  }
+  return {};
+}
+
+api.addEventListener("execution_error", giveBackIndex);
+api.addEventListener("execution_interrupted", giveBackIndex);
 
 function after(owner, method, action) {
   const before = owner[method];

@@ -55,7 +55,7 @@ class HiGFAGuider(comfy.samplers.CFGGuider):
                 "This model is already guided by Guide Model with Classifier. Connect the model from before that node."
             )
         model = model.clone()
-        self.settings, self.slot = settings, TraceSlot()
+        self.settings, self.slot, self.contour = settings, TraceSlot(), False
         self.run: Run | None = None
         if classifier is not None:
             engine = Engine(classifier, read_targets(list(class_names), classifier), vae, settings, images)
@@ -68,7 +68,7 @@ class HiGFAGuider(comfy.samplers.CFGGuider):
 
     def set_conds(self, positive: Conditioning, negative: Conditioning | None) -> None:
         """As in CFGGuider; the negative may be None for models that need no second branch (cfg 1)."""
-        self.original_conds = {}
+        self.original_conds, self.contour = {}, has_control(positive)
         self.inner_set_conds({name: conds for name, conds in self._split(positive, negative or []).items() if conds})
 
     def _split(self, positive: Conditioning, negative: Conditioning) -> dict[str, Conditioning]:
@@ -159,3 +159,5 @@ class HiGFAGuider(comfy.samplers.CFGGuider):
 def _started(guider: HiGFAGuider, run: Run) -> None:
     guider.run = run
     run.trace.w_text, run.trace.w_contour = guider.cfg, guider._w_contour
+    if not guider.contour:
+        run.trace.note("no contour is connected: text and classifier guide alone")

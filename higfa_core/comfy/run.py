@@ -113,6 +113,8 @@ class Run:
                 f"no step starts between sigma {self.window.sigma_on:.3f} and {self.window.sigma_off:.3f}: "
                 "lower start_percent, lower end_sigma or use more steps"
             )
+        if engine.settings.eta == 0:
+            self.trace.note("eta is 0: the classifier gives no step")
         self.corrector: Corrector | None = None
         self.carried: Carried | None = continued.carried if continued else None
         self.shares: Shares | None = None  # where each guided call runs every branch

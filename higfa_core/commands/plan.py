@@ -226,7 +226,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_options(amount, PlanSettings, "replicas", unset=unset)
     add_options(amount, PlanSettings, "per_class", "fill_to")
     add_options(parser, PlanSettings, "only_rare", "accepted", "max_tries")
-    add("--prompt", action="append", metavar="TEMPLATE", help="with {class}, {super}, {background}, {style}; repeat it")
+    add(
+        "--prompt",
+        action="append",
+        metavar="TEMPLATE",
+        help="with {class} or {a class}, {super}, {background}, {style}",
+    )
     add("--prompts", type=Path, metavar="FILE", help="more templates, one per line")
     add("--backgrounds", metavar="LIST", help="for {background}: a text file, or words separated by commas")
     add("--styles", metavar="LIST", help="for {style}: the same")

@@ -25,6 +25,7 @@ def _vocabulary() -> tuple[str, ...]:
 
 VOCABULARY = _vocabulary()
 _INDEX = {word: i for i, word in enumerate(VOCABULARY)}
+_INDEX["an"] = _INDEX["a"]  # its captions have no "an"
 
 
 def word_ids(text: str) -> list[int]:

@@ -8,26 +8,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..sources.source import ClassInfo
+from ..wording import with_article
 
-FIELDS = ("class", "super", "background", "style", "index")
+FIELDS = ("class", "a class", "super", "a super", "background", "style", "index")
+DEFAULT = "a photo of {a class}"
 
 
 @dataclass(frozen=True)
 class Prompts:
     """Templates and the lists that fill them.
 
-    `{class}` (required) is the class as a prompt spells it, `{super}` what it is a kind of (`super_class`,
-    or the layout's own), `{background}` and `{style}` are entries of these lists, `{index}` is the job's number.
+    `{class}` is the class as a prompt spells it, `{super}` what it is a kind of (`super_class`, or the layout's own),
+    `{a class}` and `{a super}` are the same with "a" or "an"; `{background}` and `{style}` are entries of these lists,
+    `{index}` is the job's number. A template has `{class}` or `{a class}`.
     """
 
-    templates: tuple[str, ...] = ("a photo of a {class}",)
+    templates: tuple[str, ...] = (DEFAULT,)
     backgrounds: tuple[str, ...] = ()
     styles: tuple[str, ...] = ()
     super_class: str = ""
 
     def __post_init__(self):
         if not self.templates:
-            raise ValueError("A plan needs at least one prompt template, for example 'a photo of a {class}'.")
+            raise ValueError(f"A plan needs at least one prompt template, for example {DEFAULT!r}.")
         for template in self.templates:
             used = check_template(template)
             for name, values in (("background", self.backgrounds), ("style", self.styles)):
@@ -45,12 +48,13 @@ class Prompts:
     def check_classes(self, classes: Sequence[ClassInfo]) -> None:
         """ValueError when a template wants `{super}` of a class that has none."""
         lacking = [info.name for info in classes if not (self.super_class or info.super_class)]
-        if lacking and any("{super}" in template for template in self.templates):
+        if lacking and any("super}" in template for template in self.templates):
             raise ValueError(f"Class {lacking[0]!r} has no super-class for {{super}}. Give one for all classes.")
 
     def render(self, info: ClassInfo, index: int, draw: int) -> str:
         """The prompt of job `index`; `draw`, a large random number, picks the variants."""
         parts = {"class": info.prompt, "super": self.super_class or info.super_class, "index": index}
+        parts |= {f"a {name}": with_article(str(parts[name])) for name in ("class", "super")}
         draw, choice = divmod(draw, len(self.templates))
         for name, values in (("background", self.backgrounds), ("style", self.styles)):
             if values:
@@ -70,8 +74,11 @@ def check_template(template: str) -> set[str]:
     for name, spec, conversion in used:
         if name not in FIELDS or spec or conversion:
             raise ValueError(f"prompt_template has an unknown placeholder: {{{name}}}. Use {valid}.")
-    if not any(name == "class" for name, _, _ in used):
-        raise ValueError(f"prompt_template {template!r} names no class. Put {{class}} where the name goes.")
+    if not {"class", "a class"} & {name for name, _, _ in used}:
+        raise ValueError(
+            f"prompt_template {template!r} names no class. Put {{class}} where the name goes, or {{a class}} for the "
+            'name with "a" or "an".'
+        )
     return {name for name, _, _ in used}
 
 

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 
 from ..settings import HIDDEN, Setting, Settings
 from .plan import CONTOUR_FROM
+from .prompts import DEFAULT
 
 
 @dataclass(frozen=True)
 class PlanSettings(Settings):
     """The first four are also those of Dataset Job; None: not requested."""
 
-    prompt_template: str = Setting("a photo of a {class}").help(
-        "The prompt. {class} is the class name without its number and underscores, {index} the number of the job."
+    prompt_template: str = Setting(DEFAULT).help(
+        "The prompt. {class} is the class name without its number and underscores, {a class} the same with a or an, "
+        "{index} the number of the job."
     )
     replicas: int = Setting(1, 1, 100_000, unit="images").help("Images to make from each real one.")
     plan_seed: int = Setting(0, 0, 2**31 - 1).help(

@@ -231,7 +231,7 @@ def test_dry_run_writes_nothing(higfa, birds, tmp_path):
     code, out, err = higfa("plan", tmp_path / "out", *words)
     assert (code, err) == (0, "") and content(tmp_path) == before and not (tmp_path / "out").exists()
     assert "jobs: 20 in 3 classes, 4 to 10 per class" in out and "held out and never used: 1" in out
-    assert "'a photo of a Auk'" in out and "no plan was written" in out
+    assert "'a photo of an Auk'" in out and "no plan was written" in out
 
 
 def test_pilot_estimates_and_the_run_resumes_it(plan, run, server, tmp_path):

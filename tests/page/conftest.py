@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 import run
+from higfa_core.classifier import FineGrainedClassifier
+from higfa_core.miniature import birds
 
 from ..conftest import ROOT
 
@@ -24,6 +26,8 @@ from ..conftest import ROOT
 CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-features=LocalNetworkAccessChecks"]
 SCREENSHOTS = ROOT / ".higfa" / "screenshots"
 WORKFLOWS = ROOT / "workflows"
+GUIDE = ROOT / "higfa_core" / "miniature" / "weights" / "guide.safetensors"
+MINE = [f"Bird <b>{number}</b>" for number in range(len(birds.CLASS_NAMES))]
 SHIPPED, NEWER = "shipped", "newer"
 CLASSIC, NODES_2 = "classic", "nodes2"
 VIEWS = [(SHIPPED, CLASSIC), (NEWER, NODES_2)]
@@ -78,6 +82,17 @@ class View:
     def until(self, condition: str, argument=None, seconds: float = 90) -> None:
         """Wait until a JavaScript expression is true."""
         self.page.wait_for_function(condition, arg=argument, timeout=1000 * seconds)
+
+
+@pytest.fixture
+def my_classifier(server) -> str:
+    file = server.base / "models" / "higfa_classifiers" / "mine.safetensors"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        classifier = FineGrainedClassifier.load(GUIDE)
+        classifier.class_names = tuple(MINE)
+        classifier.save(file)
+    return file.name
 
 
 @pytest.fixture(scope="package")

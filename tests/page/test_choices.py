@@ -4,14 +4,11 @@ import urllib.parse
 
 import pytest
 
-from higfa_core.classifier import FineGrainedClassifier
 from higfa_core.miniature import birds
 from higfa_core.miniature.sources import NAME
 
-from .conftest import ROOT
+from .conftest import GUIDE, MINE, ROOT
 
-GUIDE = ROOT / "higfa_core" / "miniature" / "weights" / "guide.safetensors"
-MINE = [f"Bird <b>{number}</b>" for number in range(len(birds.CLASS_NAMES))]
 ADD = """types => {
     app.graph.clear();
     return types.map((type, place) => {
@@ -44,17 +41,6 @@ def offers(view, node, name, wanted):
 
 def asked(server, kind, name=""):
     return server.get(f"/higfa/choices/{kind}?name={urllib.parse.quote(name)}")
-
-
-@pytest.fixture
-def my_classifier(server) -> str:
-    file = server.base / "models" / "higfa_classifiers" / "mine.safetensors"
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        classifier = FineGrainedClassifier.load(GUIDE)
-        classifier.class_names = tuple(MINE)
-        classifier.save(file)
-    return file.name
 
 
 @pytest.fixture

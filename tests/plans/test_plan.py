@@ -161,7 +161,7 @@ def test_index_out_of_range_says_how_many(birds):
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("a {species}", r"\{species\}.*Use \{class\}, \{super\}"),
+        ("a {species}", r"\{species\}.*Use \{class\}, \{a class\}, \{super\}"),
         ("a {class.__class__}", "unknown placeholder"),
         ("a {class!r}", "unknown placeholder"),
         ("a {class:>10}", "unknown placeholder"),
@@ -180,6 +180,15 @@ def test_bad_templates(birds, template, message):
 def test_template_is_not_a_string_replace():
     prompts = Prompts(("{{x}} birdhouse, a {class}, {index}",))
     assert prompts.render(ClassInfo("01.bird", "bird"), 3, 99) == "{x} birdhouse, a bird, 3"
+
+
+def test_templates_know_the_article_and_earlier_ones_keep_their_words():
+    auk = ClassInfo("01.Auk", "Auk", super_class="bird")
+    assert Prompts().render(auk, 0, 0) == "a photo of an Auk"
+    assert Prompts(("{a class}, {a super}",)).render(auk, 0, 0) == "an Auk, a bird"
+    assert Prompts(("a photo of a {class}",)).render(auk, 0, 0) == "a photo of a Auk"
+    with pytest.raises(ValueError, match="has no super-class"):
+        Prompts(("{a class}, {a super}",)).check_classes([ClassInfo("01.Auk", "Auk")])
 
 
 def test_variants_depend_on_the_job_alone_and_all_occur(birds, tmp_path):
