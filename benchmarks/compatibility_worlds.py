@@ -27,7 +27,7 @@ class Miniature(World):
 
         generator, weights = torch.Generator().manual_seed(7), {}
         shapes = self.model.model.state_dict()
-        for key, target in comfy.lora.model_lora_keys_unet(self.model.model, {}).items():
+        for key, target in sorted(comfy.lora.model_lora_keys_unet(self.model.model, {}).items()):
             if key.startswith("lora_unet_") and "_attn" in key:
                 out, inner = shapes[target].shape
                 weights[f"{key}.lora_up.weight"] = 0.3 * torch.randn(out, 2, generator=generator)

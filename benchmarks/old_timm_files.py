@@ -55,6 +55,18 @@ def provide_inplace_abn() -> None:
 
 
 @torch.no_grad()
+def logits(net: torch.nn.Module, x: Tensor) -> Tensor:
+    """In float64, where a difference is no rounding; in float32 for networks that mix the two."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        return net.double()(x.double())
+    except RuntimeError:
+        torch.set_default_dtype(torch.float32)
+        return net.float()(x)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def main(folder: str, *names: str) -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
@@ -63,11 +75,12 @@ def main(folder: str, *names: str) -> None:
 
     for name in filter(timm.is_model, names):
         net = timm.create_model(name, num_classes=CLASSES).eval()
-        randomise(net.state_dict())
+        with torch.no_grad():
+            randomise(net.state_dict())
         x = image(net.default_cfg["input_size"])
-        torch.save({"x": x, "y": net(x)}, f"{folder}/{name}.logits")
         content = {"arch": name, "state_dict": net.state_dict(), "class_names": list("abcde")}
         torch.save(content, f"{folder}/{name}.pth")
+        torch.save({"x": x, "y": logits(net, x)}, f"{folder}/{name}.logits")
 
 
 if __name__ == "__main__":

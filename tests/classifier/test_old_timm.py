@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks import old_timm, old_timm_files
+from higfa_core.classifier import FineGrainedClassifier
 from higfa_core.classifier.formats import architectures, timm_models, weights
 from higfa_core.classifier.formats.facts import Facts
 from higfa_core.classifier.formats.skeletons import skeleton
@@ -90,7 +91,59 @@ def test_names_that_todays_timm_has_given_up():
     assert timm_models.trained_kwargs("tf_efficientnet_b0_ns", {"model": "tf_efficientnet_b0_ns"}) == {}
 
 
-def test_weights_that_do_not_tell_whether_they_are_of_a_changed_network(caplog):
-    with pytest.raises(ValueError, match="dpn68"):
-        architectures.load("dpn68", {}, 5, {})
-    assert "up to timm 0.6 its last activation was ELU" in caplog.text
+def earlier(arch, release, folder, **beside):
+    """A file of that release, with what is in the JSON file beside it."""
+    (file,) = (each for each in FILES if each["arch"] == arch and release in each["releases"])
+    state = state_of(file, "cpu")
+    old_timm_files.randomise(state)
+    torch.save({"arch": arch, "state_dict": state, "class_names": list("abcde")}, folder / f"{arch}.pth")
+    (folder / f"{arch}.json").write_text(json.dumps(beside), "utf-8")
+    return folder / f"{arch}.pth", file
+
+
+def apart(classifier, file):
+    with torch.no_grad():
+        found = classifier.module(old_timm_files.image(file["size"]))[0]
+    return float((found - torch.tensor(file["logits"])).abs().max() / max(1, max(map(abs, file["logits"]))))
+
+
+@pytest.mark.parametrize("arch", ["dpn68", "convnext_tiny", "gcresnet50t"])
+def test_who_knows_the_release_gets_its_logits(arch, tmp_path):
+    path, file = earlier(arch, "0.5.4", tmp_path, timm="0.5.4")
+    loaded = FineGrainedClassifier.load(path)
+    assert apart(loaded, file) <= 1e-5
+    loaded.save(tmp_path / "again.safetensors")  # which does not forget it
+    assert apart(FineGrainedClassifier.load(tmp_path / "again.safetensors"), file) <= 1e-5
+
+
+def test_a_network_that_may_be_either_of_two_is_refused(tmp_path):
+    path, _ = earlier("dpn68", "0.6.13", tmp_path)
+    with pytest.raises(ValueError, match='before timm 0.9 dpn68 was another network .*ELU.*"timm": "0.6.13"'):
+        FineGrainedClassifier.load(path)
+    path, file = earlier("dpn68", "0.9.16", tmp_path, timm="0.9.16")
+    today = FineGrainedClassifier.load(path)
+    assert apart(today, file) <= 1e-5
+    today.save(tmp_path / "ours.safetensors")  # of today's timm: it needs no JSON file
+    assert apart(FineGrainedClassifier.load(tmp_path / "ours.safetensors"), file) <= 1e-5
+
+
+def test_a_config_of_the_hub_tells_that_the_network_is_todays(tmp_path):
+    path, file = earlier("dpn68", "0.9.16", tmp_path)
+    path.with_suffix(".json").unlink()
+    saved = torch.load(path, weights_only=True)
+    torch.save(saved["state_dict"], path)
+    config = {"architecture": "dpn68", "num_classes": 5, "label_names": list("abcde"), "pretrained_cfg": {"tag": ""}}
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+    assert apart(FineGrainedClassifier.load(path), file) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("release", "message"),
+    [
+        ("last year", "timm must be a release such as"),
+        ("0.5.4", "no longer builds the regnetz_d8_evos of release 0.5.4"),
+    ],
+)
+def test_releases_that_cannot_be_built(release, message):
+    with pytest.raises(ValueError, match=message):
+        timm_models.build("regnetz_d8_evos", 5, {"timm": release})

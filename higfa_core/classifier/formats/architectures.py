@@ -28,7 +28,7 @@ def load(arch: str, state: dict[str, Tensor], num_classes: int, kwargs: dict) ->
     if library is transformers_models:
         return library.load(name, state, num_classes, kwargs)
     if library is timm_models:
-        earlier_timm.warn_of_change(name)
+        earlier_timm.require_told(name, kwargs)
     build = partial(library.build, name, num_classes, kwargs)
     fitted = weights.fitted(skeleton(build), state, arch, num_classes)
     module = build()
@@ -45,7 +45,7 @@ def arguments(facts: Facts, state: dict[str, Tensor]) -> dict:
         return given
     if library is timm_models:
         trained = timm_models.trained_kwargs(name, facts.args or {})
-        given = {**earlier_timm.arguments(name, state), **trained, **given}
+        given = {**earlier_timm.arguments(name, state), **earlier_timm.told(name, facts.timm), **trained, **given}
     return library.sized(name, given, state, (facts.preprocess or {}).get("input_size"))
 
 

@@ -11,7 +11,10 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
@@ -48,8 +51,6 @@ CHANGED = (
         "up to timm 0.4 it had more blocks",
     ),
 )
-# Networks whose earlier weights look like today's: name, what has changed.
-ALIKE = ((r"dpn\w+", "up to timm 0.6 its last activation was ELU, and since 0.9 it is ReLU"),)
 
 
 def arguments(arch: str, state: Mapping[str, Tensor]) -> dict:
@@ -71,13 +72,73 @@ def refuse_changed(arch: str, state: Mapping[str, Tensor]) -> None:
             )
 
 
-def warn_of_change(arch: str) -> None:
-    """Log what the weights do not tell: whether they were trained before or after a change."""
-    for (reason,) in _rows(ALIKE, arch):
-        log.warning("HiGFA: %s: %s. If an earlier timm trained it, its probabilities are wrong here", arch, reason)
+def told(arch: str, release: object) -> dict:
+    """`model_kwargs` that keep the release that trained the network, if today's is another one that looks the same."""
+    return {RELEASE: release} if release and _rows(ALIKE, arch) else {}
 
 
-def _rows(table: tuple[tuple, ...], arch: str) -> list[list]:
+def require_told(arch: str, kwargs: Mapping) -> None:
+    """ValueError if the weights may be those of either of two networks whose probabilities differ."""
+    for (major, minor), what, _, needed in _rows(ALIKE, arch):
+        if needed and not kwargs.get(RELEASE):
+            raise ValueError(
+                f"before timm {major}.{minor} {arch} was another network ({what}), and nothing in the file tells "
+                'which one was trained. Say it in the JSON file beside it: "timm": "0.6.13", or the release that it was'
+            )
+
+
+def restored(module: nn.Module, arch: str, release: object) -> nn.Module:
+    """The network as that release of timm built it. ValueError if it is no release."""
+    if release is None:
+        return module
+    found = re.match(r"(\d+)\.(\d+)", str(release))
+    if not found:
+        raise ValueError(f'timm must be a release such as "0.6.13", got {str(release)[:60]!r}. Correct it.')
+    for changed, what, restore, _ in _rows(ALIKE, arch):
+        if (int(found[1]), int(found[2])) >= changed:
+            continue
+        if restore is None:
+            raise ValueError(f"timm no longer builds the {arch} of release {release}: {what}. Train it again.")
+        restore(module)
+    return module
+
+
+def _with_elu(module: Any) -> None:
+    module.features.conv5_bn_ac.bn.act = nn.ELU()
+
+
+def _with_sample_norms(module: nn.Module) -> None:
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if type(child).__name__ == "LayerNorm2d":
+                setattr(parent, name, SampleNorm(child))
+
+
+def _with_1e5(module: nn.Module) -> None:
+    contexts = (each for each in module.modules() if type(each).__name__ == "GlobalContext")
+    for norm in (each for context in contexts for each in context.modules() if isinstance(each, nn.LayerNorm)):
+        norm.eps = 1e-5
+
+
+class SampleNorm(nn.Module):
+    """The normalisation over channels of timm 0.5, for maps [B, C, H, W].
+
+    It took the variance of a sample (n - 1) where the memory is not in the order of the shape.
+    """
+
+    def __init__(self, norm: Any):
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_contiguous():
+            return F.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias, self.eps).movedim(-1, 1)
+        variance, mean = torch.var_mean(x, dim=1, keepdim=True)
+        x = (x - mean) * torch.rsqrt(variance + self.eps)
+        return x * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+def _rows(table: tuple[tuple, ...], arch: str) -> list[list[Any]]:
     """The rows of a table for an architecture, with or without the tag of its weights."""
     return [row for name, *row in table if re.fullmatch(name, str(arch).split(".")[0])]
 
@@ -158,3 +219,13 @@ def _levit_places(state: Mapping[str, Tensor]) -> dict[int, str]:
 
 
 RENAMES = {"timm.models.levit": _levit, "timm.models.pit": _pit}
+
+# Networks whose earlier weights look like today's: name, the first release of today's, what has changed, how to build
+# the earlier one (None: nobody does any more), whether it has to be known. Others differ by less than bfloat16 rounds.
+ALIKE = (
+    (r"dpn(68b?|92|98|107|131)", (0, 9), "its last activation was ELU, and is ReLU", _with_elu, True),
+    (r"regnetz_d8_evos", (0, 6), "it had EvoNorm-S0, and has EvoNorm-S0a", None, True),
+    (r"convnext_\w+", (0, 6), "some normalisations divided by n - 1, and all divide by n", _with_sample_norms, False),
+    (r"gc\w+", (0, 6), "the epsilon in its global context was 1e-5, and is 1e-6", _with_1e5, False),
+)
+RELEASE = "timm"  # the key for the release in `model_kwargs`

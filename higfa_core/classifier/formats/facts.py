@@ -20,6 +20,7 @@ class Facts:
         preprocess: fields of `Preprocess`.
         temperature: divides the logits.
         model_kwargs: arguments of the architecture's builder; the config of a transformers model.
+        timm: the release of timm that made the network, where it is timm's.
         args: arguments of the training script, which complete `model_kwargs` and `preprocess`.
         origins: the origin of each of them, for messages.
     """
@@ -30,6 +31,7 @@ class Facts:
     preprocess: dict | None = None
     temperature: object = None
     model_kwargs: dict | None = None
+    timm: object = None
     args: dict | None = None
     origins: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 

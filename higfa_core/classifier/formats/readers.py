@@ -21,6 +21,7 @@ from .facts import Facts
 log = logging.getLogger(__name__)
 
 FORMAT = "higfa-classifier-1"
+OURS = "1.0"  # the release of timm with which that format began; an earlier network has its release in model_kwargs
 SIDECAR_EXAMPLE = '{"arch": "resnet50", "class_names": ["Laysan Albatross", "Sooty Albatross"]}'
 JSON_KEYS = ("class_names", "preprocess", "model_kwargs")
 CONFIG, CLASSES = "config.json", "classes.txt"
@@ -50,7 +51,8 @@ def metadata(content: Content, known: Facts) -> dict:
     version = content.metadata.get("format", "")
     if version.startswith("higfa-classifier-") and version != FORMAT:
         raise ValueError(f"{content.path.name} has the format {version}, this version reads {FORMAT}. Update HiGFA.")
-    return _decoded(content.path, content.metadata)
+    by_us = {"timm": OURS} if version == FORMAT else {}
+    return _decoded(content.path, {**by_us, **content.metadata})
 
 
 def sidecar(content: Content, known: Facts) -> dict:

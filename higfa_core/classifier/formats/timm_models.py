@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .. import names
 from ..preprocess import Preprocess, height_and_width
-from . import allowed
+from . import allowed, earlier_timm
 from .kinds import SAVE_HINT
 from .skeletons import skeleton
 from .wrappers import bare
@@ -21,6 +21,7 @@ from .wrappers import names as names_of
 
 NAME = re.compile(r"\w+(\.\w+)?", re.ASCII)
 NORMS = {"bn_eps", "bn_momentum", "bn_tf"}  # what the EfficientNets take besides the arguments of their class
+SEPARATE = "0.9"  # the release since which a config.json keeps its pretrained_cfg apart
 TIMEOUT = 5.0  # seconds to wait for the model hub before giving up
 
 
@@ -49,11 +50,13 @@ def require_name(arch: str) -> None:
 def build(arch: str, num_classes: int, kwargs: dict) -> nn.Module:
     """The timm model, not pretrained; ValueError for anything but its name and arguments of its network."""
     require_name(arch)
+    release = kwargs.get(earlier_timm.RELEASE)
+    kwargs = {key: value for key, value in kwargs.items() if key != earlier_timm.RELEASE}
     if kwargs.get("in_chans", 3) not in (1, 3):
         raise ValueError(f"in_chans must be 3 (RGB) or 1 (grey), got {kwargs['in_chans']}. Use such a model.")
     if kwargs:
         allowed.require(arch, kwargs, allowed.declared(_plain(arch)) | NORMS)
-    return _create(arch, num_classes, kwargs)
+    return earlier_timm.restored(_create(arch, num_classes, kwargs), arch, release)
 
 
 def _plain(arch: str) -> nn.Module:
@@ -168,6 +171,7 @@ def facts(config: dict) -> dict:
     cfg = config.get("pretrained_cfg") or config
     kwargs = config.get("model_args") or {}
     given = {
+        "timm": SEPARATE if config.get("pretrained_cfg") else None,
         "arch": config["architecture"],
         "model_kwargs": {key: value for key, value in kwargs.items() if key != "num_classes"},
         "class_names": class_names({**cfg, **config}),
