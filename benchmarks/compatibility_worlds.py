@@ -27,8 +27,10 @@ class Miniature(World):
 
         generator, weights = torch.Generator().manual_seed(7), {}
         shapes = self.model.model.state_dict()
-        for key, target in sorted(comfy.lora.model_lora_keys_unet(self.model.model, {}).items()):
-            if key.startswith("lora_unet_") and "_attn" in key:
+        known = sorted(comfy.lora.model_lora_keys_unet(self.model.model, {}).items())
+        once = {target: key for key, target in known if key.startswith("lora_unet_")}  # some weights have two names
+        for target, key in once.items():
+            if "_attn" in key:
                 out, inner = shapes[target].shape
                 weights[f"{key}.lora_up.weight"] = 0.3 * torch.randn(out, 2, generator=generator)
                 weights[f"{key}.lora_down.weight"] = torch.randn(2, inner, generator=generator) / inner**0.5

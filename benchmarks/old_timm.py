@@ -74,6 +74,19 @@ def save(release: str, names: list[str]) -> Path:
     return files
 
 
+def outcomes(paths: list[Path]) -> list[tuple[str, bool]]:
+    """The outcome of each release's file. A file with the names, shapes and logits of one that is equal is not loaded
+    again."""
+    found, equal = [], {}
+    for path in paths:
+        content = summary(path) if path.exists() else {}
+        key = json.dumps([content.get("shapes"), [round(logit, 5) for logit in content.get("logits", [])]])
+        found.append(equal.get(key) or outcome(path))
+        if found[-1][0][:1].isdigit() and "told" not in found[-1][0]:
+            equal[key] = found[-1]
+    return found
+
+
 def outcome(path: Path) -> tuple[str, bool]:
     """What loading gives, and whether it is right: equal logits, a refusal, or less apart than in bfloat16.
 
@@ -133,7 +146,10 @@ def in_bfloat16(net: nn.Module, x: Tensor) -> float:
 
 def summary(path: Path) -> dict:
     """What the tests need of a file: names, shapes and logits."""
-    saved, given = torch.load(path, weights_only=True), torch.load(path.with_suffix(".logits"), weights_only=True)
+    saved, given = (
+        torch.load(path, weights_only=True, mmap=True),
+        torch.load(path.with_suffix(".logits"), weights_only=True),
+    )
     state = saved["state_dict"]
     return {
         "arch": saved["arch"],
@@ -181,7 +197,7 @@ def report(names: list[str], releases: list[str], folders: list[Path]) -> int:
     print(f"Loaded with timm {timm.__version__}:", "")
     print(f"| architecture | {' | '.join(releases)} |", "|---" * (len(releases) + 1) + "|", sep="\n")
     for name in names:
-        found = [outcome(folder / f"{name}.pth") for folder in folders]
+        found = outcomes([folder / f"{name}.pth" for folder in folders])
         wrong += [f"{name} of timm {release}" for release, (_, right) in zip(releases, found) if not right]
         refusals += [text for text, _ in found if "refused" in text]
         print(f"| {name} | {' | '.join(text.split(':')[0] for text, _ in found)} |", flush=True)

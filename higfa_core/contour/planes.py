@@ -34,14 +34,15 @@ def read_mask(mask: torch.Tensor | None, batch: int, height: int, width: int) ->
     without alpha, and Invert Mask turns them into ones. Other masks of a different size are scaled.
 
     Args:
-        mask: [H,W], [B,H,W], [B,1,H,W] or [B,H,W,1], where B is 1 or `batch`.
+        mask: [H,W], [H,W,1], [B,H,W], [B,1,H,W], [B,H,W,1], or a grey picture [B,H,W,3], or one with alpha
+            [B,H,W,4]; B is 1 or `batch`.
 
     Raises:
         ValueError: for another shape, and for values that are not finite.
     """
     if mask is None:
         return None
-    planes = _planes(mask)
+    planes = _planes(mask, (height, width))
     if planes is None or planes.shape[0] not in (1, batch):
         raise ValueError(
             f"The mask has shape {tuple(mask.shape)}, but the images need ({batch}, {height}, {width}). "
@@ -57,12 +58,24 @@ def read_mask(mask: torch.Tensor | None, batch: int, height: int, width: int) ->
     return planes.expand(batch, -1, -1)
 
 
-def _planes(mask: torch.Tensor) -> torch.Tensor | None:
+def _planes(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor | None:
     planes = mask.detach().to("cpu", torch.float32)
-    if planes.ndim == 4:
-        planes = planes[:, 0] if planes.shape[1] == 1 else planes[..., 0] if planes.shape[3] == 1 else planes
+    if planes.ndim > 3 and planes.shape[-1] in (3, 4):
+        planes = _grey_or_alpha(planes)
+    if planes.shape == (*size, 1):
+        planes = planes.movedim(-1, 0)
+    while planes.ndim > 3 and 1 in planes.shape[1:]:
+        planes = planes.squeeze(planes.shape.index(1, 1))
     planes = planes[None] if planes.ndim == 2 else planes
     return planes if planes.ndim == 3 and planes.numel() else None
+
+
+def _grey_or_alpha(picture: torch.Tensor) -> torch.Tensor:
+    """The plane of a mask that is a picture: its alpha, or the grey; unchanged where it has colours."""
+    alpha = picture[..., 3:].flatten()
+    if len(alpha) and bool((alpha != alpha[0]).any()):
+        return picture[..., 3]
+    return picture[..., 0] if bool((picture[..., :3] == picture[..., :1]).all()) else picture
 
 
 def strongest(planes: Planes) -> Planes:

@@ -9,6 +9,7 @@ import timm
 import timm.data
 import timm.utils
 import torch
+import torch.nn.utils.prune
 import torchvision
 
 from higfa_core.classifier import FineGrainedClassifier
@@ -220,3 +221,60 @@ def test_training_arguments_that_cannot_be_followed(tmp_path):
     torch.save({"state_dict": module().state_dict(), "arch": ARCH, "args": args, "classes": NAMES}, tmp_path / "a.pth")
     with pytest.raises(ValueError, match=r"a.pth: the training arguments .*'img_size': \(64, 64\).*Save only"):
         FineGrainedClassifier.load(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda net: torch.nn.utils.weight_norm(net.fc),
+        lambda net: torch.nn.utils.parametrizations.weight_norm(net.layer1[0].conv1),
+        lambda net: torch.nn.utils.prune.l1_unstructured(net.fc, "weight", 0.3),
+    ],
+    ids=["weight_norm", "parametrizations", "prune"],
+)
+def test_weights_that_training_kept_in_two_parts(tmp_path, part):
+    net = module()
+    part(net)
+    torch.save({"arch": ARCH, "class_names": NAMES, "state_dict": net.state_dict()}, tmp_path / "birds.pth")
+    loaded, x = FineGrainedClassifier.load(tmp_path / "birds.pth").module, torch.ones(1, 3, 64, 64)
+    torch.testing.assert_close(loaded(x), net(x))
+
+
+@pytest.mark.parametrize("prefixes", [("module.", "ema.module."), ("online_model.", "ema_model."), ("model.", "ema_")])
+def test_averaged_weights_beside_the_last_ones_come_first(tmp_path, prefixes):
+    last, averaged = prefixes[0], prefixes[1] + ("" if prefixes[1].endswith(".") else "model.")
+    state = module().state_dict()
+    both = {f"{last}{k}": v * 0 for k, v in state.items()} | {f"{averaged}{k}": v for k, v in state.items()}
+    torch.save({"arch": ARCH, "class_names": NAMES, "state_dict": both}, tmp_path / "birds.pth")
+    loaded, x = FineGrainedClassifier.load(tmp_path / "birds.pth").module, torch.ones(1, 3, 64, 64)
+    assert torch.equal(loaded(x), module()(x))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"hyper_parameters": {"model": {"name": ARCH}, "data": {"class_names": list(NAMES)}}},
+        {"hyper_parameters": {"cfg": {"net": {"model_name": f"timm/{ARCH}"}}, "id2label": dict(enumerate(NAMES))}},
+        {"hyper_parameters": {"arch": ARCH}, "datamodule_hyper_parameters": {"classes": list(NAMES)}},
+        {"arch": ARCH, "idx_to_class": dict(enumerate(NAMES))},
+    ],
+)
+def test_facts_in_tables_within_tables(tmp_path, content):
+    torch.save(
+        {**content, "state_dict": {f"model.{k}": v for k, v in module().state_dict().items()}}, tmp_path / "b.ckpt"
+    )
+    loaded = FineGrainedClassifier.load(tmp_path / "b.ckpt")
+    assert (loaded.arch, loaded.class_names) == (ARCH, tuple(NAMES))
+
+
+def test_several_labels_said_within_a_table(tmp_path):
+    given = {"model": {"name": ARCH, "task": "multilabel"}, "classes": list(NAMES)}
+    torch.save({"hyper_parameters": given, "state_dict": module().state_dict()}, tmp_path / "birds.ckpt")
+    with pytest.raises(ValueError, match="task = 'multilabel': it was trained for several labels"):
+        FineGrainedClassifier.load(tmp_path / "birds.ckpt")
+
+
+def test_a_deepspeed_checkpoint(tmp_path):
+    content = {"module": module().state_dict(), "ds_version": "0.14", "arch": ARCH, "class_names": NAMES}
+    torch.save(content, tmp_path / "mp_rank_00_model_states.pt")
+    assert FineGrainedClassifier.load(tmp_path / "mp_rank_00_model_states.pt").class_names == tuple(NAMES)

@@ -25,7 +25,9 @@ def mask():
 def test_a_mask_with_a_channel_is_the_mask(image, mask):
     expected = extract(image, mask=mask)
     assert expected[:, :, :64].any() and not expected[:, :, 70:].any()
-    for shaped in (mask[:, None], mask[..., None], mask[0]):
+    grey = mask[..., None].expand(-1, -1, -1, 3)
+    alpha = torch.cat([torch.ones_like(grey), mask[..., None]], -1)  # white, with the object in its alpha
+    for shaped in (mask[:, None], mask[..., None], mask[0], mask[0, ..., None], mask[None, None], grey, alpha):
         assert torch.equal(extract(image, mask=shaped), expected)
 
 
@@ -54,6 +56,7 @@ def test_edges_where_the_mask_says_background_are_said(image, mask, caplog):
 
 
 def test_masks_that_are_refused(image):
-    for bad in (torch.ones(3, 96, 128), torch.ones(1, 2, 96, 128), torch.full((1, 96, 128), float("nan"))):
+    coloured = torch.rand(1, 96, 128, 3)
+    for bad in (coloured, torch.ones(3, 96, 128), torch.ones(1, 2, 96, 128), torch.full((1, 96, 128), float("nan"))):
         with pytest.raises(ValueError, match="The mask has (shape|NaN)"):
             extract(image, mask=bad)

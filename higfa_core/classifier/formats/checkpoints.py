@@ -39,6 +39,9 @@ def class_names(content: Mapping) -> list[str] | None:
     index = content.get("class_to_idx")
     if isinstance(index, Mapping):
         return names.listed({str(number): name for name, number in index.items()})
+    index = next((content[key] for key in ("id2label", "idx_to_class") if isinstance(content.get(key), Mapping)), None)
+    if index is not None:
+        return names.listed({str(number): name for number, name in index.items()})
     found = (content.get(key) for key in ("class_names", "label_names", "classes"))
     return next((list(labels) for labels in found if isinstance(labels, (list, tuple))), None)
 

@@ -13,6 +13,9 @@ from . import timm_models, torchvision_models
 
 ARCH = ("model_name", "arch", "architecture", "model_arch", "timm_model", "backbone", "model")
 SIZE = ("img_size", "image_size", "input_size")
+HYPER_PARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")
+NUMBERED = ("class_to_idx", "idx_to_class", "id2label", "label2id")  # tables of classes, not of arguments
+MOST_TABLES = 100
 SEVERAL_LABELS = ("multi_label", "multilabel", "is_multilabel")
 
 
@@ -23,7 +26,7 @@ def facts(content: Mapping) -> dict:
     known = next((name for key in ARCH if (name := _known(given.get(key)))), None)
     kwargs = given.get("model_kwargs")
     found = {"arch": known, "model_kwargs": dict(kwargs) if isinstance(kwargs, Mapping) else None}
-    found |= {key: given.get(key) for key in ("num_classes", "class_to_idx", "class_names", "classes")}
+    found |= {key: given.get(key) for key in ("num_classes", "class_names", "classes", *NUMBERED[:3])}
     size = next((given[key] for key in SIZE if given.get(key)), None)
     if isinstance(size, int) and size > 0:
         size = [size, size]
@@ -33,19 +36,26 @@ def facts(content: Mapping) -> dict:
 
 
 def _hyper_parameters(content: Mapping) -> dict:
-    given = content.get("hyper_parameters")
-    given = vars(given) if isinstance(given, argparse.Namespace) else given
-    return dict(given) if isinstance(given, Mapping) else {}
+    """Those of the module and of its data; outer ones come before those of tables in them (`model: {name: ...}`)."""
+    tables, found = [(key, content.get(key)) for key in HYPER_PARAMETERS], {}
+    for where, table in (tables.pop(0) for _ in range(MOST_TABLES) if tables):
+        table = vars(table) if isinstance(table, argparse.Namespace) else table
+        if not isinstance(table, Mapping) or where in NUMBERED:
+            continue
+        given = {**table, "arch": table.get("name")} if where in ARCH and "arch" not in table else table
+        found = {**{key: value for key, value in given.items() if value is not None}, **found}
+        tables += [(key, value) for key, value in table.items() if isinstance(value, Mapping)]
+    return found
 
 
 def _known(name) -> str | None:
     """The architecture of a name, if timm has it or it is said to be torchvision's."""
-    if not isinstance(name, str) or not re.fullmatch(r"(torchvision/)?\w+(\.\w+)?", name, re.ASCII):
+    if not isinstance(name, str) or not re.fullmatch(r"((torchvision|timm)/)?\w+(\.\w+)?", name, re.ASCII):
         return None
     library, _, plain = name.rpartition("/")
-    if library:
+    if library == "torchvision":
         return name if plain in torchvision_models.known() else None
-    return name if timm_models.import_timm().is_model(name) else None
+    return plain if timm_models.import_timm().is_model(plain) else None
 
 
 def _refuse_several_labels(given: Mapping) -> None:

@@ -18,7 +18,7 @@ from . import kinds
 from .numpy_scalars import SAFE_GLOBALS
 
 WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict")  # EMA weights first, as timm does
-WRAPPERS += ("state_dict", "model_state_dict", "model", "net", "weights")
+WRAPPERS += ("state_dict", "model_state_dict", "model", "net", "weights", "module")  # module: DeepSpeed
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict]:

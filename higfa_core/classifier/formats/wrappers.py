@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor, nn
 
 from . import earlier_timm
+from .folded import folded
 from .kinds import SAVE_HINT
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ NEVER_NAMES = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_
 # Libraries may: removed at the start, and inside a name if the module has no such name.
 WORDS = ("module", "model", "net", "state_dict", "timm_model")
 PREFIXES = tuple(f"{word}." for word in WORDS)
+EMA = re.compile(r"(^|[._])ema[._]")  # averaged weights beside those of the last step
 COUNTERS = "num_batches_tracked"  # left out by some files; eval mode does not use it
 
 
@@ -45,18 +47,22 @@ def translated(state: Mapping[str, Tensor], module: nn.Module, arch: str) -> dic
     """The weights under the names of `module`, as far as they are its own; ValueError where there are two sets."""
     earlier_timm.refuse_changed(arch, state)
     wanted = names(module.state_dict())
+    state = folded(state, wanted)
     state = _renamed(state, lambda key: NEVER_NAMES.sub("", key))
     whole = _prefixes_of(state, wanted)
     if not whole:
         state = _renamed(state, _without_words(wanted))
         whole = _prefixes_of(state, wanted)
+    averaged = [prefix for prefix in whole if EMA.search(prefix)]
+    if len(whole) > 1 and len(averaged) == 1:
+        log.info("HiGFA: of two sets of weights, the averaged ones in '%s' are used", averaged[0])
+        return earlier_timm.trained(_of(state, averaged[0]), module.state_dict())
     if len(whole) > 1:
         raise ValueError(f"two sets of weights, in '{whole[0]}' and in '{whole[1]}'. Keep one. {SAVE_HINT}")
     if whole:
         return earlier_timm.trained(_under(state, whole[0], arch), module.state_dict())
     for prefix in _likely_prefixes(state):
-        part = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
-        changed = earlier_timm.translated(part, module)
+        changed = earlier_timm.translated(_of(state, prefix), module)
         if names(changed) == wanted:
             _under(state, prefix, arch)
             log.info("HiGFA: the weights have names of an earlier timm, translated by its %s", type(module).__name__)
@@ -94,4 +100,8 @@ def _under(state: Mapping[str, Tensor], prefix: str, arch: str) -> dict[str, Ten
     beside = [key for key in state if not key.startswith(prefix)]
     if beside:
         log.warning("HiGFA: left out, not part of %s: %s", arch, ", ".join(beside[:5]))
+    return _of(state, prefix)
+
+
+def _of(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
