@@ -35,7 +35,7 @@ GRAPH = API / "miniature_augment.json"
 CANVAS = ROOT / "workflows" / "miniature_augment.json"
 NEEDS_FILES = "controlnet_augment"  # a checkpoint and a classifier that nobody has here
 LEVELS = "syntax install registration instantiation static_capture validation execution_light execution".split()
-TIMEOUT = 300  # seconds for one call of a tool
+TIMEOUT = 900  # seconds for one call of a tool
 
 # comfy-test asks a torch for CUDA about its memory, also on a machine without a GPU.
 NO_GPU = """
