@@ -100,8 +100,9 @@ def outcome(path: Path) -> tuple[str, bool]:
     apart = relative(found, saved) if found else 0.0
     if found and apart <= tolerance:
         return f"{apart:.0e}", True
-    right = not found or apart <= in_bfloat16(found, saved["x"])
-    text = f"{apart:.0e}" if found else text
+    own = in_bfloat16(found, saved["x"]) if found else 0.0
+    right = not found or apart <= own
+    text = f"{apart:.0e} (its own in bfloat16 {own:.0e})" if found else text
     told, _ = load(told_release(path))
     if told and (exact := relative(told, saved)) <= tolerance:
         text = f"{exact:.0e} if told, else {text}"

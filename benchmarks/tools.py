@@ -46,6 +46,18 @@ if sys.orig_argv[1:2] == ["-c"]:
     torch.cuda.mem_get_info = lambda *_: (2**33, 2**33)
 """
 
+# comfy-test's level execution asks for the route of a node pack that it fetches from GitHub: this answers as that does.
+VALIDATE = """
+from aiohttp import web
+import execution, server
+@server.PromptServer.instance.routes.post("/validate")
+async def validate(request):
+    prompt = (await request.json())["prompt"]
+    valid, error, _, node_errors = await execution.validate_prompt("", prompt, None)
+    return web.json_response({"error": error, "node_errors": node_errors}, status=200 if valid else 400)
+NODE_CLASS_MAPPINGS = {}
+"""
+
 SIMPLIFIED = """
 from comfy_api_simplified import ComfyApiWrapper, ComfyWorkflowWrapper
 graph = ComfyWorkflowWrapper(graph)
@@ -303,6 +315,7 @@ def comfyui() -> Iterator[str]:
     shutil.rmtree(BASE, ignore_errors=True)
     PACK.parent.mkdir(parents=True)
     install_pack()
+    (PACK.parent / "validate.py").write_text(VALIDATE, encoding="utf-8")
     comfy = Path(os.environ["COMFYUI_PATH"])
     for file in comfy.iterdir():  # comfy-test wants its files beside custom_nodes
         if not (BASE / file.name).exists():
