@@ -22,7 +22,7 @@ from .sources.layouts.miniatures import BUILDERS
 TOGETHER = ("tests/server/", "tests/page/")  # one process for each folder, so that each has one server
 MARKS = ("comfy", "slow")
 ROOT = Path(__file__).resolve().parent.parent
-LOADED = ("__init__.py", "pyproject.toml", "nodes", "higfa_core", "web", "workflows")
+LOADED = ("__init__.py", "pyproject.toml", "nodes", "higfa_core", "web", "workflows", "subgraphs")
 
 
 def pytest_collection_modifyitems(items):

@@ -95,3 +95,13 @@ def test_an_image_that_carries_its_workflow_opens_it(view, template):
     view.page.evaluate(DROP, base64.b64encode(data).decode())
     view.until("kind => app.graph._nodes.some(node => node.type === kind)", "HiGFA_ExportDataset", seconds=15)
     assert plain(view.page.evaluate(PROMPT)) == wanted
+
+
+def test_the_blueprint_is_in_the_library_and_opens(view):
+    (name,) = [key for key, entry in view.server.get("/global_subgraphs").items() if "HiGFA" in str(entry)]
+    blueprint = json.loads(view.server.get(f"/global_subgraphs/{name}")["data"])
+    view.open("blueprint", blueprint)
+    (inner,) = blueprint["definitions"]["subgraphs"]
+    sent = view.page.evaluate(PROMPT)
+    assert sorted(node["class_type"] for node in sent.values()) == sorted(node["type"] for node in inner["nodes"])
+    view.shot("blueprint")
