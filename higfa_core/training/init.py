@@ -49,7 +49,10 @@ def build(settings: TrainSettings, class_names: tuple[str, ...]) -> tuple[nn.Mod
     module = timm_models.build(settings.arch, len(class_names), kwargs)
     head = set(_head(module))
     given, wanted = found.module.state_dict(), module.state_dict()
-    same = found.class_names == class_names
+    same = sorted(found.class_names) == sorted(class_names)
+    if same:  # a row of the last layer for each class, in the order of these classes
+        order = [found.class_names.index(name) for name in class_names]
+        given = {k: v[order] if k in head else v for k, v in given.items()}
     taken = given if same else {k: v for k, v in given.items() if k not in head}
     lacking = [k for k in wanted if k not in taken and (same or k not in head)]
     unfit = [k for k in taken if k not in wanted or taken[k].shape != wanted[k].shape]
@@ -71,7 +74,7 @@ def words(settings: TrainSettings, class_names: tuple[str, ...]) -> str:
         return ""
     found = _read(settings.init)
     name = Path(settings.init).name
-    if found.class_names == class_names:
+    if sorted(found.class_names) == sorted(class_names):
         return f"all weights of {name}, which has these classes"
     return f"the weights of {name}, but for its last layer: it has other classes ({len(found.class_names)})"
 

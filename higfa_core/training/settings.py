@@ -59,7 +59,7 @@ class TrainSettings(Settings):
     )
     init: str = Setting("", tier=HIDDEN).help(
         "Classifier file to start from, in place of timm's weights: its architecture and its preprocessing, and its "
-        "last layer if it has the same classes."
+        "last layer if it has the same classes. Held-out images that the file was trained on flatter it."
     )
 
     def __post_init__(self):

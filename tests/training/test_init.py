@@ -53,6 +53,20 @@ def test_the_same_classes_keep_every_weight_and_others_all_but_the_last_layer(tm
     assert "but for its last layer: it has other classes (2)" in caplog.text
 
 
+@pytest.mark.parametrize("arch", ["test_resnet", "test_vit", "test_efficientnet"])
+def test_the_same_classes_in_another_order_keep_their_meaning(tmp_path, arch):
+    names = ("a", "b", "c")
+    kwargs = {"img_size": (32, 32)} if arch == "test_vit" else {}
+    before = saved(tmp_path / "a.safetensors", arch, names, **kwargs)
+    settings = init.resolved(TrainSettings(init=str(tmp_path / "a.safetensors")))
+    module, _, _ = init.build(settings, ("c", "a", "b"))
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        found, old = module.eval()(images), before.module(images)
+    torch.testing.assert_close(found, old[:, [2, 0, 1]])
+    assert "all weights" in init.words(settings, ("c", "a", "b"))
+
+
 def test_what_does_not_fit_is_refused(tmp_path):
     saved(tmp_path / "a.safetensors")
     saved(tmp_path / "vit.safetensors", "test_vit", img_size=(32, 32))
