@@ -390,7 +390,7 @@ function enlarge() {
     make("h3", {}, image.class_name, make("span", { class: accepted ? "good" : "bad" }, accepted && !image.human ? "accepted" : reason)),
     make("div", { class: "pictures" }, ...figures(image, "large")),
     make("div", { class: "facts" }, ...facts),
-    make("p", { class: "long" }, `${state.at + 1} of ${state.shown.length}, ${image.width} x ${image.height}, seed ${image.seed}, real image ${image.source}`),
+    make("p", { class: "long" }, `${state.at + 1} of ${state.shown.length}, ${image.width} x ${image.height}, seed ${image.seed}${image.source ? `, real image ${image.source}` : ""}`),
     make("p", { class: "long" }, image.prompt ?? ""),
     like == null ? null : make("p", { class: "note" }, "It resembles the earlier image beside it."),
     make("nav", {}, button("Accept", "A", () => decide(true)), button("Reject", "R", () => decide(false)),
