@@ -25,7 +25,7 @@ from ..plans.rules import Rules
 from ..plans.shards import Shard
 from ..plans.workflow import image_key
 from ..store.manifest import decide, sizes
-from ..store.repair import put_right
+from ..store.repair import folders_stamp, put_right
 from ..store.rows import Damage, Tail, read_row
 from ..wording import counted
 from .database import Database
@@ -52,10 +52,11 @@ CREATE TABLE IF NOT EXISTS others (key TEXT, i INTEGER, accepted INTEGER, PRIMAR
 class Index(Database):
     """The jobs of the plan in `folder` and their images; `shard` (i, n): the i-th of n disjoint parts, from 1.
 
-    May be used from several threads. A new file is filled from the plan and from the manifest.
+    May be used from several threads. A new file is filled from the plan and from the manifest. Without `thorough`, the
+    images' files are looked at only if one was added or removed since a run, and none is in progress.
     """
 
-    def __init__(self, folder: str | Path, shard: tuple[int, int] = (1, 1)):
+    def __init__(self, folder: str | Path, shard: tuple[int, int] = (1, 1), thorough: bool = True):
         self.folder, self.shard = Path(folder), Shard(*shard)
         self._seen = self._stamp()
         self.plan = PlanFile(folder)
@@ -66,8 +67,10 @@ class Index(Database):
         self._fill()
         self._batch = self._all("SELECT MAX(batch) FROM images")[0][0] or 0  # images of one job, once known
         self.ingest()
-        self._put_right()
-        self._forget_missing()
+        if thorough or not (self._as_left() or self.runs()):
+            self._put_right()
+            self._forget_missing()
+            self._leave()
         self._catch_up(self._find_done())
 
     def counts(self) -> dict[str, int]:
@@ -138,13 +141,14 @@ class Index(Database):
                 db.execute("DELETE FROM others")
                 db.execute("UPDATE classes SET accepted = 0")
                 db.execute("UPDATE jobs SET state = 'planned' WHERE state = 'done'")
-            at, first = tail.offset, tail.number + 1
-            lines, _ = tail.lines()
-            changed = set()
-            for number, line in enumerate(lines, first):
-                if line.strip():
-                    changed.add(self._read(db, line, number, at))
-                at += len(line) + 1
+            changed, lines = set(), [b""]
+            while lines:
+                at, first = tail.offset, tail.number + 1
+                lines, _ = tail.lines()
+                for number, line in enumerate(lines, first):
+                    if line.strip():
+                        changed.add(self._read(db, line, number, at))
+                    at += len(line) + 1
             self._recount(db, changed - {None})
             for name in ("offset", "inode", "number"):
                 db.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (name, getattr(tail, name)))
@@ -204,6 +208,15 @@ class Index(Database):
         with self._change() as db:
             db.execute("INSERT OR REPLACE INTO meta VALUES ('rules', ?)", (now,))
 
+    def _leave(self) -> None:
+        """Remember how the folders of images are, when all that is known to be in them is there."""
+        with self._change() as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('folders', ?)", (folders_stamp(self.folder),))
+
+    def _as_left(self) -> bool:
+        """Whether no file was added to the folders of images, or removed, since."""
+        return self._all("SELECT value FROM meta WHERE name = 'folders'") == [(folders_stamp(self.folder),)]
+
     def _put_right(self) -> None:
         named = defaultdict(set)
         for paths in self._db.execute("SELECT file, mask FROM images"):
@@ -232,8 +245,8 @@ class Index(Database):
 
     def _find_done(self) -> set[int]:
         """Mark unleased jobs as done if all of their images exist; returns their classes."""
-        whole = "SELECT idx FROM images GROUP BY idx HAVING COUNT(*) >= MAX(batch)"
-        query = f"SELECT class, idx FROM jobs WHERE state IN ('planned', 'failed', 'surplus') AND idx IN ({whole})"
+        whole = "SELECT COUNT(*) >= MAX(batch) FROM images WHERE images.key = jobs.key"
+        query = f"SELECT class, idx FROM jobs WHERE state IN ('planned', 'failed', 'surplus') AND ({whole})"
         with self._change() as db:
             found = db.execute(query).fetchall()
             db.executemany("UPDATE jobs SET state = 'done' WHERE class = ? AND idx = ?", found)

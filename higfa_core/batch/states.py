@@ -45,6 +45,7 @@ class States(Index):
         try:
             with self._change() as db:
                 db.execute("UPDATE jobs SET state = 'planned' WHERE state = 'leased' AND driver = ?", (self.driver,))
+            self._leave()
         finally:
             super().close()
             os.close(self._held)

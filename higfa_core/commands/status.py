@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _planned(folder: Path, speech: Speech) -> int:
-    with closing(Index(folder)) as index:
+    with closing(Index(folder, thorough=False)) as index:
         table = [row | {"wanted": wanted(row)} for row in index.table()]
         failures, others, disk, runs = index.failures(), index.others(), index.disk_estimate(), index.runs()
     found, rate = progress(table), images_per_hour(folder)

@@ -53,11 +53,13 @@ class Manifest:
         """Read what this or another process has appended since the last call; returns a torn last line."""
         if self._tail.restarted():
             self._forget()
-        first = self._tail.number + 1
-        lines, rest = self._tail.lines()
-        for number, line in enumerate(lines, first):
-            if why := self._take(line):
-                self._damage.found(number, line, why)
+        lines, rest = [b""], b""
+        while lines:
+            first = self._tail.number + 1
+            lines, rest = self._tail.lines()
+            for number, line in enumerate(lines, first):
+                if why := self._take(line):
+                    self._damage.found(number, line, why)
         # Without a newline it may still be whole. If not: torn by a crash, or another process is writing it.
         return rest if self._take(rest) else b""
 

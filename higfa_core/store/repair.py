@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..files.atomic import alone
+from ..files.hashes import json_sha256
 from ..files.held import PART, STALE_SECONDS, remove_left, remove_left_parts
 from .rows import ACCEPTED, MASKS, REJECTED
 
@@ -34,6 +35,13 @@ def put_right(folder: Path, named: Mapping[str, Collection[str]], all_known: boo
         if _unnamed(folder, named):
             with alone(folder, seconds=0):
                 _tidy(folder, _unnamed(folder, named), named, all_known)
+
+
+def folders_stamp(folder: Path) -> str:
+    """Changes when a file is added to the folders of images, or removed."""
+    places = [place for kind in (ACCEPTED, REJECTED, MASKS) for place in _folders(folder / kind)]
+    times = sorted((place.relative_to(folder).as_posix(), place.stat().st_mtime_ns) for place in places)
+    return json_sha256(times)
 
 
 def _unnamed(folder: Path, named: Mapping[str, Collection[str]]) -> list[str]:

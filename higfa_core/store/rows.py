@@ -18,6 +18,7 @@ from ..files.records import check_row, plain
 log = logging.getLogger(__name__)
 
 ACCEPTED, REJECTED, MASKS = "train", "rejected", "masks"
+BLOCK = 1 << 24  # bytes of a manifest that are held at a time
 SHOWN = 5  # damaged lines that are named
 
 
@@ -43,11 +44,13 @@ class Tail:
         return changed
 
     def lines(self) -> tuple[list[bytes], bytes]:
-        """New complete lines, and what follows the last newline (to be read again). [] without a file."""
+        """The next new complete lines, `BLOCK` bytes of them, and what follows the last newline where that is the end
+        of the file (to be read again). [] when there are no more, or no file."""
         try:
             with open_file(self.path) as file:
                 file.seek(self.offset)
-                *lines, rest = file.read().split(b"\n")
+                data = file.read(BLOCK)
+                *lines, rest = (data + file.readline() if len(data) == BLOCK else data).split(b"\n")
         except FileNotFoundError:
             return [], b""
         self.offset += sum(len(line) + 1 for line in lines)

@@ -109,12 +109,13 @@ def read_labelled(root: str | os.PathLike, validation_share: float = 0.2, seed: 
 
 
 def _refuse_synthetic(root: Path) -> None:
-    lines, _ = Tail(root / MANIFEST).lines()
-    if any(map(parse_row, lines)):
-        raise ValueError(
-            f"{root} holds synthetic images ({MANIFEST}), which must not be held out for validation. Add val/<class>/ "
-            "with real images that are not sources, or set the validation share to 0."
-        )
+    tail = Tail(root / MANIFEST)
+    while lines := tail.lines()[0]:
+        if any(map(parse_row, lines)):
+            raise ValueError(
+                f"{root} holds synthetic images ({MANIFEST}), which must not be held out for validation. Add "
+                "val/<class>/ with real images that are not sources, or set the validation share to 0."
+            )
 
 
 def _validation_images(sources: SourceDataset, folders: list[str]) -> list[Labelled]:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from higfa_core.batch.index import Index
 from higfa_core.batch.states import States
 from higfa_core.commands import filter as filter_cli
 from higfa_core.plans.plan import Plan
@@ -21,6 +22,8 @@ from higfa_core.plans.rules import Rules
 from higfa_core.plans.shards import Shard
 from higfa_core.review.filtering import decide_by_hand, refilter
 from higfa_core.sources.layouts import read_dataset
+from higfa_core.store import rows
+from higfa_core.store.manifest import Manifest
 from higfa_core.store.writer import export_images, open_manifest
 
 from .conftest import manifest_rows
@@ -234,3 +237,33 @@ def test_a_quota_counts_what_a_person_has_left(plan):
     assert of_class_a() == (1, 0)
     decide_by_hand(open_manifest(folder), [(first["key"], 0)], None)
     assert of_class_a() == (2, 4)
+
+
+def test_status_looks_again_where_a_file_was_removed(plan):
+    folder = plan()
+    make(folder, range(4))
+    with closing(States(folder)) as states:
+        assert states.counts()["done"] == 4
+    with closing(Index(folder, thorough=False)) as index:
+        assert index.counts()["done"] == 4
+    next((folder / "train").rglob("*.png")).unlink()
+    with closing(States(folder)):  # one that runs would look itself: it is not disturbed
+        next((folder / "train").rglob("*.png")).unlink()
+        with closing(Index(folder, thorough=False)) as index:
+            assert index.counts()["done"] == 3
+    with closing(Index(folder, thorough=False)) as index:
+        assert index.counts()["done"] == 3
+    with closing(States(folder)) as states:  # a run always looks
+        assert states.counts()["done"] == 2
+
+
+@pytest.mark.parametrize("block", [1, 100, 700, 1 << 20])
+def test_a_manifest_is_read_in_parts(plan, monkeypatch, block):
+    folder = plan()
+    make(folder, range(4))
+    (folder / "manifest.jsonl").write_bytes((folder / "manifest.jsonl").read_bytes() + b'{"torn": ')
+    whole = Manifest(folder).rows()
+    monkeypatch.setattr(rows, "BLOCK", block)
+    assert len(whole) == 4 and Manifest(folder).rows() == whole
+    with closing(States(folder)) as states:
+        assert states.counts()["done"] == 4
