@@ -254,7 +254,7 @@ def test_averaged_weights_beside_the_last_ones_come_first(tmp_path, prefixes):
     "content",
     [
         {"hyper_parameters": {"model": {"name": ARCH}, "data": {"class_names": list(NAMES)}}},
-        {"hyper_parameters": {"cfg": {"net": {"model_name": f"timm/{ARCH}"}}, "id2label": dict(enumerate(NAMES))}},
+        {"hyper_parameters": {"cfg": {"net": {"model_name": ARCH}}, "id2label": dict(enumerate(NAMES))}},
         {"hyper_parameters": {"arch": ARCH}, "datamodule_hyper_parameters": {"classes": list(NAMES)}},
         {"arch": ARCH, "idx_to_class": dict(enumerate(NAMES))},
     ],

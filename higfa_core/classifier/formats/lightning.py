@@ -50,12 +50,12 @@ def _hyper_parameters(content: Mapping) -> dict:
 
 def _known(name) -> str | None:
     """The architecture of a name, if timm has it or it is said to be torchvision's."""
-    if not isinstance(name, str) or not re.fullmatch(r"((torchvision|timm)/)?\w+(\.\w+)?", name, re.ASCII):
+    if not isinstance(name, str) or not re.fullmatch(r"(torchvision/)?\w+(\.\w+)?", name, re.ASCII):
         return None
     library, _, plain = name.rpartition("/")
-    if library == "torchvision":
+    if library:
         return name if plain in torchvision_models.known() else None
-    return plain if timm_models.import_timm().is_model(plain) else None
+    return name if timm_models.import_timm().is_model(name) else None
 
 
 def _refuse_several_labels(given: Mapping) -> None:
