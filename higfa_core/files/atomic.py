@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from .faults import naming
 from .held import create_held
@@ -18,23 +19,30 @@ LOCK, LOCK_SECONDS = "lock.sqlite", 86400.0
 
 def write_atomic(path: str | Path, data: bytes | memoryview) -> None:
     """Write a file that readers see whole or not at all, even after a crash; creates its folder. OSError names it."""
+    path = Path(path)
     with naming(path):
-        _write(Path(path), data)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            file.write(data)
+        _sync_folder(path.parent)
 
 
-def _write(path: Path, data: bytes | memoryview) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file beside `path`, in whose place it is put at the end of the block; after an error there is no trace."""
     # Not an image suffix: a reader of the folder must not take it for a sample.
     part = path.with_name(f".{path.name[:64]}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
         with os.fdopen(create_held(part), "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+            if os.name == "posix":
+                os.replace(part, path)  # while it is held: later, another process would take it for one that is left
+        if os.name != "posix":
+            os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
-    _sync_folder(path.parent)
 
 
 @contextmanager

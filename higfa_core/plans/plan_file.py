@@ -5,19 +5,17 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 from msgspec import structs
 
-from ..files.atomic import write_atomic
+from ..files.atomic import replacing, write_atomic
 from ..files.faults import naming
-from ..files.held import create_held, remove_left_parts
+from ..files.held import remove_left_parts
 from ..files.reading import open_file, read_bytes
 from ..files.records import PlanHeader, PlanLine, checked, read_as
 from ..sources.source import SourceImage
@@ -53,13 +51,10 @@ def write_plan(
     `quota`: accepted images wanted per class; without it every job is run. `leaks`: what was found in the sources.
     """
     folder = Path(folder)
-    part = folder / f".{JOBS}.{os.getpid()}.{secrets.token_hex(4)}.part"
     folder.mkdir(parents=True, exist_ok=True)
     remove_left_parts(folder)
-    try:
-        with naming(folder / JOBS):
-            jobs_sha256 = _write_jobs(part, plan)
-        header = _header(plan, jobs_sha256, quota, rules) | {
+    with naming(folder / JOBS), replacing(folder / JOBS) as file:
+        header = _header(plan, _write_jobs(file, plan), quota, rules) | {
             "dataset_name": dataset_name,
             "options": dict(options),
             "licences": dict(licences or {}),
@@ -68,9 +63,6 @@ def write_plan(
             "workflow": dict(workflow),
         }
         _refuse_another(folder, header, replace)
-        os.replace(part, folder / JOBS)
-    finally:
-        part.unlink(missing_ok=True)
     # json itself indents in Python, which takes a quarter of the time of a plan.
     write_atomic(folder / HEADER, msgspec.json.format(json.dumps(header, ensure_ascii=False).encode(), indent=1))
     return header
@@ -168,15 +160,13 @@ def _kept_lines(path: Path, mtime_ns: int) -> list[bytes]:
     return read_bytes(path).splitlines()
 
 
-def _write_jobs(path: Path, plan: Plan) -> str:
+def _write_jobs(file: BinaryIO, plan: Plan) -> str:
+    """Returns the digest of the lines."""
     digest, encode = hashlib.sha256(), json.JSONEncoder(ensure_ascii=False).encode
-    with os.fdopen(create_held(path), "wb") as file:
-        for job in plan:
-            line = encode({name: getattr(job, name) for name in LINE}).encode() + b"\n"
-            digest.update(line)
-            file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
+    for job in plan:
+        line = encode({name: getattr(job, name) for name in LINE}).encode() + b"\n"
+        digest.update(line)
+        file.write(line)
     return digest.hexdigest()
 
 

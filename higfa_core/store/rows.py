@@ -18,7 +18,7 @@ from ..files.records import check_row, plain
 log = logging.getLogger(__name__)
 
 ACCEPTED, REJECTED, MASKS = "train", "rejected", "masks"
-BLOCK = 1 << 24  # bytes of a manifest that are held at a time
+BLOCK = 1 << 22  # bytes of a manifest that are held at a time
 SHOWN = 5  # damaged lines that are named
 
 

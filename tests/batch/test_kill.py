@@ -142,7 +142,7 @@ def test_kills_lose_and_double_no_job_of_a_prompt(tmp_path, make_plan, make_serv
     finish(drive(tmp_path / "planes", [server], "--batch", str(batch)))
     made = dict.fromkeys(made, 1)  # of a prompt that was cut, all jobs go again, and those that are there stay
     check_whole(tmp_path / "planes", calm, made)
-    assert batch in server.prompts and len(server.seen_faults) > 2
+    assert batch in server.prompts and server.seen_faults - {None}
 
 
 @pytest.mark.parametrize("batch", [3, 8])
