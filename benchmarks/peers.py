@@ -1,6 +1,6 @@
 """The guided step of HiGFA against a gradient through the diffusion model, with the same networks: time and memory.
 
-    python run.py exec -- python benchmarks/peers.py          # 512 x 512: an hour on one core, 16 GB
+    python run.py exec -- python benchmarks/peers.py          # 512 x 512: slow on a CPU
     python run.py exec -- python benchmarks/peers.py --quick  # toy sizes, a minute
 
 FreeDoM (arXiv 2303.09833) and DistDiff (arXiv 2403.07092) differentiate the classifier's score with respect to the

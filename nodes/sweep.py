@@ -1,6 +1,6 @@
 """Guidance Sweep: a grid over two settings, one ordinary node for each step of each cell.
 
-ComfyUI keeps what those nodes made: a sweep that was cancelled goes on where it stopped.
+ComfyUI caches the results of those nodes, so a cancelled sweep resumes where it stopped.
 """
 
 from dataclasses import asdict
@@ -10,7 +10,6 @@ from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import GraphBuilder
 
 from ..higfa_core.comfy.predict import predict
-from ..higfa_core.files.hashes import json_sha256
 from ..higfa_core.guidance.formulas import agreement
 from ..higfa_core.guidance.settings import Guidance, Sampling
 from ..higfa_core.guidance.sweep import SweepGrid, Swept, SweptCell
@@ -34,14 +33,14 @@ class GuidanceSweep(io.ComfyNode):
             tooltip="Gives the probability of each cell. Without one it is the classifier, which likes its own images.",
         )
         inputs = [*sampled_inputs(), judge]
-        for item in inputs:  # what a cell needs, and the grid itself does not: the link goes on to the cells
+        for item in inputs:  # needed by the cells, not by the grid itself: the link is passed on to them
             item.rawLink = True
         return io.Schema(
             node_id="HiGFA_GuidanceSweep",
             display_name="Guidance Sweep",
             category="HiGFA",
             description="Samples a grid over two settings (eta and start_percent, or any two) with the same seed, and "
-            "labels each image with the judge's probability and the time. Cancelled, it goes on where it stopped.",
+            "labels each image with the judge's probability and the time. A cancelled sweep resumes where it stopped.",
             search_aliases=["sweep", "grid", "xy plot", "parameter search", "compare settings", "higfa"],
             enable_expand=True,
             inputs=[
@@ -66,15 +65,12 @@ class GuidanceSweep(io.ComfyNode):
         graph, cell = GraphBuilder(), None
         sampler = {**passed, "sampler_name": sampler_name, "scheduler": scheduler}
         for settings, run in grid.cells(guidance or Guidance(), Sampling.pick(inputs)):
-            # The same name in every grid that has the cell: ComfyUI knows a node of ours by its name, too.
-            name = json_sha256([asdict(settings), asdict(run)])[:12]
-            chosen = graph.node("HiGFA_Guidance", id=f"{name}-guidance", **asdict(settings))
-            made = graph.node("HiGFA_KSampler", id=f"{name}-run", **sampler, **asdict(run), guidance=chosen.out(0))
-            image = graph.node("VAEDecode", id=f"{name}-image", samples=made.out(0), vae=passed["vae"])
+            chosen = graph.node("HiGFA_Guidance", **asdict(settings))
+            made = graph.node("HiGFA_KSampler", **sampler, **asdict(run), guidance=chosen.out(0))
+            image = graph.node("VAEDecode", samples=made.out(0), vae=passed["vae"])
             before = {"before": cell.out(0)} if cell else {}
             judged = {"judge": judge, "class_name": passed["class_name"]}
-            shown = {**judged, **asdict(grid), **before}
-            cell = graph.node(CELL, id=f"{name}-cell", image=image.out(0), trace=made.out(1), **shown)
+            cell = graph.node(CELL, image=image.out(0), trace=made.out(1), **judged, **asdict(grid), **before)
         if cell is None:
             raise ValueError("The grid has no cells. Give values of both settings.")
         return io.NodeOutput(cell.out(1), cell.out(2), cell.out(3), expand=graph.finalize())

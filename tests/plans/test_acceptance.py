@@ -32,11 +32,9 @@ def test_only_the_guide_that_steers_is_told_that_its_word_is_worth_nothing():
     assert acceptance({**GRAPH, sampler: {"class_type": "KSampler", "inputs": stock}}, GUIDE) == ""
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in WORKFLOWS.glob("*.json")))
+@pytest.mark.parametrize("name", ["controlnet_augment", "miniature_augment"])  # those that make a dataset
 def test_a_judge_changes_no_key(name):
     graph = json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8"))
-    if sum(about["class_type"] == EXPORT for about in graph.values()) != 1:
-        pytest.skip("makes no dataset")
     export = find_node(graph, EXPORT)
     judged = with_judge(with_judge(graph, "a.safetensors"), "b.safetensors")
     check_workflow(judged)
