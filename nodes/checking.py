@@ -1,6 +1,5 @@
 """Check Classifier for Guidance."""
 
-import folder_paths
 from comfy_api.latest import io, ui
 
 from ..higfa_core.checking import report, sample
@@ -98,7 +97,7 @@ class CheckClassifier(io.ComfyNode):
     def fingerprint_inputs(cls, dataset=None, **others):
         # A linked value is None here; its own node's fingerprint covers it.
         name = (dataset or "").strip()
-        return paths.fingerprint(paths.inside(folder_paths.get_input_directory(), name)) if name else ""
+        return paths.fingerprint(dataset_folder(name)) if name else ""
 
 
 def _from_folder(name, classifier, settings):

@@ -136,7 +136,7 @@ class DatasetJob(io.ComfyNode):
             root = inside(folder_paths.get_output_directory(), plan.strip())
             seen = _stamps([root / HEADER, root / JOBS])
         elif name:
-            seen = fingerprint(inside(folder, name))
+            seen = fingerprint(dataset_folder(name))  # draws the miniature's images before it looks at them
         return f"{name}:{plan}:{job}:{seen}:{sorted(others.items())}"
 
 

@@ -208,10 +208,10 @@ class HiGFAGuiderNode(NamesClass):
     ) -> io.NodeOutput:
         images = (latent_image or {}).get("batch_index")
         guider = HiGFAGuider(model, classifier, class_lines(class_name), vae, guidance or DEFAULT, images)
-        guider.slot.watch = live.watcher(cls.hidden)
+        guider.slot.watch = watch = live.later_watcher(cls.hidden)
         guider.set_conds(positive, negative)
         guider.set_cfg(cfg)
-        return io.NodeOutput(guider, guider.slot)
+        return io.NodeOutput(guider, guider.slot, ui=watch and watch.outputs)
 
 
 class GuideModel(NamesClass):
@@ -244,8 +244,8 @@ class GuideModel(NamesClass):
     def execute(cls, model, vae, classifier, class_name, guidance=None, latent_image=None) -> io.NodeOutput:
         images = (latent_image or {}).get("batch_index")
         guided, slot = guide_model(model, classifier, class_lines(class_name), vae, guidance or DEFAULT, images)
-        slot.watch = live.watcher(cls.hidden)
-        return io.NodeOutput(guided, slot)
+        slot.watch = watch = live.later_watcher(cls.hidden)
+        return io.NodeOutput(guided, slot, ui=watch and watch.outputs)
 
 
 def _latent_input():

@@ -62,7 +62,7 @@ function addChart(node) {
   const options = { serialize: false, hideOnZoom: false, getMinHeight: () => 195 };
   node.addDOMWidget(CHART, CHART, box, options).serialize = false;
   after(node, "onExecuted", function (output) {
-    if (output?.[CHART]) show(this, output[CHART][0]);
+    if (output?.[CHART]?.[0].text) show(this, output[CHART][0]); // a guider's comes once its sampler has run
   });
 }
 
@@ -124,8 +124,15 @@ const nameOf = ({ id, graph }) => (graph === (app.rootGraph ?? app.graph) ? Stri
 // The page restores a workflow's outputs, also those of its history, after its nodes.
 function restore(node) {
   const [state] = (node.graph && app.nodeOutputs[nameOf(node)]?.[CHART]) ?? [];
-  if (state) show(node, state);
+  if (state?.text) show(node, state);
 }
+
+function allNodes() {
+  const graph = app.rootGraph ?? app.graph;
+  return [graph, ...(graph?.subgraphs?.values() ?? [])].flatMap((one) => one?._nodes ?? []);
+}
+
+const restoreAll = () => allNodes().filter((node) => GUIDED.includes(node.comfyClass)).forEach(restore);
 
 // Inside a sub-graph the server's name of a node is its path, as in 19:10.
 function nodeAt(path) {
@@ -204,8 +211,7 @@ function classesFor(node) {
 
 // Later, when links and values are in their places.
 function refreshChoices() {
-  const graph = app.rootGraph ?? app.graph;
-  const nodes = [graph, ...(graph?.subgraphs?.values() ?? [])].flatMap((one) => one?._nodes ?? []);
+  const nodes = allNodes();
   setTimeout(() => nodes.forEach((node) => node.refreshChoices?.()), 100);
 }
 
@@ -307,4 +313,5 @@ app.registerExtension({
     refreshChoices();
   },
   refreshComboInNodes: refreshChoices,
+  onNodeOutputsUpdated: restoreAll,
 });

@@ -10,7 +10,8 @@ from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from ..review.answers import MOST_BYTES, Answer, Review
-from .shell import Parser, command
+from ..review.datasets import datasets
+from .shell import Parser, Speech, add_json_option, command
 
 HERE = ("127.0.0.1", "localhost")  # what a browser may call this server: no other name leads to it
 
@@ -19,15 +20,17 @@ HERE = ("127.0.0.1", "localhost")  # what a browser may call this server: no oth
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     is_one = (args.folder / "manifest.jsonl").is_file()
-    folder = args.folder.absolute()
-    with serving(folder.parent if is_one else folder, args.source, args.port) as server:
+    folder, speech = args.folder.absolute(), Speech(args.json)
+    root = folder.parent if is_one else folder
+    with serving(root, args.source, args.port) as server:
         name = f"?dataset={quote(folder.name)}" if is_one else ""
-        print(f"Review: http://127.0.0.1:{server.server_address[1]}/{name}", flush=True)
-        print("Ctrl-C ends it.", flush=True)
+        address = f"http://127.0.0.1:{server.server_address[1]}/{name}"
+        speech.say(f"Review: {address}\nCtrl-C ends it.")
+        speech.result(address=address, folder=folder, datasets=[folder.name] if is_one else datasets(root))
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            print()
+            speech.say("")
     return 0
 
 
@@ -97,6 +100,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("folder", type=Path, metavar="FOLDER", help="a dataset, with manifest.jsonl, or a folder of datasets")
     add("--source", type=Path, metavar="FOLDER", help="the real images, where the plan does not name their folder")
     add("--port", type=int, default=0, metavar="N", help="of the address (default: any that is free)")
+    add_json_option(parser)
     return parser.parse_args(argv)
 
 

@@ -84,12 +84,12 @@ class Speech:
 
     def say(self, text: str) -> None:
         """Words for people."""
-        print(text, file=sys.stderr if self.as_json else sys.stdout)
+        print(text, file=sys.stderr if self.as_json else sys.stdout, flush=True)
 
     def result(self, **values: object) -> None:
         """The result for programs; printed only with `--json`."""
         if self.as_json:
-            print(json.dumps(values, ensure_ascii=False, default=str))
+            print(json.dumps(values, ensure_ascii=False, default=str), flush=True)
 
 
 def command(lower: str = "the batch size", safe: str = "") -> Callable[[Command], Command]:

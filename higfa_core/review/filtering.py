@@ -168,7 +168,7 @@ def _decided(row: Mapping, accepted: bool | None) -> dict:
     rest = {name: value for name, value in row.items() if name != "human"}
     if accepted is None:
         return rest
-    return rest | {"human": {"accepted": accepted, "at": datetime.now(timezone.utc).isoformat(timespec="seconds")}}
+    return rest | {"human": {"accepted": accepted, "at": datetime.now(timezone.utc).isoformat(timespec="milliseconds")}}
 
 
 def _by_rules(manifest: Manifest, row: dict) -> Verdict:

@@ -29,8 +29,12 @@ def test_embedded_dataset_is_drawn_on_first_use_and_then_left_alone(pack):
     from higfa_core.miniature import birds
 
     folder = Path(folder_paths.get_input_directory()) / "higfa_demo"
-    assert pack.nodes["HiGFA_DatasetJob"].fingerprint_inputs(dataset="higfa_demo")  # as ComfyUI asks, before it runs
+    stamp = pack.nodes[
+        "HiGFA_DatasetJob"
+    ].fingerprint_inputs  # ComfyUI asks before a run: equal ones are not made again
+    before = stamp(dataset="higfa_demo")
     image, mask, name, prompt, seed, job, count = execute(pack, "higfa_demo", 17)
+    assert stamp(dataset="higfa_demo") == before
     assert count == 128 and prompt == f"a photo of a {name}" and name in birds.CLASS_NAMES
     view = birds.render(birds.CLASS_NAMES.index(name), int(Path(job.source).stem), 128)
     np.testing.assert_array_equal((image[0] * 255).round().numpy(), view.image)

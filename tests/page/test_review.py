@@ -11,6 +11,16 @@ SCORES = [
     {"confidence": 1 - number / 20, "rank": 1, "margin": 0.1, "phash": f"{number // 4:x}"} for number in range(16)
 ]
 TAB = "app.extensionManager.sidebarTab.toggleSidebarTab('higfa-review')"
+RELOAD = """keep => {
+    const inner = document.querySelector('[data-testid=higfa-review] iframe').contentWindow;
+    if (!keep) inner.sessionStorage.clear();
+    inner.old = true;
+    inner.location.reload();
+}"""
+RELOADED = """() => {
+    const { contentWindow: inner, contentDocument: page } = document.querySelector('[data-testid=higfa-review] iframe');
+    return !inner.old && page.querySelector('[data-testid=card]') && !page.getElementById('undo').disabled;
+}"""
 SLIDE = """(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input')); }"""
 
 
@@ -75,6 +85,31 @@ def test_sliders_show_at_once_what_goes_and_apply_and_undo(view, folder, frame):
     view.shot("review-rules")
     frame.locator("#apply").click()
     until(view, lambda: accepted(folder) == good)
+    frame.locator("#undo").click()
+    until(view, lambda: accepted(folder) == before)
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["same-tab", "other-browser"])
+def test_a_verdict_is_undone_after_a_reload(view, folder, frame, keep):
+    before = accepted(folder)
+    view.page.keyboard.press("r")
+    until(view, lambda: accepted(folder) == before[1:])
+    frame.locator("#undo:enabled").wait_for()
+    view.page.evaluate(RELOAD, keep)
+    view.until(RELOADED, seconds=20)
+    frame.locator("#undo").click()
+    until(view, lambda: accepted(folder) == before)
+    frame.locator("#undo:disabled").wait_for()
+
+
+def test_rules_are_undone_after_a_reload(view, folder, frame):
+    before = accepted(folder)
+    frame.locator("[data-rule=min_confidence]").evaluate(SLIDE, 0.6)
+    frame.locator("#apply").click()
+    frame.locator("#message").get_by_text("Undo takes it back").wait_for()
+    assert accepted(folder) != before
+    view.page.evaluate(RELOAD, True)
+    view.until(RELOADED, seconds=20)
     frame.locator("#undo").click()
     until(view, lambda: accepted(folder) == before)
 

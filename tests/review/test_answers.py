@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -17,6 +19,7 @@ from higfa_core.review.answers import Review
 from higfa_core.review.filtering import refilter
 from higfa_core.store.manifest import Manifest
 
+from ..conftest import ROOT
 from .making import CLASSES, accepted, make_dataset
 
 SCORES = [{"confidence": value, "rank": 1, "margin": 0.1} for value in (0.9, 0.8, 0.3, 0.2)]
@@ -217,3 +220,14 @@ def test_the_command_serves_the_page_to_this_machine_only(root):
         for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example"):  # a name made to point here
             assert asked(f"{url}/datasets", host)[0] == 403 and asked(f"{url}/filter", host, body)[0] == 403
         assert accepted(root / "birds") == [0, 1, 2, 3]
+
+
+def test_the_command_tells_programs_its_address(root):
+    words = [sys.executable, "-m", "higfa_core.commands.main", "review", root, "--json"]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        found = json.loads(process.stdout.readline())
+        assert json.loads(asked(f"{found['address']}datasets")[2]) == {"datasets": found["datasets"]}
+        process.terminate()
+        rest, messages = process.communicate(timeout=30)
+    assert rest == "" and found["address"] in messages
+    assert found["folder"] == str(root) and found["datasets"] == ["birds"]

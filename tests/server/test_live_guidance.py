@@ -6,7 +6,9 @@ import json
 import aiohttp
 import pytest
 
-from .server import quick_workflow
+from higfa_core.batch.client import Client
+
+from .server import WORKFLOWS, quick_workflow
 
 pytestmark = pytest.mark.releases
 
@@ -61,3 +63,30 @@ def test_only_the_client_that_queued_a_run_is_told(server, graph, queued_by, ima
         assert message["node"] == "10" and message["workflow"] == "the page's workflow"
     if queued_by:
         assert got["one"][0]["state"]["text"].startswith("step ") and got["one"][-1]["state"] == kept
+
+
+GUIDERS = ("20", "30")  # done before their samplers, 24 and 31, begin
+
+
+def test_every_run_keeps_the_charts_of_its_guiders_although_they_are_cached(server):
+    graph = json.loads((WORKFLOWS / "miniature_three_ways.json").read_text("utf-8"))
+    graph["9"]["inputs"]["start_percent"] = 0.5
+    graph["23"]["inputs"]["steps"] = graph["31"]["inputs"]["steps"] = graph["10"]["inputs"]["steps"] = 6
+    client, kept = Client(server.url), []
+    for seed in (1, 2):
+        graph["21"]["inputs"]["noise_seed"] = graph["31"]["inputs"]["seed"] = seed
+        prompt = client.submit(graph)
+        client.wait(prompt)
+        kept.append((prompt, charts(server, prompt)))
+    (first, before), (_, after) = kept
+    assert before.keys() == set(GUIDERS) and charts(server, first) == before
+    if server.get("/object_info/HiGFA_Guider")["HiGFA_Guider"].get("has_intermediate_output"):
+        assert all(before[node]["values"] != after[node]["values"] for node in GUIDERS)
+
+
+def charts(server, prompt: str) -> dict[str, dict]:
+    """Guider -> the chart that the history has of it."""
+    outputs = server.get(f"/history/{prompt}")[prompt]["outputs"]
+    found = {node: output["higfa_guidance"] for node, output in outputs.items() if "higfa_guidance" in output}
+    assert all(len(charts) == 1 and charts[0]["text"].startswith("guided ") for charts in found.values())
+    return {node: chart for node, (chart,) in found.items() if node in GUIDERS}

@@ -41,6 +41,18 @@ def pictures(server, shown) -> list[np.ndarray]:
     return [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in found]
 
 
+def test_a_value_more_costs_only_its_own_cells(server, graph):
+    graph["2"]["inputs"]["index"] = 43
+    outputs, sampled = run(server, graph)
+    assert sampled == 2
+    before = pictures(server, outputs["50"])
+    graph["40"]["inputs"]["row_values"] = "0, 1, 2"
+    outputs, sampled = run(server, graph)
+    after = pictures(server, outputs["50"])
+    assert sampled == 1 and len(after) == 3
+    assert all(map(np.array_equal, before, after[::2]))
+
+
 def test_cells_are_ordinary_runs(server, graph):
     outputs, sampled = run(server, graph)
     assert sampled == 2

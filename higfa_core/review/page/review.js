@@ -20,6 +20,8 @@ const HEADING = 44;
 const WORDS = 38;
 const PAUSE = 60; // milliseconds that a card stays in sight before its pictures are asked for
 const POLL = 4000;
+const MOST_UNDO = 200;
+const WAIT = 409; // the answer while a run is judging images
 
 const state = {
   data: null, images: [], verdicts: {}, rules: {}, view: "all", class: null, shown: [], at: 0,
@@ -32,7 +34,7 @@ async function ask(path, body) {
   const options = body && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
   const answer = await fetch(path, options);
   const found = await answer.json();
-  if (!answer.ok) throw new Error(found.error);
+  if (!answer.ok) throw Object.assign(new Error(found.error), { status: answer.status });
   return found;
 }
 
@@ -240,7 +242,7 @@ function refresh() {
   const altered = state.data.rules.some(({ name, value }) => state.rules[name] !== value);
   $("apply").hidden = !altered && !going;
   $("reset").hidden = !altered;
-  $("undo").disabled = !state.undo.length;
+  $("undo").disabled = !toUndo();
   const views = VIEWS.map(([name, label, fits], place) => {
     const show = () => { state.view = name; state.at = 0; $("grid").scrollTop = 0; refresh(); };
     const pressed = { "aria-pressed": String(state.view === name), title: `Key ${place + 1}`, "data-view": name };
@@ -317,7 +319,8 @@ async function open(name) {
   Object.assign(state, { data, images: data.images.map((image, place) => ({ ...image, number: place })), verdicts: {} });
   state.rules = Object.fromEntries(data.rules.map((rule) => [rule.name, rule.value]));
   if (isNew) {
-    Object.assign(state, { view: "all", class: null, at: 0, undo: [] });
+    const undo = JSON.parse(sessionStorage.getItem(memory())) ?? [];
+    Object.assign(state, { view: "all", class: null, at: 0, undo });
     $("grid").scrollTop = 0;
     history.replaceState(null, "", `?${new URLSearchParams({ dataset: name })}`);
   }
@@ -333,47 +336,81 @@ function decide(accepted) {
   const one = { key: image.key, index: image.index };
   change(async () => {
     const found = await ask("verdict", { dataset: state.data.name, images: [one], accepted });
-    state.undo.push(() => undoVerdicts(found.before));
-    take(found);
+    remember([...state.undo, { verdicts: found.before }]);
+    await take(found);
   });
   if (accepted != null) choose(state.at + 1);
 }
 
-function take({ now, version }) {
+async function take({ now, version }) {
   for (const row of now) {
-    const image = state.images.find(({ key, index }) => key === row.key && index === row.index);
+    const image = placed(row);
     Object.assign(image, row);
     delete state.verdicts[image.number];
   }
   state.data.version = version;
-  const place = state.shown[state.at]?.number;
-  return preview().then(() => {
-    const found = state.shown.findIndex((image) => image.number === place);
-    if (found >= 0) choose(found);
-  });
+  const { number } = state.shown[state.at] ?? {};
+  await preview();
+  chooseImage(state.images[number]);
 }
+
+const placed = (row) => state.images.find(({ key, index }) => key === row.key && index === row.index);
 
 async function undoVerdicts(before) {
   for (const { key, index, accepted } of before)
     await take(await ask("verdict", { dataset: state.data.name, images: [{ key, index }], accepted }));
+  chooseImage(placed(before[0]));
+}
+
+function chooseImage(image) {
+  const place = state.shown.indexOf(image);
+  if (place >= 0) choose(place);
+}
+
+async function undoRules(rules) {
+  const dataset = state.data.name;
+  await ask("filter", { dataset, rules });
+  await open(dataset);
 }
 
 function applyRules() {
   change(async () => {
     const dataset = state.data.name;
     const found = await ask("filter", { dataset, rules: state.rules });
-    state.undo.push(async () => {
-      await ask("filter", { dataset, rules: found.before });
-      await open(dataset);
-    });
+    remember([...state.undo, { rules: found.before }]);
     await open(dataset);
     said(`${found.accepted} came back, ${found.rejected} went. Undo takes it back.`);
   });
 }
 
+// --- Undo. It outlives the page: the browser keeps it as long as the tab, and verdicts by hand have dates.
+
+const memory = () => `higfa-review ${state.data.name}`;
+
+function remember(undo) {
+  state.undo = undo.slice(-MOST_UNDO);
+  sessionStorage.setItem(memory(), JSON.stringify(state.undo));
+}
+
+function toUndo() {
+  if (state.undo.length) return state.undo.at(-1);
+  const hand = state.images.filter((image) => image.human);
+  const last = hand.reduce((one, other) => (other.human.at > (one?.human.at ?? "") ? other : one), null);
+  return last && { verdicts: [{ key: last.key, index: last.index, accepted: null }] };
+}
+
 function undo() {
-  const back = state.undo.pop();
-  if (back) change(async () => { await back(); refresh(); });
+  change(async () => {
+    const back = toUndo();
+    if (!back) return;
+    const rest = state.undo.slice(0, -1);
+    await (back.rules ? undoRules(back.rules) : undoVerdicts(back.verdicts)).catch((error) => {
+      if (error.status !== WAIT) remember(rest); // else it is still to be undone
+      throw error;
+    });
+    remember(rest);
+    refresh();
+  });
 }
 
 // --- One image, large.
