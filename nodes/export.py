@@ -107,8 +107,8 @@ class ExportDataset(io.ComfyNode):
                 io.Boolean.Input(
                     "save_metadata",
                     default=False,
-                    advanced=True,
-                    tooltip="Put the whole workflow into each PNG. Off: a training set should not carry it.",
+                    tooltip="Put the whole workflow into each PNG: dragged onto the page, the image opens it. Off: a "
+                    "training set should not carry prompts and paths, and its files stay smaller.",
                 ),
                 *widgets(Rules, "min_margin", "min_judge_confidence", optional=True),
                 *widgets(Rules, "min_contour_agreement", "min_sharpness", optional=True),

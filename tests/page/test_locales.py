@@ -1,0 +1,54 @@
+"""The page in other languages."""
+
+import os
+
+import pytest
+
+from ..locale_files import read
+from .conftest import NEWER, View, new_page, set_up
+
+TEXTS = """id => {
+    const node = LiteGraph.createNode(id);
+    const shown = slot => slot.label ?? slot.localized_name ?? slot.name;
+    const {description} = node.constructor.nodeData;
+    const widgets = (node.widgets ?? []).map(widget => [widget.name, widget.label]);
+    const inputs = node.inputs.map(slot => [slot.name, shown(slot)]);
+    const names = Object.fromEntries([...inputs, ...widgets]);
+    return {title: node.title, description, names, outputs: node.outputs.map(shown)};
+}"""
+TOOLTIP = ".node-tooltip"
+
+
+@pytest.fixture(params=["zh", "ja", "ko"])
+def foreign(request, browser, server, view):
+    """A page in another language, and that language."""
+    set_up(server, {"Comfy.Locale": request.param, "Comfy.VueNodes.Enabled": False})
+    page = new_page(browser, server, os.environ["HIGFA_FRONT_END"] if view.front_end == NEWER else None)
+    yield page, request.param
+    page.close()
+    set_up(server, {"Comfy.Locale": "en"})
+
+
+def test_nodes_speak_the_language_of_the_page(foreign, view):
+    page, language = foreign
+    for node_id, expected in read(language).items():
+        said = page.evaluate(TEXTS, node_id)
+        assert said["title"] == expected["display_name"] and said["description"] == expected["description"]
+        names = {name: item["name"] for name, item in expected["inputs"].items()}
+        assert {name: said["names"][name] for name in names} == names
+        outputs = [item["name"] for item in expected["outputs"].values()]
+        assert node_id == "HiGFA_LoadMiniature" or said["outputs"] == outputs  # its are named as their types are
+    page.evaluate("app.graph.clear()")
+    page.evaluate(
+        "() => { const node = LiteGraph.createNode('HiGFA_Guidance'); node.pos = [100, 100]; app.graph.add(node);"
+        " app.canvas.ds.reset(); app.canvas.setDirty(true, true); }"
+    )
+    place = page.evaluate(
+        "() => { const [node] = app.graph._nodes, widget = node.widgets.find(one => one.name === 'eta');"
+        " return app.canvasPosToClientPos([node.pos[0] + 90, node.pos[1] + widget.y + 10]); }"
+    )
+    page.mouse.move(*place)
+    page.mouse.move(place[0] + 2, place[1] + 1)
+    page.locator(TOOLTIP).wait_for()
+    assert page.locator(TOOLTIP).inner_text() == read(language)["HiGFA_Guidance"]["inputs"]["eta"]["tooltip"]
+    View(page, view.server, view.front_end, view.renderer).shot(f"locale-{language}")
