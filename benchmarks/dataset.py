@@ -4,15 +4,18 @@
 
 Measurements, each in fresh processes. For 10,000, 100,000 and 1,000,000 jobs (`--jobs`): the plan; `higfa run` on a
 store that holds the rows and small files of all jobs but 100, until the first job arrives at a server (the server is a
-stub in this process; it writes into the same folder, or has a manifest of its own with all those rows); and `higfa
-status` after that. For 100,000 real images in 1,000 classes: a plan without and with a search for leaks. And 5,000
-images through Export Dataset against ComfyUI's own SaveImage, taking turns in blocks in one process. Seconds are of the
-clock, and of the processor in brackets: on a busy machine only the latter can be compared. The limits are those for the
-largest number of jobs. `--sources 0` and `--images 0` leave these parts out.
+stub in this process; it writes into the same folder, or has a manifest of its own with all those rows); `higfa status`
+after that; `higfa filter` with another rule, looking on (--dry-run) and rejecting one image in a hundred; and, for up
+to 100,000 jobs, `higfa export` of the others. For 100,000 real images in 1,000 classes: a plan without and with a
+search for leaks. And 5,000 images through Export Dataset against ComfyUI's own SaveImage, taking turns in blocks in one
+process. Seconds are of the clock, and of the processor in brackets: on a busy machine only the latter can be compared.
+Memory is the peak of the process. The limits are those for the largest number of jobs. `--sources 0` and `--images 0`
+leave these parts out.
 """
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import resource
@@ -37,7 +40,7 @@ from higfa_core.files.paths import folder_name  # noqa: E402
 from higfa_core.plans.plan_file import PlanFile  # noqa: E402
 from higfa_core.plans.workflow import image_key  # noqa: E402
 
-CLASSES, CLASS_NAME = 200, '"class_name"'
+CLASSES, CLASS_NAME, EXPORTED = 200, '"class_name"', 100_000
 ANSWER = b'{"prompt_id": "x", "name": "x.png", "subfolder": "", "queue_running": [], "queue_pending": []}'
 WORKFLOW = ROOT / "workflows" / "api" / "miniature_augment.json"
 
@@ -75,6 +78,12 @@ def at_scale(folder, sources, jobs):
     for words, limit, *cost in resume(folder, store):
         yield f"{jobs:,} rows, to the first job, {words}", in_words(*cost), limit
     yield f"{jobs:,} rows, status", in_words(*measured(["status", store])), "3 s"
+    command = ["filter", store, "--min-confidence", 0.5]
+    yield f"{jobs:,} rows, filter --dry-run", in_words(*measured([*command, "--dry-run"])), ""
+    yield f"{jobs:,} rows, filter that rejects {jobs // 100:,}", in_words(*measured(command)), ""
+    if jobs <= EXPORTED:
+        command = ["export", store, "--out", folder / "exported", "--format", "imagefolder"]
+        yield f"{jobs:,} rows, export of {jobs - jobs // 100:,}", in_words(*measured(command)), ""
 
 
 def in_words(seconds, processor, memory=None):
@@ -142,13 +151,15 @@ def resume(folder, store):
 
 def fill(store, count):
     """Rows and small files for the first jobs of the plan, as Export Dataset leaves them."""
-    plan_file = PlanFile(store)
-    digest, content = plan_file.header["workflow_digest"], b"x" * 100
+    plan_file, picture = PlanFile(store), io.BytesIO()
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(picture, "PNG")
+    digest, content = plan_file.header["workflow_digest"], picture.getvalue()
     row = {"index": 0, "batch": 1, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     row |= {"accepted": True, "reason": "confidence 0.912", "scores": {"confidence": 0.912, "rank": 1, "margin": 0.8}}
     row |= {"mask": None, "transform": {"matrix": [[1.0] * 3] * 3, "width": 64, "height": 64}, "created": "2026-01-01"}
-    row |= {"guidance": {"calls": 25, "guided": 8, "eta": 1.0}, "width": 64, "height": 64, "label": 0}
+    row |= {"guidance": {"calls": 25, "guided": 8, "eta": 1.0}, "width": 8, "height": 8, "label": 0}
     shared = json.dumps(row)[:-1]
+    unsure = shared.replace("0.912", "0.312")
     places = {name: store / "train" / folder_name(name) for name in plan_file.classes}
     for place in places.values():
         place.mkdir(parents=True, exist_ok=True)
@@ -159,7 +170,7 @@ def fill(store, count):
             key, place = image_key(job.key, digest), places[job.class_name]
             own = json.dumps({"key": key, "file": f"train/{place.name}/{key[:16]}-0.png", "plan_index": job.index})
             line = line.decode()  # of the job: from its class name on, its fields are those of the row
-            manifest.write(f"{shared}, {own[1:-1]}, {line[line.index(CLASS_NAME) :]}")
+            manifest.write(f"{shared if job.index % 100 else unsure}, {own[1:-1]}, {line[line.index(CLASS_NAME) :]}")
             os.link(place / "content", place / f"{key[:16]}-0.png")  # takes a third of the time of writing it
     for place in places.values():
         (place / "content").unlink()

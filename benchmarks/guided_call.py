@@ -126,22 +126,26 @@ def unet_step(latents, quick):
     return lambda: net(x, level, text), {"parameters": parameters(net)}
 
 
-def unet(device, quick):
-    """SD 1.5's UNet, or a narrow one, with random weights."""
-    import comfy.model_management
-    import comfy.ops
-    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-
-    config = {
+def unet_layout(quick):
+    """SD 1.5's UNet, or a narrow one."""
+    return {
         "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32 if quick else 320,
         "num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 2, 4, 4], "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
         "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0], "transformer_depth_middle": 1,
         "context_dim": 768, "num_heads": 8, "use_spatial_transformer": True, "use_linear_in_transformer": False,
         "legacy": False,
     }  # fmt: skip
+
+
+def unet(device, quick):
+    """That UNet with random weights."""
+    import comfy.model_management
+    import comfy.ops
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
     dtype = comfy.model_management.unet_dtype(model_params=860_000_000)
     operations = comfy.ops.pick_operations(dtype, None)
-    net = UNetModel(**config, dtype=dtype, operations=operations, device=device)
+    net = UNetModel(**unet_layout(quick), dtype=dtype, operations=operations, device=device)
     return randomise(net.eval().requires_grad_(False))
 
 

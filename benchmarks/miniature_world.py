@@ -22,6 +22,12 @@ class World:
     vae: object
     control: object
     classifier: object
+    side: int = 16  # of the latents
+
+    def noise(self, batch, seed):
+        import torch
+
+        return torch.randn(batch, 4, self.side, self.side, generator=torch.Generator().manual_seed(seed))
 
     def encode(self, texts):
         """One CONDITIONING whose batch holds a prompt for each image."""

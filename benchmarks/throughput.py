@@ -2,10 +2,13 @@
 
     python run.py exec -- python benchmarks/throughput.py
     python run.py exec -- python benchmarks/throughput.py --sizes 1 2 4 8 16 --rounds 5
+    python run.py exec -- python benchmarks/throughput.py --in-process --networks sd15 --steps 20    # for a GPU
 
 The embedded workflow on ComfyUI servers of this machine. In each round every size makes the same number of images, in
 turn: through `higfa run`, then in this process, without ComfyUI's nodes, files and scores, once with HiGFA and once
 with stock CFG (contour on the positive). Printed is the median over the rounds, and of the ratios within each round.
+`--in-process` leaves `higfa run` out; then the networks may be random ones of SD 1.5's sizes (`narrow`: a tenth as
+wide).
 """
 
 import argparse
@@ -55,10 +58,11 @@ def drive(base: Path, urls: list[str], name: str, size: int, images: int) -> flo
     return took
 
 
-def engine(images: int):
+def engine(images: int, networks: str, steps: int):
     """A function of batch size and guidance (or stock CFG): seconds for that many images in this process, with the
-    workflow's settings."""
+    workflow's settings; `steps` 0: its own."""
     from miniature_world import higfa_guider, load_world, start_comfyui, stock_guider
+    from random_world import RANDOM_CLASSES, random_world
 
     start_comfyui()
     import torch
@@ -67,24 +71,29 @@ def engine(images: int):
     from higfa_core.miniature import birds
 
     nodes = json.loads(WORKFLOW.read_text("utf-8")).values()
-    sampler, guidance, latent = (
+    sampler, guidance = (
         next(node["inputs"] for node in nodes if node["class_type"] == name)
-        for name in ("HiGFA_KSampler", "HiGFA_Guidance", "EmptyLatentImage")
+        for name in ("HiGFA_KSampler", "HiGFA_Guidance")
     )
-    world, settings = load_world(), Guidance.pick(guidance)
-    height, width = latent["height"], latent["width"]
+    settings = Guidance.pick(guidance)
+    if networks == "miniature":
+        world, classes = load_world(), birds.CLASS_NAMES
+    else:
+        world, classes = random_world(128 if networks == "narrow" else 512, networks == "narrow"), RANDOM_CLASSES
+    side = 8 * world.side
 
     def once(size: int, guided: bool, seed: int) -> None:
-        names = [birds.CLASS_NAMES[i % len(birds.CLASS_NAMES)] for i in range(size)]
-        lines = torch.zeros(size, height, width, 3)
-        lines[:, height // 3, width // 4 : -width // 4] = 1.0
+        names = [classes[i % len(classes)] for i in range(size)]
+        lines = torch.zeros(size, side, side, 3)
+        lines[:, side // 3, side // 4 : -side // 4] = 1.0
         both = world.with_contour(world.encode([f"a photo of a {name}" for name in names]), lines)
-        noise = torch.randn(size, 4, height // 8, width // 8, generator=torch.Generator().manual_seed(seed))
+        noise = world.noise(size, seed)
         empty = world.encode([""] * size)
         guider = stock_guider(world, both, empty, sampler["cfg"])
         if guided:
             guider = higfa_guider(world, both, empty, sampler["cfg"], names, settings)
-        found = world.sample(guider, noise, sampler["steps"], sampler["sampler_name"], sampler["scheduler"], seed)
+        how = steps or sampler["steps"], sampler["sampler_name"], sampler["scheduler"]
+        found = world.sample(guider, noise, *how, seed)
         world.vae.decode(found)
 
     def measure(size: int, guided: bool) -> float:
@@ -104,31 +113,43 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=24, help="of each size and round")
     parser.add_argument("--servers", type=int, default=1)
+    parser.add_argument("--in-process", action="store_true", help="no servers")
+    parser.add_argument("--networks", choices=("miniature", "sd15", "narrow"), default="miniature")
+    parser.add_argument("--steps", type=int, default=0, help="in process (default: the workflow's)")
     args = parser.parse_args()
+    if args.networks != "miniature" and not args.in_process:
+        parser.error("servers have the miniature only: add --in-process")
+    measure = engine(args.images, args.networks, args.steps)
     driven, inside, stock = ({size: [] for size in args.sizes} for _ in range(3))
-    measure = engine(args.images)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        base = Path(folder)
-        draw_sources(base / "drawn", 2)
-        urls = [stack.enter_context(server(base)) for _ in range(args.servers)]
+        base, urls = Path(folder), []
+        if not args.in_process:
+            draw_sources(base / "drawn", 2)
+            urls = [stack.enter_context(server(base)) for _ in range(args.servers)]
         for i, url in enumerate(urls):
             drive(base, [url], f"p99{i}", max(args.sizes), max(args.sizes))  # loads everything
         for turn in range(args.rounds):
             for size in args.sizes:
-                driven[size].append(drive(base, urls, f"p{turn + 1}{size:02}", size, args.images))
+                if urls:
+                    driven[size].append(drive(base, urls, f"p{turn + 1}{size:02}", size, args.images))
                 inside[size].append(measure(size, True))
                 stock[size].append(measure(size, False))
-    where = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, servers: {args.servers}"
-    print(f"{args.rounds} rounds of {args.images} images, {where}\n")
-    print(
-        "| jobs in a prompt | images an hour, higfa run | to one | HiGFA in process | stock in process | run / HiGFA |"
-    )
-    print("|---|---|---|---|---|---|")
+    where = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, servers: {len(urls)}"
+    print(f"{args.rounds} rounds of {args.images} images, {args.networks}, {where}\n")
+    report(args, driven if urls else inside, inside, stock)
+
+
+def report(args, driven, inside, stock):
+    """Without servers, `driven` is `inside`."""
+    print("| jobs in a prompt | images an hour | to one | in process | stock in process | to stock | run to it |")
+    print("|---|---|---|---|---|---|---|")
     for size in args.sizes:
         hours = [3600 * args.images / statistics.median(times[size]) for times in (driven, inside, stock)]
-        gain = statistics.median(one / some for one, some in zip(driven[args.sizes[0]], driven[size], strict=True))
-        share = statistics.median(own / some for own, some in zip(inside[size], driven[size], strict=True))
-        print(f"| {size} | {hours[0]:.0f} | {gain:.2f} | {hours[1]:.0f} | {hours[2]:.0f} | {share:.2f} |")
+        pairs = ((driven[args.sizes[0]], driven[size]), (stock[size], inside[size]), (inside[size], driven[size]))
+        gain, cost, share = (statistics.median(a / b for a, b in zip(*pair, strict=True)) for pair in pairs)
+        print(
+            f"| {size} | {hours[0]:.0f} | {gain:.2f} | {hours[1]:.0f} | {hours[2]:.0f} | {1 / cost:.2f} | {share:.2f} |"
+        )
 
 
 if __name__ == "__main__":

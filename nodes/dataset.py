@@ -1,5 +1,6 @@
 """Dataset Job."""
 
+from functools import partial
 from pathlib import Path
 
 import folder_paths
@@ -12,6 +13,7 @@ from ..higfa_core.plans.inputs import load_job, pick_jobs, pick_planned
 from ..higfa_core.plans.plan import Job, jobs_from_json
 from ..higfa_core.plans.plan_file import HEADER, JOBS
 from ..higfa_core.plans.settings import PlanSettings
+from ..higfa_core.plans.uploads import read_classes
 from ..higfa_core.sources.options import parse_layout
 from .folders import dataset_flaw, dataset_folder, dataset_input, plan_flaw
 from .lists import JobSeed
@@ -107,7 +109,7 @@ class DatasetJob(io.ComfyNode):
             dataset_folder(name)
         layout = parse_layout(layout)
         if job.strip():
-            jobs, count = jobs_from_json(job), 1
+            jobs, count = jobs_from_json(job, partial(read_classes, folder)), 1
         elif plan.strip():
             place = inside(folder_paths.get_output_directory(), plan.strip())
             jobs, count, layout = pick_planned(folder, place, index, batch)
@@ -127,7 +129,7 @@ class DatasetJob(io.ComfyNode):
     def fingerprint_inputs(cls, dataset=None, job="", plan="", **others):
         # A linked value is None here; its own node's fingerprint covers it.
         folder, seen = folder_paths.get_input_directory(), ""
-        given = jobs_from_json(job) if job else []
+        given = jobs_from_json(job, partial(read_classes, folder)) if job else []
         name = given[0].dataset if given else (dataset or "").strip()
         if given and all(one.image_file for one in given):
             files = [file for one in given for file in (one.image_file, one.mask_file) if file]

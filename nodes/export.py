@@ -157,6 +157,7 @@ class ExportDataset(io.ComfyNode):
             transform=transform,
             guidance=run.summary() if run else None,
             noise=noise if noise and len(noise) == len(images) else None,
+            together=run.together if run else None,
             workflow=digest(graph, node) if node in graph else "",
             versions=VERSIONS,
             image_format=image_format,

@@ -17,6 +17,7 @@ from ..guidance.schedule import Pacing, Window, next_level
 from ..guidance.stopwatch import Stopwatch
 from ..guidance.trace import Call, Trace
 from ..wording import counted
+from .controls import KeptControls
 from .decoder import Decoder, image_size
 from .engine import Engine, Plan
 from .memory_ladder import MemoryLadder
@@ -34,6 +35,7 @@ class Carried:
     moved: list[int]
     unsettled: list[int]
     shares: Shares | None = None
+    controls: KeptControls | None = None
 
 
 class Corrector:

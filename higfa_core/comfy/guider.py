@@ -127,7 +127,10 @@ class HiGFAGuider(comfy.samplers.CFGGuider):
     def _guided(self, run: Run, call: GuidedCall) -> Tensor:
         """The final stage: fixed weights -> estimate -> confidence -> what the weights change -> the classifier's
         step."""
-        mix = Composition(self.inner_model, self._branches(call), call, self.cfg, run.shares)
+        branches = self._branches(call)
+        if run.controls:
+            branches = run.controls.of_call(branches)
+        mix = Composition(self.inner_model, branches, call, self.cfg, run.shares)
         estimate = mix(self.cfg, self._w_contour)
         correction = run.correct(call, estimate)
         if correction is None:

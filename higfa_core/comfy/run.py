@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import comfy.model_sampling
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from ..guidance.classifier_step import Correction
 from ..guidance.schedule import Window, window_from_percent
 from ..guidance.trace import Trace, TraceSlot, Watch, fingerprint
+from .controls import KeptControls
 from .corrector import Carried, Corrector
 from .engine import Engine, GuidedCall, ModelCall, Plan
 from .memory import guidance_memory, load_with_room
@@ -27,6 +28,7 @@ from .shares import Shares
 log = logging.getLogger(__name__)
 
 KEY = "higfa"
+Kept = TypeVar("Kept", Shares, KeptControls)
 
 
 def is_guided(model: ModelPatcher) -> bool:
@@ -117,12 +119,18 @@ class Run:
             self.trace.note("eta is 0: the classifier gives no step")
         self.corrector: Corrector | None = None
         self.carried: Carried | None = continued.carried if continued else None
-        self.shares: Shares | None = None  # where each guided call runs every branch
-        if engine.settings.branch_interval > 1:
-            kept = self.carried and self.carried.shares
-            self.shares = kept.to(device) if kept else Shares(engine.settings.branch_interval)
+        # None where each guided call runs every branch, and its ControlNets.
+        self.shares = self._resumed(Shares, engine.settings.branch_interval, self.carried and self.carried.shares)
+        self.controls = self._resumed(
+            KeptControls, engine.settings.control_interval, self.carried and self.carried.controls
+        )
         if continued:
             self.trace.note(f"continues the run that ended at sigma {continued.sigmas[-1]:.3f}")
+
+    def _resumed(self, kind: Callable[[int], Kept], interval: int, carried: Kept | None) -> Kept | None:
+        if interval == 1:
+            return None
+        return carried.to(self.device) if carried else kind(interval)
 
     def _trace(self, steps: list[int]) -> Trace:
         settings, classifier = self.engine.settings, self.engine.classifier
@@ -130,7 +138,8 @@ class Run:
         trace = Trace(self.sigmas.tolist(), steps, self.plan.names, (on, off), settings.interval, asdict(settings))
         trace.classifier, trace.class_names = classifier.source, list(classifier.class_names)
         images = self.engine.images
-        trace.images = list(range(len(self.plan.names)) if images is None else images)
+        trace.together = len(self.plan.names)
+        trace.images = list(range(trace.together) if images is None else images)
         return trace
 
     def warn(self, text: str) -> None:
@@ -184,7 +193,8 @@ class Run:
     def _carried(self) -> Carried | None:
         if self.corrector is None:
             return self.carried
-        return replace(self.corrector.carried(), shares=self.shares and self.shares.to("cpu"))
+        kept = {"shares": self.shares, "controls": self.controls}
+        return replace(self.corrector.carried(), **{name: value and value.to("cpu") for name, value in kept.items()})
 
     def finish(self) -> None:
         watched = self.corrector.watch.seconds() if self.corrector else 0.0

@@ -125,6 +125,10 @@ class Guidance(Settings):
         "Every branch runs at every n-th guided model call. In between only text with contour runs, and its "
         "difference from the others is kept (FasterCache, arXiv 2410.19355). Higher is faster. 1 changes nothing."
     )
+    control_interval: int = Setting(1, 1, 10, tier=ADVANCED, usual="1 to 3", optional=True).help(
+        "The ControlNet runs at every n-th guided model call. In between what it added is used again (Faster "
+        "Diffusion, arXiv 2312.09608). Higher is faster. 1 changes nothing."
+    )
 
     @property
     def modulation(self) -> Modulation:

@@ -61,6 +61,7 @@ class Trace:
     model_calls: int = 0
     seed: int | None = None  # of the noise; None where the sampler was told none
     images: list[int] = field(default_factory=list)  # each image's place in the batch that the seed draws
+    together: int = 1  # images that were sampled in one batch
     unusable: dict[str, Any] = field(default_factory=dict)  # why -> evaluations without a step [B]; a list at the end
     classifier_seconds: float | None = 0.0  # None where the device cannot be timed
     seconds: float = 0.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -98,23 +98,29 @@ class Job:
         return cls(**parts)
 
 
-def jobs_to_json(jobs: Sequence[Job]) -> str:
-    """Jobs of one plan as one line of JSON; one job as `Job.to_json` writes it, more with their classes said once."""
-    if len(jobs) == 1:
+def jobs_to_json(jobs: Sequence[Job], classes_file: str = "") -> str:
+    """Jobs of one plan as one line of JSON; one job as `Job.to_json` writes it, more with their classes said once.
+
+    `classes_file`: a file with the classes, which is named in their place.
+    """
+    if len(jobs) == 1 and not classes_file:
         return jobs[0].to_json()
-    own = [{name: value for name, value in asdict(job).items() if name != "classes"} for job in jobs]
-    return canonical_json({"classes": jobs[0].classes, "jobs": own})
+    own = [{name: value for name, value in vars(job).items() if name != "classes"} for job in jobs]
+    return canonical_json({"classes": classes_file or jobs[0].classes, "jobs": own})
 
 
-def jobs_from_json(text: str) -> list[Job]:
-    """The jobs that `jobs_to_json` wrote. ValueError for anything else."""
+def jobs_from_json(text: str, read_classes: Callable[[str], list[str]] | None = None) -> list[Job]:
+    """The jobs that `jobs_to_json` wrote; `read_classes` reads the file that they may name. ValueError for anything
+    else."""
     values = _object(text)
     if "jobs" not in values:
         return [Job._from_values(values)]
-    jobs = values["jobs"]
+    jobs, classes = values["jobs"], values.get("classes")
     if not isinstance(jobs, list) or not jobs or not all(isinstance(job, dict) for job in jobs):
         raise ValueError(f"Job field 'jobs' must be a list of jobs, got {text[:80]!r}")
-    return [Job._from_values({**job, "classes": values.get("classes")}) for job in jobs]
+    if isinstance(classes, str) and read_classes is not None:
+        classes = read_classes(classes)
+    return [Job._from_values({**job, "classes": classes}) for job in jobs]
 
 
 def _object(text: str) -> dict[str, Any]:

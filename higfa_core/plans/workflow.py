@@ -56,9 +56,17 @@ def image_key(job_key: str, workflow: str) -> str:
     return hashlib.sha256(f"{job_key}{workflow}".encode()).hexdigest() if workflow else job_key
 
 
-def fill_in(graph: Graph, jobs: Sequence[Job], dataset_name: str, export: Mapping[str, object] | None = None) -> dict:
-    """A copy of the workflow set to these jobs, exporting to `dataset_name`; `export`: other widgets of that node."""
-    changes = {JOB: {"job": jobs_to_json(jobs)}, EXPORT: {"dataset_name": dataset_name, **(export or {})}}
+def fill_in(
+    graph: Graph,
+    jobs: Sequence[Job],
+    dataset_name: str,
+    export: Mapping[str, object] | None = None,
+    classes_file: str = "",
+) -> dict:
+    """A copy of the workflow set to these jobs, exporting to `dataset_name`; `export`: other widgets of that node,
+    `classes_file`: where the server has the names of the classes, if the jobs are not to carry them."""
+    about = jobs_to_json(jobs, classes_file)
+    changes = {JOB: {"job": about}, EXPORT: {"dataset_name": dataset_name, **(export or {})}}
     filled: dict[str, Any] = dict(graph)
     for kind, values in changes.items():
         node = find_node(graph, kind)

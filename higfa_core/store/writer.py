@@ -82,6 +82,7 @@ def export_images(
     transform: Sequence[Mapping] | None = None,
     guidance: object = None,
     noise: Sequence[tuple[int, int]] | None = None,
+    together: int | None = None,
     workflow: str = "",
     versions: Mapping[str, str] | None = None,
     image_format: str = "png",
@@ -96,8 +97,9 @@ def export_images(
     agreement is measured inside the mask. A mask from a file is stored, and gives the box if the job has none.
     `transform` holds one entry, or one per image; it, `guidance` and `versions` (plain values) go into the rows,
     `metadata` into PNG text chunks. `noise`: for each image the seed of its noise and its place in the batch that the
-    seed draws, for the row and the text chunks. `workflow`: the `..workflow.digest` of what made the images. `check` is
-    called before each file and may raise to stop. All input is checked before the first write (ValueError).
+    seed draws, for the row and the text chunks. `together`: how many images were sampled in one batch. `workflow`: the
+    `..workflow.digest` of what made the images. `check` is called before each file
+    and may raise to stop. All input is checked before the first write (ValueError).
     """
     if job is not None and class_name and matching_key(class_name) != matching_key(job.class_name):
         raise ValueError(f"class_name {class_name!r} is not the job's {job.class_name!r}. Leave it empty.")
@@ -139,6 +141,7 @@ def export_images(
         row |= {"width": images.shape[2], "height": images.shape[1], **_provenance(job), "workflow": workflow}
         row |= {"box": _box(job, transforms[i], masks[i], images.shape), "mask": None}
         row |= {"transform": transforms[i], "guidance": guidance, "versions": dict(versions or {}), **drawn[i]}
+        row |= {"sampled_together": together} if together else {}
         row["created"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
         extra = {}
         if (own := masks[i]) is not None:

@@ -19,6 +19,7 @@ from PIL import Image
 from higfa_core.files.paths import folder_name
 from higfa_core.files.records import Row
 from higfa_core.plans.plan import jobs_from_json
+from higfa_core.plans.uploads import UPLOADS
 from higfa_core.plans.workflow import EXPORT, JOB, digest, find_node, image_key
 from higfa_core.store.manifest import Manifest
 
@@ -38,8 +39,10 @@ def tiny_png(key):
     return buffer.getvalue()
 
 
-def jobs_of(graph):
-    return jobs_from_json(graph[find_node(graph, JOB)]["inputs"]["job"])
+def jobs_of(graph, uploads=None):
+    """The jobs of a prompt; their classes may be among the files that were uploaded."""
+    text = graph[find_node(graph, JOB)]["inputs"]["job"]
+    return jobs_from_json(text, lambda name: json.loads(uploads[name.removeprefix(f"{UPLOADS}/")]))
 
 
 def image_row(graph, accepted=lambda key: True, index=0, batch=1, job=None):
@@ -145,7 +148,7 @@ class FakeComfy:
         return None
 
     def _end(self, prompt_id, graph):
-        keys = [image_row(graph, job=job)[0]["key"] for job in jobs_of(graph)]
+        keys = [image_row(graph, job=job)[0]["key"] for job in jobs_of(graph, self.uploads)]
         self.prompts.append(len(keys))
         fault = next(filter(None, [self._fault(key) for key in keys]), None)  # one fails, all do
         self.seen_faults.add(fault)
@@ -155,7 +158,7 @@ class FakeComfy:
         if fault == "die before":
             return self.die()
         if fault == "die between":
-            self._write(graph, self.batch, jobs_of(graph)[: len(keys) // 2])
+            self._write(graph, self.batch, jobs_of(graph, self.uploads)[: len(keys) // 2])
             return self.die()
         if fault == "drop":
             return None
@@ -176,7 +179,7 @@ class FakeComfy:
 
     def _write(self, graph, count, jobs=None):
         manifest = Manifest(self.output / graph[find_node(graph, EXPORT)]["inputs"]["dataset_name"])
-        for job, index in itertools.product(jobs_of(graph) if jobs is None else jobs, range(count)):
+        for job, index in itertools.product(jobs_of(graph, self.uploads) if jobs is None else jobs, range(count)):
             row, data = image_row(graph, self.accepted, index, self.batch, job)
             if self.twist is None:
                 manifest.write(row | {"scores": row["scores"] | self.scores}, data)

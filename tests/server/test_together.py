@@ -39,7 +39,7 @@ def made(server, tmp_path_factory):
 
 
 def test_the_rows_are_those_of_single_jobs(made):
-    varying = {"bytes", "sha256", "scores", "guidance", "accepted", "reason", "file"}
+    varying = {"bytes", "sha256", "scores", "guidance", "sampled_together", "accepted", "reason", "file"}
     plain = [
         [{k: v for k, v in row.items() if k not in varying} for row in made[name]] for name in ("alone", "together")
     ]
@@ -60,8 +60,9 @@ def test_the_images_are_those_of_single_jobs(made, server):
 def test_each_row_says_what_guided_its_own_image(made):
     for one, other in zip(made["alone"], made["together"]):
         assert other["guidance"].endswith(f"; sampled in a batch of {BATCH}")
+        assert (one["sampled_together"], other["sampled_together"]) == (1, BATCH)
         assert one["guidance"].partition(", decoder")[0] == other["guidance"].partition(", decoder")[0]
 
 
 def test_a_sampler_that_draws_noise_at_every_step_takes_them_one_by_one(made):
-    assert len(made["sde"]) == BATCH and all("batch of" not in row["guidance"] for row in made["sde"])
+    assert len(made["sde"]) == BATCH and {row["sampled_together"] for row in made["sde"]} == {1}

@@ -371,12 +371,13 @@ def test_check_images_accepts_half_precision():
 
 def test_each_image_keeps_the_seed_of_its_noise(jobs, output):
     """In its row, and where the workflow is saved in its file; old rows have no such fields and stay readable."""
-    given = {"metadata": {"prompt": "{}"}, "noise": [(7, 4), (7, 2)]}
+    given = {"metadata": {"prompt": "{}"}, "noise": [(7, 4), (7, 2)], "together": 6}
     report = export_images(images(0, 2), output, "higfa", job=jobs[0], **given)
     assert [(row["noise_seed"], row["noise_index"], row["index"]) for row in report.rows] == [(7, 4, 0), (7, 2, 1)]
+    assert [row["sampled_together"] for row in report.rows] == [6, 6]
     with Image.open(report.folder / report.rows[0]["file"]) as saved:
         assert json.loads(saved.text["higfa"]) == {"noise_seed": 7, "noise_index": 4}
     plain = export_images(images(1, 1), output, "higfa", job=jobs[1], metadata={"prompt": "{}"})
-    assert "noise_seed" not in plain.rows[0]
+    assert not {"noise_seed", "sampled_together"} & plain.rows[0].keys()
     with Image.open(plain.folder / plain.rows[0]["file"]) as saved:
         assert "higfa" not in saved.text
