@@ -17,6 +17,7 @@ from .options import RunContext
 from .prompts import Prompts
 from .states import Lease
 
+QUICKEST = 0.01  # seconds between two looks at a server
 IN_FLIGHT = 2  # one runs, one waits: a server that dies loses little, a fast one never idles
 HUNG = "a prompt keeps running although it was interrupted: restart this server"
 
@@ -46,11 +47,15 @@ class Worker(Prompts):
         try:
             while not self.context.stopping.is_set() and not self._idle_for_good():
                 if not self._round():
-                    self.context.stopping.wait(self.options.poll)
+                    self.context.stopping.wait(self._pause())
             self._leave()
         except BaseException as error:  # handed to the main thread, which raises it
             self.crash = error
             self.context.stopping.set()
+
+    def _pause(self) -> float:
+        """Seconds until the next look: short at first, so that a short prompt is noticed in an eighth of its time."""
+        return min(self.options.poll, max(QUICKEST, (time.monotonic() - self._since) / 8))
 
     def _idle_for_good(self) -> bool:
         return not self.flights and self.context.finished

@@ -77,6 +77,12 @@ def test_uploads_are_the_source_files_and_the_jobs_name_them(tmp_path, make_plan
         assert place == UPLOADS and server.uploads[name] == (sources / job["contour_source"]).read_bytes()
 
 
+def test_short_jobs_do_not_wait_for_the_next_poll(tmp_path, make_plan, make_server):
+    plan = make_plan(tmp_path / "planes")
+    found = run(tmp_path / "planes", [make_server()], dataclasses.replace(QUICK, poll=20.0))
+    assert found.counts["done"] == len(plan) == 40  # within the minute that `run` gives it
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_server_that_always_fails_once(tmp_path, make_plan, make_server, fault, shared):
