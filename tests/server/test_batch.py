@@ -124,9 +124,9 @@ def test_the_names_of_many_classes_go_to_the_server_as_a_file(server, tmp_path):
         Image.new("RGB", (64, 64), (200, 90, 40)).save(tmp_path / "gulls" / name / "0.png")
     (tmp_path / "short.json").write_text(json.dumps({**SHORT, "1": {**SHORT["1"], "inputs": {**SHORT["1"]["inputs"],
                                                      "contour_from": "same"}}}))  # fmt: skip
-    plan(tmp_path / "far", tmp_path / "short.json", tmp_path / "gulls", "--leaks", "off")
-    assert run(tmp_path / "far", server, more=["--limit", "3", "--batch", "2"]) == 0
-    made = rows(tmp_path / "far")
+    plan(tmp_path / "many", tmp_path / "short.json", tmp_path / "gulls", "--leaks", "off")
+    assert run(tmp_path / "many", server, more=["--limit", "3", "--batch", "2"]) == 0
+    made = rows(tmp_path / "many")
     assert sorted((row["class_name"], row["label"]) for row in made) == list(zip(names, range(3)))
     (file,) = (server.base / "input" / "higfa_sources").glob("classes-*.json")
     assert json.loads(file.read_text("utf-8")) == names
