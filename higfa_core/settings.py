@@ -3,7 +3,7 @@
     eta: float = Setting(0.25, 0, 10, step=0.05).help("Strength of the classifier's step. 0 only measures.")
 
 The check of the range is derived here, the widget in `nodes/widgets.py`, the command-line option in
-`commands/options.py` and the table of the help page in `tests/help_tables.py`.
+`commands/options.py` and the list of the help page in `tests/help_tables.py`.
 """
 
 from __future__ import annotations

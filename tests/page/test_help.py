@@ -1,0 +1,30 @@
+"""The help pages in the page's panel: their pictures are there, and their tables fit."""
+
+import pytest
+
+from ..help_tables import PAGES
+
+OPEN = """id => {
+    app.graph.clear();
+    const node = LiteGraph.createNode(id);
+    app.graph.add(node);
+    app.canvas.selectItems([node]);
+}"""
+PANEL = ".node-help-content"
+WIDE = """panel => [...panel.querySelectorAll('table, img')].filter(one => one.scrollWidth > panel.clientWidth)
+    .map(one => one.outerHTML.slice(0, 60))"""
+LOADED = "panel => [...panel.querySelectorAll('img')].every(one => one.complete)"
+PICTURES = "panel => [...panel.querySelectorAll('img')].map(one => one.naturalWidth)"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_help_page_fits_its_panel(view, page):
+    text = page.read_text("utf-8")
+    view.page.evaluate(OPEN, page.stem)
+    view.page.get_by_test_id("info-button").click()
+    panel = view.page.locator(PANEL)
+    panel.get_by_role("heading", level=1, name=text.splitlines()[0].removeprefix("# "), exact=True).wait_for()
+    view.page.wait_for_function(LOADED, arg=panel.element_handle())
+    view.shot(f"help-{page.stem}")
+    widths = panel.evaluate(PICTURES)
+    assert len(widths) == text.count("![") and all(widths) and panel.evaluate(WIDE) == []
