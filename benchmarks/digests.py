@@ -126,6 +126,7 @@ def on_the_miniature(graph: dict) -> dict:
     """A graph for SD 1.5 with Load Miniature in the place of its loaders, at the miniature's size."""
     outputs = {"CheckpointLoaderSimple": 0, "ControlNetLoader": 3, "HiGFA_LoadClassifier": 4}
     loaders = {node: outputs[item["class_type"]] for node, item in graph.items() if item["class_type"] in outputs}
+    loaders |= {node: 6 for node, item in graph.items() if (item.get("_meta") or {}).get("title") == "Judge"}
     graph = {node: item for node, item in graph.items() if node not in loaders}
     for item in graph.values():
         for name, value in item["inputs"].items():

@@ -1,6 +1,6 @@
 """What each part of the method buys with a guide as weak as a user's: one row per image, paired by seed.
 
-    python run.py exec -- python benchmarks/honest_guides.py              # once: guides and judge, about 25 minutes
+    python run.py exec -- python benchmarks/honest_guides.py              # once: the weak guide and the oracle
     python run.py exec -- python benchmarks/evidence.py                   # rows, then the table
     python run.py exec -- python benchmarks/evidence.py --seeds tune --conditions mid:eta=0.5 mid:preset=constant
     python run.py exec -- python benchmarks/evidence.py --table           # only the table of the rows that exist
@@ -18,9 +18,10 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from honest_guides import RESULTS, WORK, guide_path
-from miniature_world import higfa_guider, load_world, start_comfyui, stock_guider
+from honest_guides import MARKS, RESULTS, guide_path
+from miniature_world import ROOT, higfa_guider, load_world, start_comfyui, stock_guider
 
+WORK = ROOT / ".higfa/evidence"
 SEEDS = {"evaluation": 90_000, "tune": 80_000}
 SOURCES = 8
 SHIPPED = ("text", "contour", "weak", "mid", "oracle")
@@ -28,7 +29,6 @@ GUIDES = ("weak", "mid", "oracle")
 FRESH_SEED, FRESH_REAL = 8_000_000, 20
 MEASURED = ("images", "label_error", "precision", "recall", "density", "coverage", "class_vendi", "class_vendi_real",
             "kernel_distance", "kernel_distance_real", "authenticity", "spectrum_gap_high", "duplicates")  # fmt: skip
-BITS = {"bill": 3, "tail": 2, "wing bars": 1, "crown": 0}
 COLUMNS = ("condition", "seed", "species", "judge_right", "judge_p", "weak_p", "mid_p", "oracle_p", "moved")
 
 
@@ -61,11 +61,8 @@ class Bench:
 
         self.phase, self.world = phase, load_world()
         self.sampler, self.guidance, self.warp = settings_of_workflow()
-        self.guides = {name: FineGrainedClassifier.load(guide_path(name)) for name in ("weak", "mid")}
-        self.guides["oracle"] = self.world.classifier
+        self.guides = {name: attach_patcher(FineGrainedClassifier.load(guide_path(name))) for name in GUIDES}
         self.judge = load_judge()
-        for name in ("weak", "mid"):
-            attach_patcher(self.guides[name])
         self.path = folder / f"{phase}.csv"
         self.rows = read_rows(self.path)
 
@@ -282,7 +279,7 @@ def right_marks(images):
     from higfa_core.miniature.birds import CLASS_NAMES
 
     pairs = [(CLASS_NAMES.index(x["class"]), CLASS_NAMES.index(x["judge_sees"])) for x in images]
-    return {mark: sum((a >> bit & 1) == (b >> bit & 1) for a, b in pairs) / len(pairs) for mark, bit in BITS.items()}
+    return {mark: sum((a >> bit & 1) == (b >> bit & 1) for a, b in pairs) / len(pairs) for mark, bit in MARKS.items()}
 
 
 def main():

@@ -2,9 +2,9 @@
 
     python run.py exec -- python benchmarks/fidelity.py
 
-The judge is another architecture than the guide, trained on 16,000 fresh renders that nothing else has seen; it is
-trained once (about ten minutes on two cores) and kept in .higfa/train. Sources, contour warps and noise come from the
-evaluation seeds; settings were chosen on `--seeds tune`, never on these. Guide and judge never share a render.
+Guide and judge are the ones that ship: the guide has seen ten images of each species; the judge is another
+architecture, trained on 16,000 renders of its own that no guide has seen. Sources, contour warps and noise come from
+the evaluation seeds; settings were chosen on `--seeds tune`, never on these.
 """
 
 import argparse
@@ -49,13 +49,9 @@ def contours_for(species, seeds, warp):
 
 def load_judge():
     from higfa_core.classifier import FineGrainedClassifier
-    from higfa_core.miniature import make_weights as train
+    from higfa_core.miniature import shipped
 
-    path = ROOT / ".higfa/train/judge.safetensors"
-    if not path.exists():
-        print("training the judge (once) ...", flush=True)
-        train.Studio(path.parent, train.SHIPPED).judge()
-    return FineGrainedClassifier.load(path)
+    return FineGrainedClassifier.load(shipped.JUDGE)
 
 
 def main():
@@ -119,10 +115,12 @@ def main():
 
 
 def report(args, right, guided, seconds, judge, world):
+    from higfa_core.miniature import shipped
     from higfa_core.training.judge import names_of
 
     n = args.images
-    print(f"\n{names_of(world.classifier, judge)}; {n} images per method, {args.seeds} seeds\n")
+    print(f"\n{names_of(world.classifier, judge)}; {n} images per method, {args.seeds} seeds")
+    print("; ".join(shipped.worth(path) for path in (shipped.GUIDE, shipped.JUDGE)) + "\n")
     print("| method | judge sees the species | guide sees it | error of the judge | s / image |")
     print("|---|---|---|---|---|")
     for m, r in right.items():

@@ -83,7 +83,9 @@ class World:
         import torch
 
         self.nodes = nodes
-        self.model, self.clip, self.vae, self.control, self.classifier, names = nodes["HiGFA_LoadMiniature"].execute()
+        self.model, self.clip, self.vae, self.control, self.classifier, names, _ = nodes[
+            "HiGFA_LoadMiniature"
+        ].execute()
         self.names = names.splitlines()
         self.text, self.empty = self.prompt(f"a photo of a {self.names[2]}"), self.prompt("")
         lines = torch.zeros(2, 1, 128, 128, 3)

@@ -89,7 +89,7 @@ def bird() -> tuple[birds.Render, torch.Tensor, torch.Tensor]:
 
 
 def swept(client: Client, setting: str, values: str, fixed: dict) -> list[tuple[str, float, Image.Image]]:
-    """(value, probability by the guide, image) of each value of a setting, by Guidance Sweep at the same seed."""
+    """(value, probability by the judge, image) of each value of a setting, by Guidance Sweep at the same seed."""
     graph = json.loads(SWEEP.read_text("utf-8"))
     graph["2"]["inputs"]["index"] = JOB
     defaults = client.object_info("HiGFA_Guidance")["HiGFA_Guidance"]["input"]

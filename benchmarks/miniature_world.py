@@ -55,9 +55,9 @@ class World:
 def load_world() -> World:
     from higfa_core.classifier import FineGrainedClassifier
     from higfa_core.comfy.patchers import attach_patcher
-    from higfa_core.miniature import models
+    from higfa_core.miniature import models, shipped
 
-    guide = attach_patcher(FineGrainedClassifier.load(models.WEIGHTS / "guide.safetensors"))
+    guide = attach_patcher(FineGrainedClassifier.load(shipped.GUIDE))
     return World(models.load_model(), models.load_clip(), models.load_vae(), models.load_controlnet(), guide)
 
 

@@ -59,8 +59,8 @@ def test(file, per_class):
     import torch
 
     from higfa_core.classifier import FineGrainedClassifier
+    from higfa_core.classifier.calibrate import expected_calibration_error
     from higfa_core.miniature import birds, sources
-    from higfa_core.training.calibrate import expected_calibration_error
 
     classifier = FineGrainedClassifier.load(file)
     species = [k for k in range(len(birds.SPECIES)) for _ in range(per_class)]

@@ -1,11 +1,16 @@
 """Load Miniature: the embedded default, no download."""
 
-from comfy_api.latest import io
+import logging
+
+from comfy_api.latest import io, ui
 
 from ..higfa_core.classifier import FineGrainedClassifier
 from ..higfa_core.comfy.patchers import attach_patcher
-from ..higfa_core.miniature import birds
+from ..higfa_core.miniature import birds, shipped
+from . import live
 from .types import HiGFAClassifier
+
+log = logging.getLogger(__name__)
 
 
 class LoadMiniature(io.ComfyNode):
@@ -19,13 +24,20 @@ class LoadMiniature(io.ComfyNode):
             "small marks, at 64 x 64 pixels, with everything needed to try hierarchical guidance on a CPU.",
             search_aliases=["miniature", "tiny model", "demo model", "birds", "example models"],
             inputs=[],
+            hidden=[io.Hidden.unique_id],
             outputs=[
                 io.Model.Output(display_name="MODEL"),
                 io.Clip.Output(display_name="CLIP"),
                 io.Vae.Output(display_name="VAE"),
                 io.ControlNet.Output(display_name="CONTROL_NET"),
-                HiGFAClassifier.Output(display_name="CLASSIFIER"),
+                HiGFAClassifier.Output(
+                    display_name="CLASSIFIER", tooltip="The guide, as weak as yours: it saw ten images of each species."
+                ),
                 io.String.Output(display_name="class_names"),
+                HiGFAClassifier.Output(
+                    display_name="JUDGE",
+                    tooltip="Another network, trained on images of its own: it accepts what the guide has steered.",
+                ),
             ],
         )
 
@@ -34,14 +46,19 @@ class LoadMiniature(io.ComfyNode):
         # Imported here: the module builds on ComfyUI's model classes, which take a second to import.
         from ..higfa_core.miniature import models
 
-        classifier = attach_patcher(FineGrainedClassifier.load(models.WEIGHTS / "guide.safetensors"))
+        guide, judge = (attach_patcher(FineGrainedClassifier.load(file)) for file in (shipped.GUIDE, shipped.JUDGE))
+        words = "\n".join(map(shipped.worth, (shipped.GUIDE, shipped.JUDGE)))
+        log.info("HiGFA: miniature: %s", words.replace("\n", "; "))
+        live.say(cls.hidden, words)
         return io.NodeOutput(
             models.load_model(),
             models.load_clip(),
             models.load_vae(),
             models.load_controlnet(),
-            classifier,
+            guide,
             "\n".join(birds.CLASS_NAMES),
+            judge,
+            ui=ui.PreviewText(words),
         )
 
 

@@ -17,15 +17,13 @@ pytestmark = pytest.mark.slow
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 # Those that people start; another script starts the one without options.
 SCRIPTS = sorted(p.name for p in FOLDER.glob("*.py") if "ArgumentParser(" in p.read_text(encoding="utf-8"))
-# Those that need ComfyUI, in one process: its start takes longer than what is measured here. The judge takes ten
-# minutes to train, so the guide stands in for it.
+# Those that need ComfyUI, in one process: its start takes longer than what is measured here.
 SMALL = """
 import contextlib, io, json, sys
 sys.path.insert(0, "benchmarks")
 import fidelity
 sampler, guidance, warp = fidelity.settings_of_workflow()
 fidelity.settings_of_workflow = lambda: ({**sampler, "steps": 6}, guidance, warp)
-fidelity.load_judge = lambda: fidelity.load_world().classifier
 fidelity.BATCH = 2
 import guided_call, overhead, trace
 printed = {}

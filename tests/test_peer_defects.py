@@ -82,7 +82,7 @@ def higfa(*words):
 
 
 def plan(folder, source, *options, code=0):
-    words = ["--workflow", WORKFLOW, "--source", source, "--dataset-name", "planes", "--min-confidence", "0"]
+    words = ["--workflow", WORKFLOW, "--source", source, "--dataset-name", "planes", "--min-judge-confidence", "0"]
     assert higfa("plan", folder, *words, *options) == code
     return [json.loads(line) for line in (folder / "plan.jsonl").open("rb")] if code == 0 else None
 
@@ -197,7 +197,7 @@ def test_4_unstable_class_order(make_server, tmp_path):
             "--source",
             source,
         ]
-        words += ["--dataset-name", "cars", *TYPED]
+        words += ["--dataset-name", "cars", "--min-judge-confidence", "0", *TYPED]
         subprocess.run(words, cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": seed}, check=True, capture_output=True)
         plans.append([(folder / name).read_bytes() for name in ("plan.json", "plan.jsonl")])
     assert plans[0] == plans[1] == plans[2]

@@ -18,12 +18,15 @@ from ..files.atomic import write_atomic
 from ..miniature.sources import IMAGES_PER_CLASS, NAME, draw_sources
 from ..plans.plan_file import HEADER
 from ..plans.workflow import EXPORT, find_node, needed
+from ..store.manifest import Manifest
 from . import plan, report, run
 from .shell import Parser, command
 
 WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "api" / "miniature_augment.json"
 MAX_IMAGES = 1000  # seeds from 1,000,000 on belong to training, those in between to evaluation
 JOBS_PER_CLASS = 5  # 80 jobs and the comparison: under six minutes on two cores
+# The judge keeps the best four of five of each species: a threshold could leave one without images.
+RULES = ("--min-judge-confidence", "0", "--keep-judge-share", "0.8")
 KSAMPLER_INPUTS = ("model", "latent_image", "seed", "steps", "cfg", "sampler_name", "scheduler", "denoise")
 
 
@@ -55,12 +58,14 @@ class Demo:
         self.folder, self.sources = self.output / NAME, self.input / NAME
         self.images_per_class = images_per_class
         graph = json.loads(workflow.read_text("utf-8"))
-        self.plans = {self.folder: (graph, jobs_per_class or min(images_per_class, JOBS_PER_CLASS))}
+        jobs = jobs_per_class or min(images_per_class, JOBS_PER_CLASS)
+        self.plans: dict[Path, tuple[dict, int, tuple[str, ...]]] = {self.folder: (graph, jobs, RULES)}
         for name, variant in variants(graph).items():
-            self.plans[self.folder / "comparison" / name] = variant, 1
+            self.plans[self.folder / "comparison" / name] = variant, 1, ()
 
     def make(self, *options: str) -> int:
         """Make what is missing, with these options of `higfa run`; 0 if everything exists afterwards."""
+        self._refuse_unjudged()
         if drawn := draw_sources(self.sources, self.images_per_class):
             print(f"{drawn} source images drawn in {self.sources}")
         for folder in self.plans:
@@ -77,13 +82,19 @@ class Demo:
         print("everything exists, nothing to do")
         return self._report()
 
+    def _refuse_unjudged(self) -> None:
+        rows = Manifest(self.folder).rows() if self.folder.is_dir() else []
+        if any(row["scores"].get("judge_confidence") is None for row in rows):
+            words = f"{self.folder} has images of an earlier version, which no judge has seen"
+            raise ValueError(f"{words}. Move the folder away, and start again.")
+
     def _plan(self, folder: Path, *options: str) -> int:
-        workflow, jobs = self.plans[folder]
+        workflow, jobs, rules = self.plans[folder]
         file, name = folder / "workflow.json", folder.relative_to(self.output).as_posix()
         write_atomic(file, json.dumps(workflow, indent=1).encode())
         command = [str(folder), "--workflow", str(file), "--input-dir", str(self.input), "--dataset-name", name]
         # Our own renders need no search for leaks, which would make `check` import NumPy.
-        return plan.main([*command, "--per-class", str(jobs), "--leaks", "off", *options])
+        return plan.main([*command, "--per-class", str(jobs), "--leaks", "off", *rules, *options])
 
     def _is_finished(self, folder: Path) -> bool:
         if not (folder / HEADER).is_file():
@@ -109,10 +120,12 @@ def variants(workflow: dict) -> dict[str, dict]:
     """Workflows that differ from `workflow` in what is exported: the warped contour, and the images of a stock
     KSampler with text alone and with text and contour. They accept every image."""
     node, end = find_node(workflow, "HiGFA_KSampler"), find_node(workflow, EXPORT)
-    sampler, export = workflow[node]["inputs"], dict(workflow[end]["inputs"], min_confidence=0.0, require_top1=False)
+    every = {"min_confidence": 0.0, "require_top1": False, "min_judge_confidence": 0.0}
+    sampler, export = workflow[node]["inputs"], workflow[end]["inputs"] | every
     del export["trace"]  # only HiGFA's sampler has one
     plain = workflow[sampler["positive"][0]]["inputs"]  # the inputs of Apply ControlNet
-    drawn = {name: value for name, value in export.items() if name != "classifier"} | {"images": export["contour"]}
+    drawn = {name: value for name, value in export.items() if name not in ("classifier", "judge")}
+    drawn |= {"images": export["contour"]}
     found = {"warped_contour": {end: {**workflow[end], "inputs": drawn}}}
     for name, conditions in (("text_only", plain), ("text_and_contour", sampler)):
         inputs = {key: sampler[key] for key in KSAMPLER_INPUTS}

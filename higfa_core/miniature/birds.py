@@ -66,7 +66,7 @@ class Render:
     background: str
 
 
-def _shade(colour, factor):
+def shade(colour, factor):
     return tuple(float(np.clip(c * factor, 0, 255)) for c in colour)
 
 
@@ -86,7 +86,7 @@ def _background(kind: str, rng: np.random.Generator) -> np.ndarray:
         width = int(rng.integers(14, 52))
         axes = (width, {"sky": width // 3, "forest": width, "sand": width // 4, "lake": max(2, width // 9)}[kind])
         base = image[centre[1], centre[0]]
-        cv2.ellipse(image, centre, axes, 0, 0, 360, _shade(base, rng.uniform(0.82, 1.18)), -1, cv2.LINE_AA)
+        cv2.ellipse(image, centre, axes, 0, 0, 360, shade(base, rng.uniform(0.82, 1.18)), -1, cv2.LINE_AA)
     return cv2.GaussianBlur(image, (0, 0), 2.0)
 
 
@@ -113,7 +113,7 @@ class _Pen:
 
 
 def _draw(pen: _Pen, species: Species, body, rng: np.random.Generator) -> None:
-    wing, belly = _shade(body, 0.66), _shade(body, 1.3)
+    wing, belly = shade(body, 0.66), shade(body, 1.3)
     legs = (92, 72, 52)
     for x in (-0.06, 0.1):
         pen.polygon([(x, 0.26), (x + 0.03, 0.26), (x + 0.03, 0.5), (x, 0.5)], legs)
@@ -153,7 +153,7 @@ def paint(draw: Callable, rng: np.random.Generator, size: int) -> Render:
     """A scene of random background, pose and light around what `draw(pen, body colour)` draws."""
     background = str(rng.choice(BACKGROUNDS))
     colour = str(rng.choice(list(COLOURS)))
-    body = _shade(np.array(COLOURS[colour]) + rng.uniform(-12, 12, 3), 1.0)
+    body = shade(np.array(COLOURS[colour]) + rng.uniform(-12, 12, 3), 1.0)
     image = _background(background, rng)
     mask = np.zeros((CANVAS, CANVAS), np.uint8)
     angle, scale = np.deg2rad(rng.uniform(-22, 22)), rng.uniform(0.72, 1.0) * CANVAS * 0.47

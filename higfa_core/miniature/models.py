@@ -1,7 +1,6 @@
 """The miniature as real ComfyUI objects: MODEL, CLIP, VAE and CONTROL_NET that the stock nodes work on."""
 
 import json
-from pathlib import Path
 
 import comfy.cldm.cldm
 import comfy.controlnet
@@ -19,8 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from . import networks
+from .shipped import WEIGHTS
 
-WEIGHTS = Path(__file__).with_name("weights")
 UNET_CONFIG = {
     "image_size": 16,
     "in_channels": networks.LATENT_CHANNELS,

@@ -8,10 +8,13 @@ from typing import Any
 from .rules import Rules
 from .workflow import EXPORT, Graph, find_node, is_link, needed
 
-LOAD = "HiGFA_LoadClassifier"
+LOAD, MINIATURE = "HiGFA_LoadClassifier", "HiGFA_LoadMiniature"
 OWN_GUIDE = (
     "accepted by the guide that steered the images: its probability is no evidence after guidance. Connect an "
     "independent judge to Export Dataset (higfa plan --judge FILE), and use min_judge_confidence."
+)
+OWN_MINIATURE = OWN_GUIDE.replace("an independent judge", "Load Miniature's JUDGE").replace(
+    " (higfa plan --judge FILE)", ""
 )
 NONE = "the rules need a judge, and Export Dataset has none, so it will fail. Connect one, or plan with --judge FILE."
 SAME = "the judge of Export Dataset is the guide that steered the images: it is no judge. Connect another classifier."
@@ -25,8 +28,10 @@ def acceptance(graph: Graph, rules: Rules, export: str = "") -> str:
     scores = rules.needs
     if any(name.startswith("judge") for name in scores):
         return NONE if not inputs.get("judge") else SAME if _origin(inputs["judge"]) in guides else ""
-    own = bool(scores & {"confidence", "rank", "margin"}) and _origin(inputs.get("classifier")) in guides
-    return OWN_GUIDE if own else ""
+    own = _origin(inputs.get("classifier"))
+    if own not in guides or not scores & {"confidence", "rank", "margin"}:
+        return ""
+    return OWN_MINIATURE if own and graph[own[0]]["class_type"] == MINIATURE else OWN_GUIDE
 
 
 def with_judge(graph: Graph, name: str) -> dict[str, Any]:

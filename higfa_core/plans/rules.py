@@ -24,7 +24,7 @@ class Rules(Settings):
     """Minimum scores of an accepted image; a rule at its default is off. Scores: see `..store.scores`."""
 
     min_confidence: float = Setting(0.0, 0, 1, step=0.01).help(
-        "Minimum probability of the class, by the classifier. Images below it go to rejected/<class>/."
+        "Minimum probability of the class, by the classifier: no evidence if it steered the images. Use the judge's."
     )
     require_top1: bool = Setting(False, tier=ADVANCED).help(
         "Reject images for which the classifier finds another class more probable."
@@ -32,8 +32,8 @@ class Rules(Settings):
     min_margin: float = Setting(0.0, 0, 1, step=0.01, tier=ADVANCED).help(
         "Minimum lead of the class over the runner-up, by the classifier."
     )
-    min_judge_confidence: float = Setting(0.0, 0, 1, step=0.01, tier=ADVANCED).help(
-        "Minimum probability of the class, by the judge."
+    min_judge_confidence: float = Setting(0.0, 0, 1, step=0.01).help(
+        "Minimum probability of the class, by the judge. Images below it go to rejected/<class>/."
     )
     require_judge_top1: bool = Setting(False, tier=HIDDEN).help(
         "Reject images for which the judge finds another class more probable."

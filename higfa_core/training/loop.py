@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..classifier.calibrate import calibrate
 from ..classifier.formats import timm_models
 from ..files.atomic import write_atomic
 from ..wording import counted
-from .calibrate import calibrate
 from .loaders import HeldOut, mixed_seed, seeded
 from .settings import TrainSettings
 

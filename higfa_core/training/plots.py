@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..classifier.calibrate import BINS, bins
 from ..plots import figures
 from ..wording import counted
-from .calibrate import BINS, bins
 from .trainer import TrainResult
 
 SIZE = (10.0, 8.0)  # inches, at 100 dpi; one size for all, so that they make one batch

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..classifier.calibrate import Calibration, calibrate
 from ..classifier.model import FineGrainedClassifier
 from ..wording import counted
 from . import init
-from .calibrate import Calibration, calibrate
 from .data import LabelledSet
 from .loaders import Augmented, CachedImages, HeldOut, Stream, mixed_seed, seeded, training_batches
 from .loop import Evaluation, Loop

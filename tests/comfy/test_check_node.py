@@ -25,7 +25,7 @@ def world(pack):
 
     with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(args, "fp64_unet", True)  # ComfyUI's --fp64-unet
-        model, clip, vae, _, classifier, _ = pack.nodes["HiGFA_LoadMiniature"].execute().args
+        model, clip, vae, _, classifier, *_ = pack.nodes["HiGFA_LoadMiniature"].execute().args
         in_float64(classifier)
         vae.first_stage_model.double()
         vae.vae_dtype = torch.float64

@@ -85,8 +85,8 @@ def write_models(models: Path, comfyui: Path) -> None:
     write_weights(models / "vae_approx" / "taesd_decoder.safetensors", shapes(tiny))
 
 
-def write_classifier(path: Path) -> None:
-    torch.manual_seed(0)
+def write_classifier(path: Path, seed: int) -> None:
+    torch.manual_seed(seed)
     net = timm.create_model("test_resnet", num_classes=len(CLASSES))
     preprocess = Preprocess((64, 64), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear", 1.0)
     FineGrainedClassifier(net, CLASSES, preprocess, arch="test_resnet").save(path)
@@ -103,7 +103,8 @@ def write_images(folder: Path) -> None:
 @pytest.fixture
 def sd15_server(comfyui, tmp_path):
     write_models(tmp_path / "models", comfyui)
-    write_classifier(tmp_path / "models" / "higfa_classifiers" / "my_classifier.safetensors")
+    for seed, name in enumerate(("my_classifier", "my_classifier.judge")):
+        write_classifier(tmp_path / "models" / "higfa_classifiers" / f"{name}.safetensors", seed)
     write_images(tmp_path / "input" / "my_dataset")
     try:
         with running_server(comfyui, tmp_path) as server:
@@ -141,6 +142,7 @@ def test_the_workflow_runs_on_files_of_sd15s_layout(sd15_server):
     (row,) = [json.loads(line) for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
     assert row["guidance"] == summary
     assert row["class_name"] == CLASSES[0] and 0 < row["scores"]["confidence"] < 1
+    assert row["accepted"] == (row["scores"]["judge_confidence"] >= 0.5) and row["scores"]["judge_confidence"] < 1
     assert row["file"].split("/")[:2] == ["train" if row["accepted"] else "rejected", CLASSES[0]]
     with Image.open(folder / row["file"]) as image:
         assert image.size == (64, 64) and image.getextrema() != ((0, 0),) * 3  # NaN would be black

@@ -1,10 +1,12 @@
 """The miniature through ComfyUI's stock nodes, as a user wires them."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 pytestmark = pytest.mark.releases
 
@@ -14,8 +16,8 @@ def loaded(pack):
     """What Load Miniature puts on the canvas."""
     with torch.inference_mode():
         out = pack.nodes["HiGFA_LoadMiniature"].execute()
-    model, clip, vae, control, classifier, names = out.args
-    return SimpleNamespace(model=model, clip=clip, vae=vae, control=control, classifier=classifier, names=names)
+    names = ("model", "clip", "vae", "control", "guide", "class_names", "judge")
+    return SimpleNamespace(**dict(zip(names, out.args, strict=True)), text=out.ui.as_dict()["text"])
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +105,19 @@ def test_contour_decides_where_the_bird_is(core_nodes, loaded):
     assert darkness[:, inside].mean() > darkness[:, ~inside].mean() + 0.2
 
 
-def test_guide_knows_the_species(loaded, renders):
-    images, labels = renders
-    probabilities = loaded.classifier.predict_proba(images)
-    assert (probabilities.argmax(1) == labels).float().mean() > 0.75
-    assert loaded.names.splitlines() == list(loaded.classifier.class_names)
+@pytest.mark.parametrize("role", ["guide", "judge"])
+def test_a_classifier_is_as_good_as_its_file_says(loaded, role):
+    from higfa_core.miniature import birds, shipped
+
+    with safe_open(shipped.GUIDE if role == "guide" else shipped.JUDGE, framework="pt") as file:
+        about = file.metadata()
+    stated, count = float(about["fresh_accuracy"]), 320
+    images = np.stack([birds.render(i % 16, 7_000_000 + i, 64).image for i in range(count)])
+    classifier = getattr(loaded, role)
+    seen = classifier.predict_proba(torch.from_numpy(images).float() / 255).argmax(1)
+    right = float((seen == torch.arange(count) % 16).float().mean())
+    assert abs(right - stated) < 4 * math.sqrt(stated * (1 - stated) / count)
+    assert 0.6 <= stated <= 0.8 if role == "guide" else stated > 0.9
+    (words,) = loaded.text
+    assert f"{role}: right on {stated:.0%} of fresh renders, trained on {int(about['images_per_class']):,} " in words
+    assert loaded.class_names.splitlines() == list(classifier.class_names)

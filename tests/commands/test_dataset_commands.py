@@ -65,7 +65,7 @@ def higfa(capsys):
 def plan(higfa, birds, tmp_path):
     """Plans into tmp_path/"out" and returns (stdout, header, jobs); every image is accepted if nothing else is said."""
 
-    def plan(*options, source=birds, rules=("--min-confidence", "0")):
+    def plan(*options, source=birds, rules=("--min-judge-confidence", "0")):
         code, out, err = higfa("plan", tmp_path / "out", "--workflow", WORKFLOW, "--source", source, *rules, *options)
         assert (code, err) == (0, "") or "--pilot" in options, err
         header = json.loads((tmp_path / "out" / "plan.json").read_text("utf-8"))
@@ -197,7 +197,7 @@ def test_rules_of_the_workflow_are_the_plans(higfa, birds, tmp_path):
 def test_a_guide_that_accepts_its_own_images_is_told_so_and_a_judge_is_planned(plan, higfa, server, tmp_path):
     out, header, jobs = plan("--replicas", "1")
     assert "no evidence" not in out  # nobody accepts
-    out, _, _ = plan("--replicas", "1", "--replace", rules=("--min-confidence", "0.5"))
+    out, _, _ = plan("--replicas", "1", "--replace", rules=("--min-confidence", "0.5", "--min-judge-confidence", "0"))
     assert out.count("accepted by the guide that steered the images: its probability is no evidence") == 1
     code, out, _ = higfa("run", tmp_path / "out", "--server", server.url, "--poll", "0.002")
     assert code == 0 and out.count("no evidence after guidance") == 1
@@ -251,7 +251,7 @@ def test_the_same_plan_again_another_plan_and_replace(plan, run, higfa, server, 
     kept = images(tmp_path / "out")
     plan("--per-class", 2)
     assert images(tmp_path / "out") == kept
-    words = ("plan", tmp_path / "out", "--workflow", WORKFLOW, "--source", birds, "--min-confidence", 0)
+    words = ("plan", tmp_path / "out", "--workflow", WORKFLOW, "--source", birds, "--min-judge-confidence", 0)
     code, _, err = higfa(*words, "--per-class", 3)
     assert code == 1 and "holds another plan (other" in err and "--replace" in err and err.count("\n") == 1
     assert images(tmp_path / "out") == kept
@@ -423,7 +423,7 @@ def test_results_as_json(birds, higfa, server, tmp_path):
         assert code == 0 and out.count("\n") == 1
         return json.loads(out), err
 
-    asked = ("plan", folder, "--workflow", WORKFLOW, "--source", birds, "--min-confidence", 0, "--per-class", 2)
+    asked = ("plan", folder, "--workflow", WORKFLOW, "--source", birds, "--min-judge-confidence", 0, "--per-class", 2)
     planned, _ = result(*asked, "--dry-run")
     assert not planned["written"] and not folder.exists()
     planned, err = result(*asked)

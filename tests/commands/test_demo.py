@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from higfa_core.plans.plan_file import PlanFile
 from higfa_core.plans.workflow import find_node
 from higfa_core.store.manifest import Manifest
 
-from ..batch.fake_comfy import FakeComfy, draw
+from ..batch.fake_comfy import FakeComfy, draw, jobs_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = ("--images-per-class", "2", "--jobs-per-class", "2")
@@ -33,12 +34,20 @@ def quick():
         yield
 
 
+class Judged(FakeComfy):
+    """Its judge finds the classes of images more and less probable."""
+
+    def _write(self, graph, count, jobs=None):
+        self.scores = {"judge_confidence": draw("judge", jobs_of(graph)[0].key)}
+        super()._write(graph, count, jobs)
+
+
 class Demo:
     """The demo in `base`; a call runs it and returns exit code, stdout, stderr and how many prompts it sent."""
 
     def __init__(self, base):
         self.base, self.folder = base, base / "output" / "higfa_demo"
-        self.server = FakeComfy(base / "output", seconds=0, accepted=lambda key: draw(key) > 0.3)
+        self.server = Judged(base / "output", seconds=0)
 
     def __call__(self, *more, sizes=SIZES):
         before, out, err = len(self.server.posted), io.StringIO(), io.StringIO()
@@ -94,7 +103,7 @@ def test_a_dataset_a_comparison_and_a_report_are_made(made):
     code, out, _, sent = made.first
     rows = Manifest(made.folder).rows()
     accepted = sum(row["accepted"] for row in rows)
-    assert code == 0 and sent == 32 + 3 * 16 and 0 < accepted < len(rows) == 32
+    assert code == 0 and sent == 32 + 3 * 16 and accepted == len(rows) == 32  # of two of a class, four fifths are two
     assert out.splitlines()[-1] == f"Dataset: {made.folder}  planned 32, written 32, accepted {accepted}"
     page = (made.folder / "report.html").read_text("utf-8")
     assert page.count("<figure>") == 16 * 5  # real, contour, text only, text and contour, HiGFA
@@ -172,6 +181,26 @@ def test_more_jobs_keep_the_images_and_only_missing_ones_are_made(fresh):
     assert len(before) == 16 and before < {row["key"] for row in Manifest(fresh.folder).rows()}
 
 
+def test_the_judge_keeps_four_fifths_of_each_species_and_empties_none(fresh):
+    assert fresh(sizes=("--images-per-class", "5"))[0] == 0
+    groups = defaultdict(list)
+    for row in Manifest(fresh.folder).rows():
+        groups[row["class_name"]].append((row["scores"]["judge_confidence"], row["accepted"]))
+    assert len(groups) == 16 and sum(p < 0.5 for rows in groups.values() for p, _ in rows) > 20
+    assert all([accepted for _, accepted in sorted(rows)] == [False, *[True] * 4] for rows in groups.values())
+
+
+def test_a_demo_of_an_earlier_version_is_left_alone(fresh):
+    fresh.server.__class__ = FakeComfy  # its images have no judge's scores
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "RULES", ("--min-judge-confidence", "0"))
+        assert fresh(sizes=("--images-per-class", "1"))[0] == 0
+    before = (fresh.folder / "manifest.jsonl").read_bytes()
+    code, _, err, sent = fresh(sizes=("--images-per-class", "1"))
+    assert (code, sent) == (1, 0) and "no judge has seen. Move the folder away" in err
+    assert (fresh.folder / "manifest.jsonl").read_bytes() == before
+
+
 def test_failures_name_the_node_and_are_tried_again_next_time(fresh):
     bad = set()
 
@@ -228,4 +257,7 @@ def test_the_variants_differ_in_the_sampler_and_nothing_else():
         assert [inputs["positive"], inputs["negative"]] == conditions
         assert {key: inputs[key] for key in demo.KSAMPLER_INPUTS} == {key: sampler[key] for key in demo.KSAMPLER_INPUTS}
     export = made["warped_contour"][find_node(made["warped_contour"], "HiGFA_ExportDataset")]["inputs"]
-    assert export["images"] == [only(original, "HiGFA_TransformContour"), 0] and "classifier" not in export
+    assert (
+        export["images"] == [only(original, "HiGFA_TransformContour"), 0]
+        and not {"classifier", "judge"} & export.keys()
+    )

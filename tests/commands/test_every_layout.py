@@ -79,7 +79,7 @@ def test_from_a_folder_to_a_dataset(name, miniature_layout, tmp_path, server, qu
     images, classes, held_out, _ = TRUTH[name]
     files = redraw(root)
     folder = str(tmp_path / "made")
-    options = ["--source", str(root), "--replicas", str(REPLICAS), "--min-confidence", "0"]
+    options = ["--source", str(root), "--replicas", str(REPLICAS), "--min-judge-confidence", "0"]
     options += ["--prompt", "{class} {super}"]
     if not classes[0][2]:
         options += ["--super", "thing"]

@@ -13,7 +13,7 @@ from higfa_core.checking.verdict import wilson
 from higfa_core.commands.study import main
 from higfa_core.evaluation.study import Result, paired_p, paired_right, read_study
 from higfa_core.miniature.sources import draw_sources
-from higfa_core.plans.workflow import GUIDANCE, find_node
+from higfa_core.plans.workflow import EXPORT, GUIDANCE, find_node
 
 from ..batch.fake_comfy import FakeComfy, draw, jobs_of
 
@@ -116,14 +116,17 @@ def test_it_resumes_and_grows(call, tmp_path):
         ({"images": "many"}, r"is no study: Expected `int`, got `str` - at `\$.images`"),
         ({"seeds": [1, 1]}, "seeds different numbers"),
         ({"seeds": [-1]}, "seeds must be from 0"),
-        ({"judge": ""}, "A study needs a judge"),
+        ({"judge": "", "workflow": "unjudged.json"}, "A study needs a judge"),
         ({"conditions": {"contour": {"Guidance": {}}}}, "has 0 nodes 'Guidance', not one. It has: .*HiGFA Guidance"),
         ({"conditions": {"contour": {"HiGFA Guidance": {"etta": 1}}}}, "has no 'etta'. It has: eta"),
         ({"conditions": {"contour": {"HiGFA KSampler": {"seed": 1}}}}, "gets seed from another node"),
         ({"conditions": {"contour": {}, "same": {}}}, "'contour' and 'same' make the same images"),
     ],
 )
-def test_what_is_no_study_is_refused_before_anything_is_made(call, changes, fault):
+def test_what_is_no_study_is_refused_before_anything_is_made(call, changes, fault, tmp_path):
+    graph = json.loads(WORKFLOW.read_text("utf-8"))
+    del graph[find_node(graph, EXPORT)]["inputs"]["judge"]
+    (tmp_path / "unjudged.json").write_text(json.dumps(graph))
     code, _, err, sent = call(**changes)
     assert (code, sent) == (1, 0)
     with pytest.raises(AssertionError, match=fault):

@@ -11,12 +11,14 @@ from higfa_core.commands.tune import main
 from higfa_core.miniature.sources import draw_sources
 from higfa_core.plans.balance import spread
 from higfa_core.plans.plan_file import PlanFile
+from higfa_core.plans.rules import Rules
 from higfa_core.plans.workflow import EXPORT, GUIDANCE, find_node, with_values
 
 from ..batch import fake_comfy
 
 WORKFLOW = Path(__file__).resolve().parents[2] / "workflows/api/miniature_augment.json"
 GRAPH = json.loads(WORKFLOW.read_text("utf-8"))
+EXPORTING = find_node(GRAPH, EXPORT)
 LIKED = {0: 0.4, 0.25: 0.45, 0.5: 0.81, 1: 0.9, 2: 0.95}  # eta -> the judge's probability
 
 
@@ -26,7 +28,7 @@ class Judged(fake_comfy.FakeComfy):
         p = LIKED[guidance["eta"]]
         who = "judge_" if "judge" in export else ""
         self.scores = {f"{who}confidence": p, f"{who}rank": 1 if p > 0.5 else 2, f"{who}margin": 0.0}
-        assert export["min_confidence"] == 0  # a pilot accepts everything
+        assert Rules.pick(export) == Rules()  # a pilot accepts everything
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(fake_comfy, "tiny_png", lambda key: grey(guidance["eta"]))
             super()._write(graph, count, jobs)
@@ -78,8 +80,20 @@ def test_the_gentlest_setting_is_written_into_the_workflow(call, tmp_path):
     assert (code, said["chosen"], sent) == (0, {"eta": 2.0}, 0)
 
 
-def test_a_guide_alone_is_told_that_it_flatters(call):
+def without(*names):
+    """The workflow without these inputs of Export Dataset."""
+    inputs = {k: v for k, v in GRAPH[EXPORTING]["inputs"].items() if k not in names}
+    return {**GRAPH, EXPORTING: {**GRAPH[EXPORTING], "inputs": inputs}}
+
+
+def test_the_judge_of_the_workflow_is_asked(call):
     code, said, err, _ = call("--jobs", "2", "--eta", "1")
+    assert code == 0 and said["judged_by"] == "judge" and "flatters" not in err
+
+
+def test_a_guide_alone_is_told_that_it_flatters(call, tmp_path):
+    (tmp_path / "alone.json").write_text(json.dumps(without("judge")), "utf-8")
+    code, said, err, _ = call("--jobs", "2", "--eta", "1", workflow=tmp_path / "alone.json")
     assert code == 0 and said["judged_by"] == "guide" and "flatters its own images" in err
     code, _, err, _ = call("--jobs", "2", "--eta", "1", "--judge", "judge.safetensors")
     assert code == 1 and "was made without a judge" in err
@@ -100,9 +114,7 @@ def test_too_many_images_and_what_cannot_be_tuned_are_refused_before_anything_is
     (tmp_path / "linked.json").write_text(json.dumps(linked), "utf-8")
     code, _, err, _ = call(workflow=tmp_path / "linked.json")
     assert code == 1 and "gets eta from another node" in err
-    export = find_node(GRAPH, EXPORT)
-    inputs = {k: v for k, v in GRAPH[export]["inputs"].items() if k not in ("classifier", "judge")}
-    (tmp_path / "blind.json").write_text(json.dumps({**GRAPH, export: {**GRAPH[export], "inputs": inputs}}), "utf-8")
+    (tmp_path / "blind.json").write_text(json.dumps(without("classifier", "judge")), "utf-8")
     code, _, err, sent = call(workflow=tmp_path / "blind.json")
     assert (code, sent) == (1, 0) and "neither a judge nor a classifier" in err
 

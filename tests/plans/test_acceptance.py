@@ -6,18 +6,40 @@ from pathlib import Path
 
 import pytest
 
-from higfa_core.plans.acceptance import NONE, OWN_GUIDE, SAME, acceptance, with_judge
+from higfa_core.plans.acceptance import NONE, OWN_GUIDE, OWN_MINIATURE, SAME, acceptance, with_judge
 from higfa_core.plans.rules import Rules
 from higfa_core.plans.workflow import EXPORT, check_workflow, digest, find_node
 
+MAKING = ("controlnet_augment", "miniature_augment")  # those that make a dataset
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows/api"
-GRAPH = json.loads((WORKFLOWS / "controlnet_augment.json").read_text("utf-8"))
+TEMPLATES = {name: json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8")) for name in MAKING}
 GUIDE, JUDGE = Rules(min_confidence=0.5), Rules(min_judge_confidence=0.5)
+
+
+def unjudged(name):
+    """A template as it was before it had a judge."""
+    graph = TEMPLATES[name]
+    export = find_node(graph, EXPORT)
+    inputs = {k: v for k, v in graph[export]["inputs"].items() if k != "judge"}
+    return {**graph, export: {**graph[export], "inputs": inputs}}
+
+
+GRAPH = unjudged("controlnet_augment")
+
+
+@pytest.mark.parametrize("name", MAKING)
+def test_the_templates_accept_by_a_judge(name):
+    export = TEMPLATES[name][find_node(TEMPLATES[name], EXPORT)]["inputs"]
+    assert Rules.pick(export).given() == {"min_judge_confidence": 0.5}
+    assert acceptance(TEMPLATES[name], Rules.pick(export)) == ""
+    assert acceptance(unjudged(name), Rules.pick(export)) == NONE
+    told = OWN_MINIATURE if name.startswith("miniature") else OWN_GUIDE
+    assert acceptance(TEMPLATES[name], GUIDE) == acceptance(unjudged(name), GUIDE) == told
+    assert "no evidence after guidance" in told
 
 
 def test_only_the_guide_that_steers_is_told_that_its_word_is_worth_nothing():
     assert acceptance(GRAPH, GUIDE) == acceptance(GRAPH, Rules(require_top1=True)) == OWN_GUIDE
-    assert "no evidence after guidance" in OWN_GUIDE
     assert acceptance(GRAPH, Rules()) == acceptance(GRAPH, Rules(min_sharpness=3)) == ""
     assert acceptance(GRAPH, JUDGE) == NONE
     judged = with_judge(GRAPH, "judge.safetensors")
@@ -32,13 +54,14 @@ def test_only_the_guide_that_steers_is_told_that_its_word_is_worth_nothing():
     assert acceptance({**GRAPH, sampler: {"class_type": "KSampler", "inputs": stock}}, GUIDE) == ""
 
 
-@pytest.mark.parametrize("name", ["controlnet_augment", "miniature_augment"])  # those that make a dataset
+@pytest.mark.parametrize("name", MAKING)
 def test_a_judge_changes_no_key(name):
-    graph = json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8"))
+    graph = unjudged(name)
     export = find_node(graph, EXPORT)
     judged = with_judge(with_judge(graph, "a.safetensors"), "b.safetensors")
-    check_workflow(judged)
-    assert digest(judged, export) == digest(graph, export)
+    for one in (judged, TEMPLATES[name]):
+        check_workflow(one)
+        assert digest(one, export) == digest(graph, export)
     node, slot = judged[export]["inputs"]["judge"]
     assert judged[node]["inputs"]["classifier_name"] == "b.safetensors" and slot == 0
     assert "judge" not in graph[export]["inputs"] and find_node(judged, EXPORT) == export

@@ -23,7 +23,7 @@ def run_graph(server):
             "a": node("LoadImage", image="bird0.png"),
             "b": node("LoadImage", image="bird1.png"),
             "batch": node("ImageBatch", image1=["a", 0], image2=["b", 0]),
-            "classify": node("HiGFA_ClassifyImages", images=["batch", 0], classifier=["world", 4], **widgets),
+            "classify": node("HiGFA_ClassifyImages", images=["batch", 0], classifier=["world", 6], **widgets),
             "confidences": node("PreviewAny", source=["classify", 3]),
             "passed": node("SaveImage", images=["classify", 4], filename_prefix="passed"),
             "rejected": node("SaveImage", images=["classify", 5], filename_prefix="rejected"),

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from higfa_core.classifier import FineGrainedClassifier
+from higfa_core.classifier.calibrate import fit_temperature
 from higfa_core.files.images import load_image
 from higfa_core.training import backbone
-from higfa_core.training.calibrate import fit_temperature
 from higfa_core.training.data import LabelledSet, read_labelled
 from higfa_core.training.judge import judge_settings, names_of
 from higfa_core.training.loop import Loop, _half

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from higfa_core.training.calibrate import bins, calibrate, expected_calibration_error, fit_temperature
+from higfa_core.classifier.calibrate import bins, calibrate, expected_calibration_error, fit_temperature
 
 
 def sampled(temperature, n=20_000, classes=8):

@@ -6,9 +6,8 @@ marks change the outline, so that the network learns to look at bills and tails.
 """
 
 import numpy as np
-from miniature_world import ROOT  # noqa: F401  (puts the pack on the path)
 
-from higfa_core.miniature import birds
+from . import birds
 
 MARKS = (
     "crest", "collar", "belly spots", "eye stripe", "tail band", "long legs", "dark bill", "rump patch", "wing tip",
@@ -27,7 +26,7 @@ def render(seed: int, size: int = 64) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _draw(pen, mark, body, rng) -> None:
-    wing, belly = birds._shade(body, 0.66), birds._shade(body, 1.3)
+    wing, belly = birds.shade(body, 0.66), birds.shade(body, 1.3)
     foot = 0.62 if mark["long legs"] else 0.42
     for x in (-0.06, 0.1):
         pen.polygon([(x, 0.26), (x + 0.03, 0.26), (x + 0.03, foot), (x, foot)], (92, 72, 52))
@@ -45,7 +44,7 @@ def _draw(pen, mark, body, rng) -> None:
     if mark["rump patch"]:
         pen.ellipse((-0.42, -0.02), (0.13, 0.1), (72, 120, 206))
     if mark["crest"]:
-        pen.polygon([(0.32, -0.38), (0.2, -0.66), (0.5, -0.42)], birds._shade(body, 0.8))
+        pen.polygon([(0.32, -0.38), (0.2, -0.66), (0.5, -0.42)], birds.shade(body, 0.8))
     pen.ellipse((0.45, -0.24), (0.215, 0.2), body)
     if mark["collar"]:
         pen.polygon([(0.24, -0.14), (0.6, -0.02), (0.56, 0.06), (0.2, -0.06)], (34, 32, 36))
