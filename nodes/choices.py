@@ -45,6 +45,14 @@ def classes_of_dataset(name: str) -> list[str]:
     return sorted(read_dataset(folder).class_names, key=str.casefold)
 
 
+def classes_in_turn(name: str) -> list[str]:
+    """The classes of a dataset's first jobs: Dataset Job's index 0 is of the first one, 1 of the second."""
+    folder = inside(folder_paths.get_input_directory(), name)
+    if name == sources.NAME and not folder.exists():
+        return list(birds.CLASS_NAMES)
+    return [class_name for class_name, images in read_dataset(folder).counts().items() if images]
+
+
 def classes_of_classifier(name: str) -> list[str]:
     """The classes of a file in models/higfa_classifiers."""
     path = folder_paths.get_full_path(FOLDER, name)
@@ -67,6 +75,7 @@ CHOICES: dict[str, Callable[[str], list[str]]] = {
     "datasets": datasets,
     "plans": plans,
     "dataset": classes_of_dataset,
+    "turns": classes_in_turn,
     "classifier": classes_of_classifier,
     "miniature": classes_of_miniature,
 }

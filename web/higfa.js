@@ -22,6 +22,16 @@ function hideAdvanced(node) {
   if (advanced.length) addToggle(node, advanced.length);
 }
 
+// A text that a link gives takes one line, and a job names the class of what it exports: nobody is asked for one.
+function followLinks(node) {
+  for (const { element, name, options } of node.widgets?.filter((widget) => widget.element && widget.serialize !== false) ?? [])
+    options.getMinHeight = options.getMaxHeight = isLinked(node, name) ? () => LiteGraph.NODE_WIDGET_HEIGHT : undefined;
+  const needless = node.comfyClass === "HiGFA_ExportDataset" && node.widgets.find((widget) => widget.name === "class_name");
+  if (!needless) return;
+  needless.hidden = needless.options.hidden = isLinked(node, "job");
+  needless.computeSize = (width) => [width, needless.hidden ? -SPACING : LiteGraph.NODE_WIDGET_HEIGHT];
+}
+
 function addToggle(node, count) {
   if (node.widgets.some((widget) => widget.name === TOGGLE)) return;
   const press = () => {
@@ -123,8 +133,10 @@ const nameOf = ({ id, graph }) => (graph === (app.rootGraph ?? app.graph) ? Stri
 
 // The page restores a workflow's outputs, also those of its history, after its nodes.
 function restore(node) {
-  const [state] = (node.graph && app.nodeOutputs[nameOf(node)]?.[CHART]) ?? [];
+  const outputs = (node.graph && app.nodeOutputs[nameOf(node)]) ?? {};
+  const [state] = outputs[CHART] ?? [];
   if (state?.text) show(node, state);
+  tell(node, outputs.text);
 }
 
 function allNodes() {
@@ -132,7 +144,7 @@ function allNodes() {
   return [graph, ...(graph?.subgraphs?.values() ?? [])].flatMap((one) => one?._nodes ?? []);
 }
 
-const restoreAll = () => allNodes().filter((node) => GUIDED.includes(node.comfyClass)).forEach(restore);
+const restoreAll = () => allNodes().filter(isOurs).forEach(restore);
 
 // Inside a sub-graph the server's name of a node is its path, as in 19:10.
 function nodeAt(path) {
@@ -146,6 +158,25 @@ api.addEventListener("higfa.guidance", ({ detail }) => {
   if (GUIDED.includes(node?.comfyClass)) show(node, detail.state);
 });
 
+// --- What a finished node has to say: how many images were written, which were rejected and why.
+
+const TEXT = "higfa_text";
+const TELLING = ["HiGFA_ExportDataset", "HiGFA_TrainClassifier", "HiGFA_CheckClassifier", "HiGFA_ClassifyImages"];
+
+function addText(node) {
+  const style = "font: 12px/1.4 sans-serif; color: #ddd; overflow: auto; white-space: pre-wrap; overflow-wrap: anywhere";
+  const box = element("div", { style, "data-testid": "higfa-text" }, "Run: what came of it is said here.");
+  node.addDOMWidget(TEXT, TEXT, box, { serialize: false, hideOnZoom: false, getMinHeight: () => 52 }).serialize = false;
+  after(node, "onExecuted", function (output) {
+    tell(this, output?.text);
+  });
+}
+
+function tell(node, text) {
+  const box = node.widgets.find((widget) => widget.name === TEXT)?.element;
+  if (text) box?.replaceChildren([].concat(text).join("\n"));
+}
+
 // --- Choices: beside a text that names a folder or a class, a list of those that there are.
 
 const CHOOSE = "choose ...";
@@ -154,41 +185,47 @@ const FOLDERS = {
   HiGFA_TrainClassifier: { dataset: "datasets" },
   HiGFA_CheckClassifier: { dataset: "datasets" },
 };
-const CLASSES = ["HiGFA_KSampler", "HiGFA_KSamplerAdvanced", "HiGFA_Guider", "HiGFA_GuideModel"];
-CLASSES.push("HiGFA_ClassifyImages", "HiGFA_ExportDataset");
+const CLASSES = [...GUIDED, "HiGFA_ClassifyImages", "HiGFA_ExportDataset"];
 
-const ORIGINS = { HiGFA_LoadClassifier: "classifier_name", HiGFA_TrainClassifier: "dataset" };
+const ORIGINS = { HiGFA_LoadClassifier: "classifier_name", HiGFA_TrainClassifier: "dataset", HiGFA_DatasetJob: "dataset" };
 
 function addChoosers(node) {
   const told = node.widgets?.find((widget) => widget.name === ORIGINS[node.comfyClass]);
   if (told) after(told, "callback", refreshChoices);
   const folders = Object.entries(FOLDERS[node.comfyClass] ?? {});
-  const questions = folders.map(([name, kind]) => [name, () => [kind, ""]]);
-  if (CLASSES.includes(node.comfyClass)) questions.push(["class_name", () => classesFor(node)]);
-  node.refreshChoices = () => questions.forEach(([name, question]) => offer(node, name, question));
+  const lists = folders.map(([name, kind]) => ({ name, question: () => [kind, ""] }));
+  if (CLASSES.includes(node.comfyClass)) lists.push({ name: "class_name", question: () => classesFor(node) });
+  if (node.comfyClass === "HiGFA_DatasetJob") {
+    const batch = () => valueOf(node, "batch") || 1;
+    lists.push({ name: "index", label: "class", question: () => turnsOf(node), taken: (place) => Math.floor(place / batch()) });
+  }
+  node.refreshChoices = () => lists.forEach((list) => offer(node, list));
 }
 
-async function offer(node, name, question) {
-  const linked = (input) => node.inputs.find((one) => one.name === input)?.link != null;
-  const needless = linked(name) || (name === "class_name" && linked("job"));
+const valueOf = (node, name) => node.widgets.find((widget) => widget.name === name)?.value ?? "";
+const isLinked = (node, name) => node.inputs.find((one) => one.name === name)?.link != null;
+
+async function offer(node, { name, label = name, question, taken }) {
+  const needless = isLinked(node, name) || (name === "class_name" && isLinked(node, "job"));
   const [kind, of] = (!needless && question()) || [];
   const answer = kind && (await api.fetchApi(`/higfa/choices/${kind}?name=${encodeURIComponent(of)}`));
   const { choices = [] } = answer?.ok ? await answer.json() : {};
-  const known = node.widgets.find((widget) => widget.name === `choose ${name}`);
-  if (choices.length) (known ?? addChooser(node, name)).options.values = [CHOOSE, ...choices];
+  const known = node.widgets.find((widget) => widget.name === `choose ${label}`);
+  if (choices.length) (known ?? addChooser(node, name, label, taken)).options.values = [CHOOSE, ...choices];
   else if (known) node.widgets.splice(node.widgets.indexOf(known), 1);
   node.setDirtyCanvas(true);
 }
 
-function addChooser(node, name) {
-  const text = node.widgets.find((widget) => widget.name === name);
-  const choose = (value) => {
-    if (value === CHOOSE) return;
-    text.value = value;
-    text.callback?.(value);
+// A choice stands in the text beside it; `taken` makes another value of its place in the list.
+function addChooser(node, name, label, taken) {
+  const told = node.widgets.find((widget) => widget.name === name);
+  const choose = (choice) => {
+    if (choice === CHOOSE) return;
+    told.value = taken ? taken(chooser.options.values.indexOf(choice) - 1) : choice;
+    told.callback?.(told.value);
   };
-  const options = { values: [CHOOSE], serialize: false, advanced: text.options.advanced };
-  const chooser = node.addWidget("combo", `choose ${name}`, CHOOSE, choose, options);
+  const options = { values: [CHOOSE], serialize: false, advanced: told.options.advanced };
+  const chooser = node.addWidget("combo", `choose ${label}`, CHOOSE, choose, options);
   chooser.serialize = false;
   // Behind what is stored, before what is only shown.
   node.widgets.splice(node.widgets.indexOf(chooser), 1);
@@ -198,14 +235,19 @@ function addChooser(node, name) {
   return node.widgets.find((widget) => widget.name === chooser.name);
 }
 
+// The first jobs of a dataset are of each class in turn, unless a plan or a job says which there are.
+function turnsOf(node) {
+  const plain = valueOf(node, "layout") === "auto" && !["plan", "job"].some((name) => valueOf(node, name) || isLinked(node, name));
+  return plain && !isLinked(node, "dataset") ? ["turns", valueOf(node, "dataset")] : null;
+}
+
 // Where the classes come from: what is connected as classifier, else as job.
 function classesFor(node) {
   const origin = (name) => node.getInputNode(node.findInputSlot(name));
-  const value = (of, name) => of.widgets.find((widget) => widget.name === name)?.value ?? "";
   const classifier = origin("classifier") ?? origin("judge");
   if (classifier?.comfyClass === "HiGFA_LoadMiniature") return ["miniature", ""];
-  if (classifier?.comfyClass === "HiGFA_LoadClassifier") return ["classifier", value(classifier, "classifier_name")];
-  if (classifier?.comfyClass === "HiGFA_TrainClassifier") return ["dataset", value(classifier, "dataset")];
+  if (classifier?.comfyClass === "HiGFA_LoadClassifier") return ["classifier", valueOf(classifier, "classifier_name")];
+  if (classifier?.comfyClass === "HiGFA_TrainClassifier") return ["dataset", valueOf(classifier, "dataset")];
   return null;
 }
 
@@ -301,15 +343,18 @@ app.registerExtension({
     if (!isOurs(node)) return;
     addChoosers(node);
     after(node, "onConnectionsChange", refreshChoices);
+    after(node, "onConnectionsChange", () => followLinks(node));
     hideAdvanced(node);
     if (GUIDED.includes(node.comfyClass)) addChart(node);
+    if (TELLING.includes(node.comfyClass)) addText(node);
     node.setSize([node.size[0], node.computeSize()[1]]);
     refreshChoices();
   },
   loadedGraphNode(node) {
     if (!isOurs(node)) return;
     hideAdvanced(node);
-    if (GUIDED.includes(node.comfyClass)) setTimeout(() => restore(node), 200);
+    followLinks(node);
+    setTimeout(() => restore(node), 200);
     refreshChoices();
   },
   refreshComboInNodes: refreshChoices,

@@ -163,7 +163,8 @@ def _datasets(root: Path, place: str, deeper: int) -> Iterator[str]:
 
 
 def _shown(row: Mapping) -> dict[str, Any]:
-    return {name: row.get(name) for name in ROW} | {"human": row.get("human"), "v": (row["sha256"] or "")[:12]}
+    about = {"human": row.get("human"), "v": (row["sha256"] or "")[:12]}
+    return {name: row.get(name) for name in ROW} | about | {"seed": str(row["seed"])}  # JavaScript would round it
 
 
 def _human(row: Mapping) -> bool | None:

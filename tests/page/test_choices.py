@@ -92,3 +92,19 @@ def test_folders_are_offered_beside_the_text(view, my_dataset):
         offers(view, node, "dataset", sorted([NAME, my_dataset]))
         view.page.evaluate(SET, [node, "choose dataset", my_dataset])
         assert view.page.evaluate(VALUE, [node, "dataset"]) == my_dataset
+
+
+def test_a_class_of_the_dataset_is_its_first_job(view, server):
+    view.open("miniature_augment")
+    (job,) = view.page.evaluate(
+        "app.graph._nodes.filter(node => node.type === 'HiGFA_DatasetJob').map(node => String(node.id))"
+    )
+    (folder,) = asked(server, "turns", NAME).values()
+    assert sorted(folder) == sorted(birds.CLASS_NAMES)
+    view.until(f"([asked, count]) => ({OFFERED})(asked).length === count", [[job, "class"], len(folder)])
+    for place in (5, 0):
+        view.page.evaluate(SET, [job, "choose class", folder[place]])
+        assert view.page.evaluate(VALUE, [job, "index"]) == place
+    view.page.evaluate(SET, [job, "layout", "image_folder"])  # then another order is possible
+    view.page.evaluate("app.graph._nodes.forEach(node => node.refreshChoices?.())")
+    view.until(f"asked => !({OFFERED})(asked).length", [job, "class"])

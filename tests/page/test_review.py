@@ -129,3 +129,14 @@ def test_names_are_text(view, frame):
     frame.locator("#large[open]").wait_for()
     view.shot("review-large")
     view.page.keyboard.press("Enter")
+
+
+def test_nothing_is_asked_of_another_host(view, frame):
+    asked = []
+    view.page.on("request", lambda request: asked.append(request.url))
+    view.page.evaluate(RELOAD, True)
+    view.until(RELOADED.replace(" && !page.getElementById('undo').disabled", ""), seconds=20)
+    view.page.keyboard.press("Enter")
+    frame.locator("#large[open]").wait_for()
+    assert asked and all(url.startswith(view.server.url) for url in asked)
+    view.page.keyboard.press("Enter")

@@ -1,16 +1,21 @@
-"""The templates as a person first sees them."""
+"""The templates as a person first sees them, and as they are once they have run."""
+
+import json
 
 import pytest
 
-from .conftest import CLASSIC, NEWER, SHIPPED, WORKFLOWS
+from .conftest import CLASSIC, NEWER, SHIPPED, VIEWS, WORKFLOWS
 
 TEMPLATES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 SIZES = {SHIPPED: [(1280, 800), (1920, 1080)], NEWER: [(1280, 800)]}
 LEAST_PIXELS = 8  # below that, the classic canvas draws no text at all
 MOST_WIDGETS = 8
+WIDGET_KINDS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+NEEDLESS = {"HiGFA_ExportDataset": {"class_name"}}  # of nodes that are told it by a link
 UNKNOWN = "() => app.graph._nodes.filter(n => !(n.type in LiteGraph.registered_node_types)).map(n => n.type)"
 WRONG = "() => app.graph._nodes.filter(n => n.has_errors).map(n => n.type)"
-LOADERS = {"CheckpointLoaderSimple", "ControlNetLoader", "HiGFA_LoadClassifier"}  # their files are not there
+NEEDS_FILES = "controlnet_augment"
+LOADERS = {"CheckpointLoaderSimple", "ControlNetLoader", "HiGFA_LoadClassifier"}  # of files that are not there
 CANVAS_TITLES = (
     "() => app.canvas.low_quality ? [0] : app.graph._nodes.map(() => LiteGraph.NODE_TEXT_SIZE * app.canvas.ds.scale)"
 )
@@ -18,6 +23,33 @@ DOM_TITLES = """() => {
     const titles = [...document.querySelectorAll('[data-testid="node-title"]')];
     return titles.map(title => parseFloat(getComputedStyle(title).fontSize) * app.canvas.ds.scale);
 }"""
+ALL_WIDGETS = """() => app.graph._nodes.filter(n => n.type.startsWith('HiGFA_')).map(n => {
+    const toggle = n.widgets?.find(w => w.name === 'higfa_advanced');
+    toggle?.callback();
+    const shown = n.widgets?.filter(w => n.isWidgetVisible(w)).map(w => w.name) ?? [];
+    toggle?.callback();
+    return [n.type, shown, n.serialize().widgets_values ?? []];
+})"""
+QUICKER = """([index, values]) => {
+    const graphs = [app.graph, ...app.graph.subgraphs.values()];
+    for (const widget of graphs.flatMap(graph => graph._nodes).flatMap(node => node.widgets ?? []))
+        if (widget.name in values) widget.value = values[widget.name];
+}"""
+LISTEN = """async () => {
+    const { api } = await import('/scripts/api.js');
+    const isFirst = !window.ended;
+    [window.ended, window.lines] = [[], {}];
+    if (!isFirst) return;
+    for (const name of ['execution_success', 'execution_error', 'execution_interrupted'])
+        api.addEventListener(name, () => window.ended.push(name));
+    const keep = ({ detail: { node, state } }) => (window.lines[node] ??= []).push(state.text);
+    api.addEventListener('higfa.guidance', keep);
+}"""
+QUICK = {"steps": 8, "row_values": "0, 1", "column_values": "0.5", "epochs": 1}
+# What each node has to show: type, pictures, and what a guiding or a finishing node says.
+SHOWN = """() => app.graph._nodes.map(node => [node.type, (app.nodeOutputs[node.id]?.images ?? []).length,
+    node.widgets?.filter(w => ['higfa_guidance', 'higfa_text'].includes(w.name))
+        .map(w => (w.element.querySelector('[data-testid=higfa-line]') ?? w.element).textContent) ?? []])"""
 WIDGETS = """() => app.graph._nodes.filter(n => n.type.startsWith('HiGFA_')).map(n => [
     n.type, n.widgets?.filter(w => n.isWidgetVisible(w) && w.serialize !== false).map(w => w.name) ?? []])"""
 
@@ -33,7 +65,47 @@ def test_a_template_opens_whole_and_readable(view, name):
         assert len(sizes) == view.page.evaluate("app.graph._nodes.length")
         assert min(sizes) >= LEAST_PIXELS, sizes
     assert view.page.evaluate(UNKNOWN) == []
-    assert set(view.page.evaluate(WRONG)) <= (LOADERS if name == "controlnet_augment" else set())
+    assert set(view.page.evaluate(WRONG)) <= (LOADERS if name == NEEDS_FILES else set())
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_few_widgets_are_seen_and_none_is_lost(view, name):
+    view.open(name)
+    stored = [node for node in json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8"))["nodes"]]
+    stored = [node.get("widgets_values") or [] for node in stored if node["type"].startswith("HiGFA_")]
+    few = dict(view.page.evaluate(WIDGETS))
     if view.renderer == CLASSIC:  # Nodes 2.0 hides advanced widgets by itself
-        shown = dict(view.page.evaluate(WIDGETS))
-        assert shown and {node: names for node, names in shown.items() if len(names) > MOST_WIDGETS} == {}
+        assert few and {node: names for node, names in few.items() if len(names) > MOST_WIDGETS} == {}
+    for (node, shown, values), before in zip(view.page.evaluate(ALL_WIDGETS), stored, strict=True):
+        about = view.server.get(f"/object_info/{node}")[node]["input"]
+        wanted = {
+            key
+            for part in ("required", "optional")
+            for key, (kind, *_) in about.get(part, {}).items()
+            if isinstance(kind, list) or kind in WIDGET_KINDS
+        }
+        assert wanted - set(shown) <= NEEDLESS.get(node, set())
+        assert values[: len(before)] == before
+
+
+@pytest.mark.parametrize("name", sorted(set(TEMPLATES) - {NEEDS_FILES}))
+def test_a_template_runs_and_tells_what_came_of_it(view, name):
+    view.page.set_viewport_size({"width": 1280, "height": 800})
+    view.open(name)
+    index = 20 + 4 * TEMPLATES.index(name) + VIEWS.index((view.front_end, view.renderer))  # no run is cached
+    view.page.evaluate(QUICKER, [index, QUICK | {"index": index}])
+    view.page.evaluate(LISTEN)
+    asked = []
+    view.page.on("request", lambda request: asked.append(request.url))
+    view.run()
+    view.until("() => window.ended.length")
+    view.page.wait_for_timeout(1500)  # for pictures to be loaded and drawn
+    view.shot(f"{name}-ran")
+    assert view.page.evaluate("window.ended") == ["execution_success"]
+    for kind, pictures, said in view.page.evaluate(SHOWN):
+        assert pictures or kind not in ("PreviewImage", "HiGFA_ExportDataset"), kind
+        assert all(not text.startswith("Run: ") for text in said), (kind, said)
+    assert [url for url in asked if not url.startswith((view.server.url, "data:", "blob:"))] == []
+    lines = view.page.evaluate("window.lines")
+    assert all(len(set(texts)) >= 2 for texts in lines.values()), lines
+    assert lines or name == "miniature_sweep"

@@ -59,7 +59,7 @@ def test_the_datasets_are_those_below_the_folder(review, root):
 def test_a_dataset_has_what_the_page_shows(review):
     status, state = get(review, "dataset", name="birds")
     assert status == 200 and state["classes"] == CLASSES and state["pictures"] == ["made"]
-    assert sorted(image["seed"] for image in state["images"]) == [0, 1, 2, 3]
+    assert sorted(image["seed"] for image in state["images"]) == ["0", "1", "2", "3"]
     measured = {rule["name"]: rule["measured"] for rule in state["rules"]}
     assert measured["min_confidence"] and not measured["min_judge_confidence"]
     assert get(review, "dataset", name="birds", version=state["version"])[1] == {"same": True}

@@ -243,6 +243,8 @@ function refresh() {
   $("apply").hidden = !altered && !going;
   $("reset").hidden = !altered;
   $("undo").disabled = !toUndo();
+  $("accept").disabled = $("reject").disabled = !state.images.length;
+  $("places").textContent = `Accepted images are in ${state.data.name}/train, the others in ${state.data.name}/rejected.`;
   const views = VIEWS.map(([name, label, fits], place) => {
     const show = () => { state.view = name; state.at = 0; $("grid").scrollTop = 0; refresh(); };
     const pressed = { "aria-pressed": String(state.view === name), title: `Key ${place + 1}`, "data-view": name };
@@ -466,6 +468,8 @@ document.addEventListener("keydown", (event) => {
 $("grid").addEventListener("scroll", () => requestAnimationFrame(draw));
 $("dataset").addEventListener("change", (event) => open(event.target.value).catch(said));
 $("apply").addEventListener("click", applyRules);
+$("accept").addEventListener("click", () => decide(true));
+$("reject").addEventListener("click", () => decide(false));
 $("undo").addEventListener("click", undo);
 $("help").addEventListener("click", showKeys);
 $("reset").addEventListener("click", () => {
