@@ -135,3 +135,29 @@ def test_trace(printed, picture):
 def test_fidelity_refuses_to_tune_on_evaluation_seeds():
     with pytest.raises(AssertionError, match="tried on --seeds tune"):
         output("benchmarks/fidelity.py", "--set", "eta=1")
+
+
+def test_the_time_of_a_job_is_divided_among_what_the_server_says(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.syspath_prepend(FOLDER.parent)
+    profile_job = importlib.import_module("profile_job")
+    messages = [(0.0, "status", {}), (1.0, "execution_start", {}), (1.5, "executing", {"node": "1"})]
+    messages += [
+        (2.5, "progress_state", {}),
+        (4.5, "executing", {"node": "2"}),
+        (5.0, "execution_success", {"prompt_id": "x"}),
+    ]
+    messages += [(5.1, "executing", {"node": None}), (6.0, "execution_start", {}), (6.5, "executing", {"node": "1"})]
+    messages += [(7.0, "execution_success", {"prompt_id": "y"})]
+    parts, ended = profile_job.server_parts(messages, {"1": "Load", "2": "Sample"})
+    assert parts == {"before its first node": 1.0, "Load": 3.5, "Sample": 0.5, "has nothing to do": 1.0}
+    assert ended == {"x": 5.0, "y": 7.0}
+
+
+def test_a_part_that_fails_or_is_late_is_named(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    gpu = importlib.import_module("gpu")
+    assert gpu.run([sys.executable, "-c", "print(1)"], 60) == ("1\n", "")
+    assert gpu.run([sys.executable, "-c", "print(1, flush=True); 1 / 0"], 60) == ("1\n", "ended with 1")
+    endless = "import subprocess, sys; print(1, flush=True); subprocess.run(['sleep', '1000'])"
+    assert gpu.run([sys.executable, "-c", endless], 1)[1].startswith("was stopped")

@@ -9,6 +9,8 @@ from .guiding import CFG, noise_for, ours, run
 UNSURE = {"eta": 0.0, "p_stop": 1.0}  # the classifier measures and is never satisfied: all three weights move
 STEADY = {"eta": 0.0, "preset": "constant"}
 
+pytestmark = pytest.mark.releases
+
 
 def steps_with_control(world, guider, noise):
     """The guided steps at which the ControlNet runs, and all guided steps."""
