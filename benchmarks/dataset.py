@@ -39,6 +39,7 @@ from PIL import Image  # noqa: E402
 from higfa_core.files.paths import folder_name  # noqa: E402
 from higfa_core.plans.plan_file import PlanFile  # noqa: E402
 from higfa_core.plans.workflow import image_key  # noqa: E402
+from higfa_core.store.manifest import Manifest  # noqa: E402
 
 CLASSES, CLASS_NAME = 200, '"class_name"'
 IMAGES = 100_000  # above that nothing that reads or moves images is measured
@@ -135,7 +136,9 @@ def measured(command):
     )
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     words = [sys.executable, "-c", code, *map(str, command)]
-    ran = subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    ran = subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    if ran.returncode:
+        sys.exit(f"{command}: {ran.stderr}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return time.perf_counter() - start, processor, int(ran.stderr.split()[-1]) / 1024
@@ -160,18 +163,21 @@ def fill(store, count):
     row = {"index": 0, "batch": 1, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     row |= {"accepted": True, "reason": "confidence 0.912", "scores": {"confidence": 0.912, "rank": 1, "margin": 0.8}}
     row |= {"mask": None, "transform": {"matrix": [[1.0] * 3] * 3, "width": 64, "height": 64}, "created": "2026-01-01"}
-    row |= {"guidance": {"calls": 25, "guided": 8, "eta": 1.0}, "width": 8, "height": 8, "label": 0}
+    row |= {"guidance": {"calls": 25, "guided": 8, "eta": 1.0}, "width": 8, "height": 8}
     shared = json.dumps(row)[:-1]
     unsure = shared.replace("0.912", "0.312")
+    labels = {name: label for label, name in enumerate(plan_file.classes)}
     places = {name: store / "train" / folder_name(name) for name in plan_file.classes}
     for place in places.values():
         place.mkdir(parents=True, exist_ok=True)
         (place / "content").write_bytes(content)
+    Manifest(store).start(plan_file.classes)
     with open(store / "manifest.jsonl", "w", encoding="utf-8") as manifest:
         for line, _ in zip(plan_file.lines(), range(count)):
             job = plan_file.read(line)
             key, place = image_key(job.key, digest), places[job.class_name]
-            own = json.dumps({"key": key, "file": f"train/{place.name}/{key[:16]}-0.png", "plan_index": job.index})
+            own = {"key": key, "file": f"train/{place.name}/{key[:16]}-0.png", "plan_index": job.index}
+            own = json.dumps(own | {"label": labels[job.class_name]})
             line = line.decode()  # of the job: from its class name on, its fields are those of the row
             manifest.write(f"{shared if job.index % 100 else unsure}, {own[1:-1]}, {line[line.index(CLASS_NAME) :]}")
             os.link(place / "content", place / f"{key[:16]}-0.png")  # takes a third of the time of writing it
