@@ -22,12 +22,15 @@ import tempfile
 import time
 from pathlib import Path
 
-import run as setup
-from higfa_core.commands import plan as plan_command
-from higfa_core.commands import run as run_command
-from higfa_core.miniature.sources import draw_sources
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
-WORKFLOW = Path(__file__).parents[1] / "workflows" / "api" / "miniature_augment.json"
+import run as setup  # noqa: E402
+from higfa_core.commands import plan as plan_command  # noqa: E402
+from higfa_core.commands import run as run_command  # noqa: E402
+from higfa_core.miniature.sources import draw_sources  # noqa: E402
+
+WORKFLOW = ROOT / "workflows" / "api" / "miniature_augment.json"
 
 
 @contextlib.contextmanager
