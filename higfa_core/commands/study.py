@@ -97,7 +97,10 @@ class Study:
     def parts(self) -> Iterator[Part]:
         """Seed by seed, so that what exists is paired; the base first."""
         counts = spread(self.dataset.counts(), self.about.images)
-        prompts, others = Prompts((self.settings.prompt_template,)), (n for n in self.graphs if n != self.about.base)
+        prompts, others = (
+            Prompts((self.about.prompt or self.settings.prompt_template,)),
+            (n for n in self.graphs if n != self.about.base),
+        )
         conditions = [self.about.base, *others]
         for seed in self.about.seeds:
             plan = Plan(self.dataset, counts, prompts, seed, self.settings.contour_from)

@@ -190,6 +190,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--source", type=Path, metavar="FOLDER", help="the labelled real images, in any known layout")
     add("--input-dir", type=Path, metavar="FOLDER", help="ComfyUI's input folder, where the workflow's own dataset is")
     add_source_arguments(parser)
+    about = "with {class}, {a class} or {super} (default: the workflow's); repeat it for more"
+    add("--prompt", action="append", metavar="TEMPLATE", help=about)
     etas = " ".join(f"{eta:g}" for eta in ETAS)
     add("--eta", type=float, nargs="+", default=list(ETAS), metavar="X", help=f"to try; 0 is added (default: {etas})")
     about = "to try, each with every eta (default: the workflow's)"
@@ -199,7 +201,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--poll", type=float, default=Options.poll, help=argparse.SUPPRESS)  # for tests
     add_json_option(parser)
     args = parser.parse_args(argv)
-    args.prompt = args.prompts = args.super = args.backgrounds = args.styles = None
+    args.prompts = args.super = args.backgrounds = args.styles = None
     return args
 
 

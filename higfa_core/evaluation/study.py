@@ -25,7 +25,8 @@ class StudyFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The file. Paths are relative to it.
 
     `images` for each of `seeds` and each condition. `base`: what the others are compared with. `judge`: a file in the
-    servers' models/higfa_classifiers. `conditions`: name -> title or type of a node -> its values.
+    servers' models/higfa_classifiers. `conditions`: name -> title or type of a node -> its values. `prompt`: template,
+    in the place of the workflow's.
     """
 
     workflow: str
@@ -36,6 +37,7 @@ class StudyFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     seeds: tuple[int, ...] = (0,)
     judge: str = ""
     layout: str = "auto"
+    prompt: str = ""
 
 
 @dataclass(frozen=True)
