@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from higfa_core.batch.client import Client
+from higfa_core.plans.templates import TITLES
 
 WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
 SIDE, GAP, QUALITY = 160, 6, 88
@@ -32,6 +33,9 @@ def main():
     save("miniature_sweep", made(client, "miniature_sweep", 3, ("40", 2)), columns=3)
     steps = [("2", 0), ("3", 0), ("4", 0), ("20", 0)]  # real image, contour, warped contour, result
     save("controlnet_augment", [made(client, "miniature_augment", i, s)[0] for i in (3, 9) for s in steps], columns=4)
+    save("miniature_app", [made(client, "miniature_app", i, ("20", 0))[0] for i in range(16, 28)], columns=4)
+    real = [made(client, "miniature_augment", i, ("2", 0))[0] for i in (1, 3, 6, 8)]  # learned from, and made
+    save("controlnet_train", real + results[:4], columns=4)
 
 
 def made(client: Client, name: str, index: int, output: tuple[str, int]) -> list[Image.Image]:
@@ -52,7 +56,7 @@ def save(name: str, images: list[Image.Image], columns: int) -> None:
     for place, image in enumerate(images):
         small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
         sheet.paste(small, (GAP + place % columns * step, GAP + place // columns * step))
-    sheet.save(WORKFLOWS / f"{name}.jpg", quality=QUALITY)
+    sheet.save(WORKFLOWS / f"{TITLES[name]}.jpg", quality=QUALITY)
 
 
 if __name__ == "__main__":

@@ -26,14 +26,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import run  # noqa: E402
+from higfa_core.plans.templates import TITLES  # noqa: E402
 
 FOLDER = ROOT / ".higfa" / "tools"
 BASE = FOLDER / "base"
 PACK = BASE / "custom_nodes" / run.PACK
 API = ROOT / "workflows" / "api"
 GRAPH = API / "miniature_augment.json"
-CANVAS = ROOT / "workflows" / "miniature_augment.json"
-NEEDS_FILES = "controlnet_augment"  # a checkpoint and a classifier that nobody has here
+CANVAS = ROOT / "workflows" / f"{TITLES['miniature_augment']}.json"
+NEED_FILES = ("controlnet_augment", "controlnet_train")  # a checkpoint that nobody has here
 LEVELS = "syntax install registration instantiation static_capture validation execution_light execution".split()
 TIMEOUT = 900  # seconds for one call of a tool
 
@@ -127,9 +128,9 @@ class Environment:
 
 
 def lint(tool: Environment) -> str:
-    files = [file for file in sorted(API.glob("*.json")) if file.stem != NEEDS_FILES]
+    files = [file for file in sorted(API.glob("*.json")) if file.stem not in NEED_FILES]
     tool.call("comfy-lint", "--server", tool.url, "--strict", *map(str, files))
-    return f"{len(files)} workflows clean; `{NEEDS_FILES}` lacks only the model files that it names"
+    return f"{len(files)} workflows clean; `{NEED_FILES[0]}` lacks only the model files that it names"
 
 
 def import_guard(tool: Environment) -> str:

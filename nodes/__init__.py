@@ -1,7 +1,21 @@
 """The nodes in ComfyUI, one file per family."""
 
 from . import checking as check
-from . import choices, classifier, classify, contour, dataset, export, miniature, plot, review, sampling, sweep, tune
+from . import (
+    choices,
+    classifier,
+    classify,
+    contour,
+    dataset,
+    export,
+    miniature,
+    plot,
+    review,
+    sampling,
+    sweep,
+    templates,
+    tune,
+)
 from . import sampling_advanced as advanced
 from . import training as train
 from .faults import guarded
@@ -26,4 +40,5 @@ NODES = [guarded(node) for family in FAMILIES for node in family.NODES]
 
 choices.register()
 review.register()
+templates.register()
 watch_prompts()

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from higfa_core.plans.templates import TITLES
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = sorted(set(re.findall(r"python run\.py (?:exec -- )?[^\n`#]+", README)))
@@ -44,9 +46,10 @@ def test_links_and_pictures_exist(name):
     assert (ROOT / name).exists()
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"^\| `(\w+_augment)` ", README, re.M))))
-def test_workflows_exist_in_both_formats(name):
-    assert (ROOT / "workflows" / f"{name}.json").exists() and (ROOT / "workflows" / "api" / f"{name}.json").exists()
+def test_every_template_is_described():
+    assert dict(re.findall(r"^\| \*(.+)\* `(\w+)` \|", README, re.M)) == {title: name for name, title in TITLES.items()}
+    for folder, names in (("workflows", TITLES.values()), ("workflows/api", TITLES)):
+        assert {path.stem for path in (ROOT / folder).glob("*.json")} == set(names)
 
 
 def test_every_node_is_described(pack):

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from higfa_core.plans.templates import TITLES
+
 FOLDER = Path(__file__).resolve().parent.parent / "workflows"
-NAMES = sorted({"controlnet_augment", "miniature_augment"} | {path.stem for path in FOLDER.glob("*.json")})
+NAMES = sorted(TITLES)
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 SHOWING = {"IMAGECOMPARE": {"__value__": ["", ""]}}  # widgets that store nothing, and what the page sends for them
 FILES = ("ckpt_name", "control_net_name", "classifier_name")  # options are the files of this machine
 AFTER_GENERATE = ("fixed", "increment", "decrement", "randomize")
 INPUT, OUTPUT = -10, -20  # the borders of a sub-graph, as its links name them
 MOST_BOXES = 12
+APPS = ("miniature_app", "controlnet_augment")
 READABLE = 8 / 12  # text of 12 pixels is readable from there on; the page fits a template into 75 % of the window
 LARGEST = (0.75 * 1280 / READABLE - 20, 0.75 * 800 / READABLE - 20)
 TITLE_HEIGHT = 30  # LiteGraph draws the title above `pos`
@@ -25,7 +28,7 @@ pytestmark = [pytest.mark.releases, pytest.mark.parametrize("name", NAMES)]
 
 @pytest.fixture
 def canvas(name) -> dict:
-    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return json.loads((FOLDER / f"{TITLES[name]}.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -143,7 +146,7 @@ def is_legal(kind: str, options: dict, value) -> bool:
 
 def test_every_workflow_has_its_api_twin_and_its_thumbnail(name):
     assert (FOLDER / "api" / f"{name}.json").is_file()
-    thumbnail = (FOLDER / f"{name}.jpg").read_bytes()
+    thumbnail = (FOLDER / f"{TITLES[name]}.jpg").read_bytes()
     assert thumbnail[:2] == b"\xff\xd8" and len(thumbnail) <= 60_000
 
 
@@ -254,6 +257,17 @@ def test_one_note_explains_the_workflow_and_names_what_it_talks_about(canvas, ap
     assert f"input/{job['inputs']['dataset']}/" in text
 
 
+def test_an_app_shows_settings_and_images_of_its_graph(name, canvas, definitions):
+    app = canvas["extra"].get("linearData", {"inputs": [], "outputs": []})
+    assert bool(app["inputs"]) == (name in APPS) and canvas["extra"].get("linearMode", False) == (
+        name == "miniature_app"
+    )
+    nodes = {node["id"]: definitions[node["type"]] for node in boxes(canvas)}
+    for node, widget in app["inputs"]:
+        assert widget in [one for one, *_ in widgets(nodes[node])]
+    assert all(nodes[node].OUTPUT_NODE for node in app["outputs"]) and bool(app["outputs"]) == (name in APPS)
+
+
 def test_no_absolute_paths(name):
     def strings(value):
         if isinstance(value, str):
@@ -262,6 +276,6 @@ def test_no_absolute_paths(name):
             for part in value.values() if isinstance(value, dict) else value:
                 yield from strings(part)
 
-    for path in (FOLDER / f"{name}.json", FOLDER / "api" / f"{name}.json"):
+    for path in (FOLDER / f"{TITLES[name]}.json", FOLDER / "api" / f"{name}.json"):
         found = [text for text in strings(json.loads(path.read_text(encoding="utf-8"))) if ABSOLUTE_PATH.search(text)]
         assert not found

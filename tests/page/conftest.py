@@ -19,6 +19,7 @@ import pytest
 import run
 from higfa_core.classifier import FineGrainedClassifier
 from higfa_core.miniature import birds
+from higfa_core.plans.templates import TITLES
 
 from ..conftest import ROOT
 
@@ -54,6 +55,13 @@ def browser():
         browser.close()
 
 
+def template(name: str) -> dict:
+    """A template by its short name, as a graph: not as the app that it may open as."""
+    workflow = json.loads((WORKFLOWS / f"{TITLES[name]}.json").read_text("utf-8"))
+    workflow["extra"].pop("linearMode", None)
+    return workflow
+
+
 @dataclass
 class View:
     """A page that shows ComfyUI: `front_end` is shipped or newer, `renderer` classic or nodes2."""
@@ -65,7 +73,7 @@ class View:
 
     def open(self, name: str, workflow: dict | None = None) -> None:
         """Open a template as the template browser does."""
-        workflow = workflow or json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8"))
+        workflow = workflow or template(name)
         self.page.evaluate(OPEN, [name, workflow])
 
     def shot(self, name: str) -> None:

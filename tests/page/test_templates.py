@@ -1,12 +1,12 @@
 """The templates as a person first sees them, and as they are once they have run."""
 
-import json
-
 import pytest
 
-from .conftest import CLASSIC, NEWER, SHIPPED, VIEWS, WORKFLOWS
+from higfa_core.plans.templates import TITLES
 
-TEMPLATES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+from .conftest import CLASSIC, NEWER, SHIPPED, VIEWS, template
+
+TEMPLATES = sorted(TITLES)
 SIZES = {SHIPPED: [(1280, 800), (1920, 1080)], NEWER: [(1280, 800)]}
 LEAST_PIXELS = 8  # below that, the classic canvas draws no text at all
 MOST_WIDGETS = 8
@@ -14,7 +14,7 @@ WIDGET_KINDS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 NEEDLESS = {"HiGFA_ExportDataset": {"class_name"}}  # of nodes that are told it by a link
 UNKNOWN = "() => app.graph._nodes.filter(n => !(n.type in LiteGraph.registered_node_types)).map(n => n.type)"
 WRONG = "() => app.graph._nodes.filter(n => n.has_errors).map(n => n.type)"
-NEEDS_FILES = "controlnet_augment"
+NEED_FILES = {"controlnet_augment", "controlnet_train"}
 LOADERS = {"CheckpointLoaderSimple", "ControlNetLoader", "HiGFA_LoadClassifier"}  # of files that are not there
 CANVAS_TITLES = (
     "() => app.canvas.low_quality ? [0] : app.graph._nodes.map(() => LiteGraph.NODE_TEXT_SIZE * app.canvas.ds.scale)"
@@ -65,14 +65,14 @@ def test_a_template_opens_whole_and_readable(view, name):
         assert len(sizes) == view.page.evaluate("app.graph._nodes.length")
         assert min(sizes) >= LEAST_PIXELS, sizes
     assert view.page.evaluate(UNKNOWN) == []
-    assert set(view.page.evaluate(WRONG)) <= (LOADERS if name == NEEDS_FILES else set())
+    assert set(view.page.evaluate(WRONG)) <= (LOADERS if name in NEED_FILES else set())
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_few_widgets_are_seen_and_none_is_lost(view, name):
     view.open(name)
-    stored = [node for node in json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8"))["nodes"]]
-    stored = [node.get("widgets_values") or [] for node in stored if node["type"].startswith("HiGFA_")]
+    nodes = template(name)["nodes"]
+    stored = [node.get("widgets_values") or [] for node in nodes if node["type"].startswith("HiGFA_")]
     few = dict(view.page.evaluate(WIDGETS))
     if view.renderer == CLASSIC:  # Nodes 2.0 hides advanced widgets by itself
         assert few and {node: names for node, names in few.items() if len(names) > MOST_WIDGETS} == {}
@@ -88,7 +88,7 @@ def test_few_widgets_are_seen_and_none_is_lost(view, name):
         assert values[: len(before)] == before
 
 
-@pytest.mark.parametrize("name", sorted(set(TEMPLATES) - {NEEDS_FILES}))
+@pytest.mark.parametrize("name", sorted(set(TEMPLATES) - NEED_FILES))
 def test_a_template_runs_and_tells_what_came_of_it(view, name):
     view.page.set_viewport_size({"width": 1280, "height": 800})
     view.open(name)
