@@ -13,6 +13,7 @@ from PIL import Image
 
 from higfa_core.batch.states import States
 from higfa_core.commands import main as cli
+from higfa_core.plans.templates import TITLES
 from higfa_core.store.manifest import Manifest
 from higfa_core.wording import counted
 
@@ -318,7 +319,10 @@ def check_refused(answer, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--workflow", WORKFLOWS / "miniature_augment.json"], r"in the canvas format.*File > Export \(API\)"),
+        (
+            ["--workflow", WORKFLOWS / f"{TITLES['miniature_augment']}.json"],
+            r"in the canvas format.*File > Export \(API\)",
+        ),
         (["--workflow", "absent.json"], "Cannot read the workflow absent.json"),
         (["--source", "absent"], "No dataset folder"),
         (["--source", "SOURCE/val"], "'val' is a validation or test split"),
