@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from higfa_core.plans.templates import TITLES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+RAW = "https://raw.githubusercontent.com/higfa/ComfyUI-HiGFA/main"
 COMMANDS = sorted(set(re.findall(r"python run\.py (?:exec -- )?[^\n`#]+", README)))
 
 
@@ -57,3 +60,9 @@ def test_every_node_is_described(pack):
     for node_id, node in pack.nodes.items():
         assert node.define_schema().display_name in README
         assert (ROOT / "web" / "docs" / f"{node_id}.md").exists()
+
+
+def test_icon_and_banner_are_what_the_registry_asks_for():
+    places = re.findall(rf'^(?:Icon|Banner) = "{re.escape(RAW)}/(.+)"$', PYPROJECT, re.M)
+    icon, banner = (Image.open(ROOT / place).size for place in places)
+    assert icon[0] == icon[1] <= 400 and 9 * banner[0] == 21 * banner[1]
