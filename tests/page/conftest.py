@@ -31,9 +31,8 @@ GUIDE = ROOT / "higfa_core" / "miniature" / "weights" / "guide.safetensors"
 MINE = [f"Bird <b>{number}</b>" for number in range(len(birds.CLASS_NAMES))]
 SHIPPED, NEWER = "shipped", "newer"
 CLASSIC, NODES_2 = "classic", "nodes2"
-VIEWS = [(SHIPPED, CLASSIC), (NEWER, NODES_2)]
-if os.environ.get("HIGFA_PAGE") == "all":
-    VIEWS = list(product((SHIPPED, NEWER), (CLASSIC, NODES_2)))
+ALL = os.environ.get("HIGFA_PAGE") == "all"
+VIEWS = list(product((SHIPPED, NEWER), (CLASSIC, NODES_2))) if ALL else [(SHIPPED, CLASSIC), (NEWER, NODES_2)]
 OPEN = """async ([name, workflow]) => {
     await app.loadGraphData(workflow, true, true, name, {openSource: 'template'});
     await new Promise(done => setTimeout(done, 300));

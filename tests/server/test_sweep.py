@@ -23,6 +23,7 @@ def graph() -> dict:
     made = json.loads((WORKFLOWS / "miniature_sweep.json").read_text("utf-8"))
     made["2"]["inputs"]["index"] = 41
     made["40"]["inputs"] |= {"steps": STEPS, "row_values": "0, 2", "column_values": "0.5"}
+    made["41"] = {"class_type": "PreviewImage", "inputs": {"images": ["40", 0]}}
     made["50"] = {"class_type": "PreviewImage", "inputs": {"images": ["40", 2]}}
     return made
 
