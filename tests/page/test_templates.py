@@ -16,6 +16,10 @@ UNKNOWN = "() => app.graph._nodes.filter(n => !(n.type in LiteGraph.registered_n
 WRONG = "() => app.graph._nodes.filter(n => n.has_errors).map(n => n.type)"
 NEED_FILES = {"controlnet_augment", "controlnet_train"}
 LOADERS = {"CheckpointLoaderSimple", "ControlNetLoader", "HiGFA_LoadClassifier"}  # of files that are not there
+RESIZED = """() => {
+    const { canvas } = app.canvas;
+    return Math.abs(canvas.width - canvas.getBoundingClientRect().width * devicePixelRatio) < 2;
+}"""
 CANVAS_TITLES = (
     "() => app.canvas.low_quality ? [0] : app.graph._nodes.map(() => LiteGraph.NODE_TEXT_SIZE * app.canvas.ds.scale)"
 )
@@ -59,6 +63,7 @@ def test_a_template_opens_whole_and_readable(view, name):
     titles = CANVAS_TITLES if view.renderer == CLASSIC else DOM_TITLES
     for width, height in SIZES if ALL or view.front_end == SHIPPED else SIZES[:1]:
         view.page.set_viewport_size({"width": width, "height": height})
+        view.until(RESIZED)
         view.open(name)
         sizes = view.page.evaluate(titles)
         view.shot(f"{name}-{width}")
