@@ -29,10 +29,11 @@ FAKE = """async state => {
     const node = String(app.graph._nodes.find(node => node.type === 'HiGFA_KSampler').id);
     api.dispatchCustomEvent('higfa.guidance', {node, workflow: null, state});
 }"""
-CONTENT = """() => {
-    const node = app.graph._nodes.find(node => node.type === 'HiGFA_KSampler');
-    const box = node.widgets.find(w => w.name === 'higfa_guidance').element;
-    return [box.textContent, box.querySelectorAll('img').length];
+LOAD = """async () => {  // as the page's list of finished runs does
+    const entries = Object.values(await (await fetch('/history')).json());
+    const last = entries.sort((one, other) => one.prompt[0] - other.prompt[0]).at(-1);
+    await app.loadGraphData(last.prompt[3].extra_pnginfo.workflow, true, false);
+    app.nodeOutputs = last.outputs;
 }"""
 NASTY = "<img src=x onerror='window.hurt = true'>"
 
@@ -73,6 +74,14 @@ def test_the_history_keeps_the_chart(view):
     kept = [state for output in outputs for state in output.get("higfa_guidance", [])]
     shown = [text for text, _ in view.page.evaluate(LINES, SAMPLED)]
     assert set(shown) <= {state["text"] for state in kept}
+
+
+def test_a_run_loaded_from_the_history_shows_its_charts(view):
+    before = view.page.evaluate(LINES, SAMPLED)
+    view.open("miniature_augment")
+    view.page.evaluate(LOAD)
+    view.until(FINISHED, SAMPLED, seconds=15)
+    assert view.page.evaluate(LINES, SAMPLED) == before
 
 
 def test_names_with_html_are_shown_as_text(view):
