@@ -82,7 +82,7 @@ class View:
     def run(self) -> None:
         self.page.mouse.move(640, 790)  # away from what shows a hint over the button
         try:
-            self.page.get_by_test_id("queue-button").first.click(timeout=15_000)
+            self.page.get_by_test_id("queue-button").first.click(timeout=40_000)
         except Exception:
             self.shot("blocked")
             raise
