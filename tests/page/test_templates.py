@@ -18,7 +18,7 @@ NEED_FILES = {"controlnet_augment", "controlnet_train"}
 LOADERS = {"CheckpointLoaderSimple", "ControlNetLoader", "HiGFA_LoadClassifier"}  # of files that are not there
 RESIZED = """() => {
     const { canvas } = app.canvas;
-    return Math.abs(canvas.width - canvas.getBoundingClientRect().width * devicePixelRatio) < 2;
+    return canvas.width > 0.9 * innerWidth * devicePixelRatio;
 }"""
 CANVAS_TITLES = (
     "() => app.canvas.low_quality ? [0] : app.graph._nodes.map(() => LiteGraph.NODE_TEXT_SIZE * app.canvas.ds.scale)"
