@@ -7,6 +7,7 @@ saw a hundred. The judge is another architecture, trained on renders of its own;
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -129,9 +130,10 @@ class Guides:
     def _softened(self, x: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
         """The first `share` of a batch as decoded from a noisy latent, as soft as an early estimate."""
         n = int(len(x) * share)
-        z = self.autoencoder.encode(x[:n])
+        autoencoder: Any = self.autoencoder
+        z = autoencoder.encode(x[:n])
         noise = 0.15 * z.std() * torch.randn(z.shape, generator=generator)
-        x[:n] = self.autoencoder.decode(z + noise).clamp(-1, 1)
+        x[:n] = autoencoder.decode(z + noise).clamp(-1, 1)
         return x
 
 
