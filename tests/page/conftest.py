@@ -1,6 +1,7 @@
 """A real browser on a real server: one of each for all tests of the page, in two front ends and two renderers.
 
-Each front end is seen in one renderer, and each renderer in one front end; HIGFA_PAGE=all tries all four.
+Each front end is seen in one renderer, and each renderer in one front end, but for what takes long (`first_view`);
+HIGFA_PAGE=all tries all four with everything.
 
 HIGFA_FRONT_END names the folder of a second, newer front end (`python run.py test` fetches one); its files then take
 the place of those that ComfyUI serves, as its option --front-end-root does. Screenshots go to .higfa/screenshots.
@@ -119,7 +120,17 @@ def pages(browser, server):
 
 @pytest.fixture(scope="package", params=VIEWS, ids="-".join)
 def view(request, pages, server):
-    front_end, renderer = request.param
+    return view_of(request.param, pages, server)
+
+
+@pytest.fixture(scope="package", params=VIEWS if ALL else VIEWS[:1], ids="-".join)
+def first_view(request, pages, server):
+    """For what takes long and hardly differs between front ends."""
+    return view_of(request.param, pages, server)
+
+
+def view_of(wanted, pages, server):
+    front_end, renderer = wanted
     folder = os.environ.get("HIGFA_FRONT_END") if front_end == NEWER else None
     if front_end == NEWER and not folder:
         pytest.skip("HIGFA_FRONT_END names no second front end: `python run.py test` fetches one")

@@ -6,6 +6,8 @@ from ..help_tables import PAGES
 
 OPEN = """id => {
     app.graph.clear();
+    app.canvas.ds.scale = 1;
+    app.canvas.ds.offset = [500, 300];  // else the node's buttons may lie under the bar at the top
     const node = LiteGraph.createNode(id);
     app.graph.add(node);
     app.canvas.selectItems([node]);
@@ -18,13 +20,13 @@ PICTURES = "panel => [...panel.querySelectorAll('img')].map(one => one.naturalWi
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_help_page_fits_its_panel(view, page):
+def test_a_help_page_fits_its_panel(first_view, page):
     text = page.read_text("utf-8")
-    view.page.evaluate(OPEN, page.stem)
-    view.page.get_by_test_id("info-button").click()
-    panel = view.page.locator(PANEL)
+    first_view.page.evaluate(OPEN, page.stem)
+    first_view.page.get_by_test_id("info-button").click()
+    panel = first_view.page.locator(PANEL)
     panel.get_by_role("heading", level=1, name=text.splitlines()[0].removeprefix("# "), exact=True).wait_for()
-    view.page.wait_for_function(LOADED, arg=panel.element_handle())
-    view.shot(f"help-{page.stem}")
+    first_view.page.wait_for_function(LOADED, arg=panel.element_handle())
+    first_view.shot(f"help-{page.stem}")
     widths = panel.evaluate(PICTURES)
     assert len(widths) == text.count("![") and all(widths) and panel.evaluate(WIDE) == []

@@ -16,20 +16,24 @@ TEXTS = """id => {
     const names = Object.fromEntries([...inputs, ...widgets]);
     return {title: node.title, description, names, outputs: node.outputs.map(shown)};
 }"""
+PLACE = """() => {
+    const [node] = app.graph._nodes, widget = node.widgets.find(one => one.name === 'eta');
+    return app.canvasPosToClientPos([node.pos[0] + 90, node.pos[1] + widget.y + 10]);
+}"""
 TOOLTIP = ".node-tooltip"
 
 
 @pytest.fixture(params=["zh", "ja", "ko"])
-def foreign(request, browser, server, view):
+def foreign(request, browser, server, first_view):
     """A page in another language, and that language."""
     set_up(server, {"Comfy.Locale": request.param, "Comfy.VueNodes.Enabled": False})
-    page = new_page(browser, server, os.environ["HIGFA_FRONT_END"] if view.front_end == NEWER else None)
+    page = new_page(browser, server, os.environ["HIGFA_FRONT_END"] if first_view.front_end == NEWER else None)
     yield page, request.param
     page.close()
     set_up(server, {"Comfy.Locale": "en"})
 
 
-def test_nodes_speak_the_language_of_the_page(foreign, view):
+def test_nodes_speak_the_language_of_the_page(foreign, first_view):
     page, language = foreign
     for node_id, expected in read(language).items():
         said = page.evaluate(TEXTS, node_id)
@@ -43,12 +47,11 @@ def test_nodes_speak_the_language_of_the_page(foreign, view):
         "() => { const node = LiteGraph.createNode('HiGFA_Guidance'); node.pos = [100, 100]; app.graph.add(node);"
         " app.canvas.ds.reset(); app.canvas.setDirty(true, true); }"
     )
-    place = page.evaluate(
-        "() => { const [node] = app.graph._nodes, widget = node.widgets.find(one => one.name === 'eta');"
-        " return app.canvasPosToClientPos([node.pos[0] + 90, node.pos[1] + widget.y + 10]); }"
-    )
-    page.mouse.move(*place)
-    page.mouse.move(place[0] + 2, place[1] + 1)
-    page.locator(TOOLTIP).wait_for()
+    for turn in range(20):  # a tooltip comes where the pointer rests on a node that has been drawn
+        x, y = page.evaluate(PLACE)
+        page.mouse.move(x + turn % 2, y)
+        page.wait_for_timeout(800)
+        if page.locator(TOOLTIP).is_visible():
+            break
     assert page.locator(TOOLTIP).inner_text() == read(language)["HiGFA_Guidance"]["inputs"]["eta"]["tooltip"]
-    View(page, view.server, view.front_end, view.renderer).shot(f"locale-{language}")
+    View(page, first_view.server, first_view.front_end, first_view.renderer).shot(f"locale-{language}")
