@@ -205,11 +205,14 @@ function addChoosers(node) {
 const valueOf = (node, name) => node.widgets.find((widget) => widget.name === name)?.value ?? "";
 const isLinked = (node, name) => node.inputs.find((one) => one.name === name)?.link != null;
 
-async function offer(node, { name, label = name, question, taken }) {
+async function offer(node, list) {
+  const { name, label = name, question, taken } = list;
+  const turn = (list.turn = (list.turn ?? 0) + 1);
   const needless = isLinked(node, name) || (name === "class_name" && isLinked(node, "job"));
   const [kind, of] = (!needless && question()) || [];
   const answer = kind && (await api.fetchApi(`/higfa/choices/${kind}?name=${encodeURIComponent(of)}`));
   const { choices = [] } = answer?.ok ? await answer.json() : {};
+  if (turn !== list.turn) return; // a later question has overtaken this one
   const known = node.widgets.find((widget) => widget.name === `choose ${label}`);
   if (choices.length) (known ?? addChooser(node, name, label, taken)).options.values = [CHOOSE, ...choices];
   else if (known) node.widgets.splice(node.widgets.indexOf(known), 1);

@@ -5,7 +5,7 @@ import urllib.parse
 import pytest
 
 from higfa_core.miniature import birds
-from higfa_core.miniature.sources import NAME
+from higfa_core.miniature.sources import NAME, draw_sources
 
 from .conftest import GUIDE, MINE, ROOT
 
@@ -95,6 +95,7 @@ def test_folders_are_offered_beside_the_text(view, my_dataset):
 
 
 def test_a_class_of_the_dataset_is_its_first_job(view, server):
+    draw_sources(server.base / "input" / NAME, 1)
     view.open("miniature_augment")
     (job,) = view.page.evaluate(
         "app.graph._nodes.filter(node => node.type === 'HiGFA_DatasetJob').map(node => String(node.id))"

@@ -27,6 +27,7 @@ def graph(server) -> dict:
     early = {**defaults(server, "HiGFA_Guidance"), "start_percent": 0.5}  # of three steps one is in the final stage
     made["44"] = {"class_type": "HiGFA_Guidance", "inputs": early}
     made["40"] = {"class_type": "HiGFA_TuneGuidance", "inputs": {**inputs, "guidance": ["44", 0]}}
+    made["41"] = {"class_type": "PreviewImage", "inputs": {"images": ["40", 0]}}
     made["43"] = {"class_type": "PreviewAny", "inputs": {"source": ["40", 2]}}
     return made
 
