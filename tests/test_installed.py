@@ -77,7 +77,7 @@ def test_the_readmes_way_from_a_folder_to_a_dataset(python, birds):
     section = README.partition("## From a folder to a dataset")[2].partition("\n## ")[0]
     commands = section.split("```")[1].strip().splitlines()
     server = FakeComfy(birds / "output", seconds=0)
-    server.scores = {"rank": 1, "confidence": 0.99}
+    server.scores = {"rank": 1, "confidence": 0.99, "judge_rank": 1, "judge_confidence": 0.99}
     here = {".higfa/base": str(birds), "http://127.0.0.1:8188": server.url, "--per-class 20": "--per-class 1"}
     try:
         for command in commands:
