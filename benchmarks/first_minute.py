@@ -3,7 +3,7 @@
     python run.py exec -- python benchmarks/first_minute.py --rounds 3 --screenshot first.png
 
 Seconds since `serve` was typed, in an installation that is set up; a browser is already open, as most people's is. Each
-round starts the server anew, with an empty profile of the browser and the next bird. Needs a Chromium on PATH.
+round restarts the server, with an empty browser profile and the next bird. Needs Chromium on PATH.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class KeptControls:
 class _Call:
     """One guided call: which of its conditionings a control is asked for, and how often.
 
-    Nothing here may depend on objects or ids, which a run that continues another one makes anew.
+    Nothing here may depend on object identity: a run that continues another one has new objects.
     """
 
     def __init__(self, kept: dict[tuple, Residuals | None]):

@@ -23,16 +23,16 @@ from .trainer import Trainer
 
 log = logging.getLogger(__name__)
 FEW_SHOT = "test_resnet"
-SHOTS, HELD_OUT = 10, 2  # images of a species, seeds 0 to 9: the demo's sources are the first eight of them
+SHOTS, HELD_OUT = 10, 2  # images per species, seeds 0 to 9: the demo's sources are the first eight of them
 STEPS = {"mid": 1500, "weak": 300}
 RELATED, PRETRAINING = 6_000, 600  # images and steps
-# Architecture, first seed of its renders, renders of a species, steps, seed of its weights.
+# Architecture, first seed of its renders, renders per species, steps, seed of its weights.
 MANY_SHOT = {
     "oracle": ("resnet10t", 2_000_000, 100, 900, 526),
     "judge": ("test_efficientnet", 3_000_000, 1_000, 1300, 527),
 }
 RELATED_SEED, FRESH_SEED = 5_000_000, 6_000_000  # ranges of seeds are disjoint, as are those of `.make_weights`
-FRESH = 100  # renders of a species that nothing was trained on
+FRESH = 100  # renders per species that nothing was trained on
 SPECIES = len(birds.SPECIES)
 LOOK = Preprocess((SIZE, SIZE), (0.5,) * 3, (0.5,) * 3, "bilinear", 1.0)
 

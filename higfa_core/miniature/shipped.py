@@ -15,4 +15,4 @@ def worth(path: Path) -> str:
     if "fresh_accuracy" not in about:
         return ""
     right = f"right on {float(about['fresh_accuracy']):.0%} of fresh renders"
-    return f"{about['role']}: {right}, trained on {int(about['images_per_class']):,} images a species"
+    return f"{about['role']}: {right}, trained on {int(about['images_per_class']):,} images per species"

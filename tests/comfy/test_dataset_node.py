@@ -29,9 +29,8 @@ def test_embedded_dataset_is_drawn_on_first_use_and_then_left_alone(pack):
     from higfa_core.miniature import birds
 
     folder = Path(folder_paths.get_input_directory()) / "higfa_demo"
-    stamp = pack.nodes[
-        "HiGFA_DatasetJob"
-    ].fingerprint_inputs  # ComfyUI asks before a run: equal ones are not made again
+    # ComfyUI asks for it before a run, and does not run a node again whose fingerprint is the same.
+    stamp = pack.nodes["HiGFA_DatasetJob"].fingerprint_inputs
     before = stamp(dataset="higfa_demo")
     image, mask, name, prompt, seed, job, count = execute(pack, "higfa_demo", 17)
     assert stamp(dataset="higfa_demo") == before
