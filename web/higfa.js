@@ -1,5 +1,5 @@
 // What the HiGFA nodes add to ComfyUI's page: fewer widgets in the classic canvas, choices instead of typing, a chart
-// of the guidance, the review of datasets, and an index that a failed run does not use up.
+// of the guidance, the review of datasets, and after a run that failed the reason and the index that it did not use up.
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
@@ -174,7 +174,8 @@ function addText(node) {
 
 function tell(node, text) {
   const box = node.widgets.find((widget) => widget.name === TEXT)?.element;
-  if (text) box?.replaceChildren([].concat(text).join("\n"));
+  const lines = [].concat(text ?? []).join("\n");
+  if (lines) box?.replaceChildren(lines.replace(/ {2,}/g, " · ")); // columns do not line up in this font
 }
 
 // --- Choices: beside a text that names a folder or a class, a list of those that there are.
@@ -325,6 +326,15 @@ async function queuedGraph(id) {
   return {};
 }
 
+// The page's own message of a failed run hides the reason behind a button.
+function sayWhy({ detail }) {
+  const node = nodeAt(String(detail.node_id));
+  if (!node || !isOurs(node)) return;
+  const reason = { summary: node.title, detail: detail.exception_message.trim() };
+  app.extensionManager.toast.add({ severity: "error", life: 30_000, ...reason });
+}
+
+api.addEventListener("execution_error", sayWhy);
 api.addEventListener("execution_error", giveBackIndex);
 api.addEventListener("execution_interrupted", giveBackIndex);
 

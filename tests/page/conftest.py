@@ -38,6 +38,12 @@ OPEN = """async ([name, workflow]) => {
     await app.loadGraphData(workflow, true, true, name, {openSource: 'template'});
     await new Promise(done => setTimeout(done, 300));
 }"""
+LISTEN = """async () => {
+    const { api } = await import('/scripts/api.js');
+    window.ended = null;
+    for (const name of ['execution_success', 'execution_error', 'execution_interrupted'])
+        api.addEventListener(name, () => { window.ended = name; }, { once: true });
+}"""
 RENDER = "nodes2 => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', nodes2)"
 
 
@@ -87,6 +93,15 @@ class View:
         except Exception:
             self.shot("blocked")
             raise
+
+    def complete(self, seconds: float = 90) -> None:
+        """Press Run, and wait until it has succeeded."""
+        self.page.evaluate(LISTEN)
+        self.run()
+        self.until("() => window.ended", seconds=seconds)
+        wrong = "app.lastExecutionError?.exception_message"
+        assert self.page.evaluate("window.ended") == "execution_success", self.page.evaluate(wrong)
+        self.page.wait_for_timeout(1500)  # for pictures to be loaded and drawn
 
     def until(self, condition: str, argument=None, seconds: float = 90) -> None:
         """Wait until a JavaScript expression is true."""

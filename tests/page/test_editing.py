@@ -1,14 +1,10 @@
 """What a person does with nodes: copy and paste, undo, pack into a sub-graph and out again, drop an image back."""
 
-import base64
 import json
 
 import pytest
-import torch
 
-from higfa_core.store.writer import encode_image
-
-from .conftest import WORKFLOWS
+from .conftest import VIEWS
 
 PROMPT = "async () => (await app.graphToPrompt()).output"
 SENT = """async kind => Object.entries((await app.graphToPrompt()).output)
@@ -31,14 +27,18 @@ PACK = """kinds => {
     return String(node.id);
 }"""
 UNPACK = "id => app.graph.unpackSubgraph(app.graph.getNodeById(Number(id)))"
-DROP = """async data => {
-    const bytes = Uint8Array.from(atob(data), letter => letter.charCodeAt(0));
+TAKE = """async kind => {  // as a person drags the picture out of the page
+    const node = app.graph._nodes.find(node => node.type === kind);
+    const answer = await fetch(`/view?${new URLSearchParams(app.nodeOutputs[node.id].images[0])}`);
+    window.taken = new File([await answer.blob()], 'bird.png', { type: 'image/png' });
+}"""
+DROP = """() => {
     const dataTransfer = new DataTransfer();
-    dataTransfer.items.add(new File([bytes], 'bird.png', { type: 'image/png' }));
+    dataTransfer.items.add(window.taken);
     const options = { dataTransfer, bubbles: true, cancelable: true };
     document.getElementById('graph-canvas').dispatchEvent(new DragEvent('drop', options));
 }"""
-SAMPLER = "HiGFA_KSampler"
+SAMPLER, EXPORT = "HiGFA_KSampler", "HiGFA_ExportDataset"
 
 
 @pytest.fixture
@@ -85,16 +85,20 @@ def test_into_a_sub_graph_and_out_again(view, template):
     assert plain(view.page.evaluate(PROMPT)) == before
 
 
-def test_an_image_that_carries_its_workflow_opens_it(view, template):
-    wanted = plain(view.page.evaluate(PROMPT))
-    workflow = view.page.evaluate("JSON.stringify(app.graph.serialize())")
-    graph = (WORKFLOWS / "api" / "miniature_augment.json").read_text("utf-8")
-    data = encode_image(torch.zeros(64, 64, 3), "png", {"prompt": graph, "workflow": workflow})
+def test_an_image_of_a_run_brings_its_workflow_back(view, template):
+    index = 60 + VIEWS.index((view.front_end, view.renderer))  # no run is cached
+    changes = [["HiGFA_DatasetJob", "index", index], [SAMPLER, "steps", 6], [EXPORT, "save_metadata", True]]
+    for change in changes:
+        view.page.evaluate(SET, change)
+    wanted = view.page.evaluate(PROMPT)
+    view.complete()
+    view.page.evaluate(TAKE, EXPORT)
     view.open("miniature_compare")
-    assert plain(view.page.evaluate(PROMPT)) != wanted
-    view.page.evaluate(DROP, base64.b64encode(data).decode())
-    view.until("kind => app.graph._nodes.some(node => node.type === kind)", "HiGFA_ExportDataset", seconds=15)
-    assert plain(view.page.evaluate(PROMPT)) == wanted
+    view.page.evaluate(DROP)
+    view.until("kind => app.graph._nodes.some(node => node.type === kind)", EXPORT, seconds=15)
+    assert view.page.evaluate(PROMPT) == wanted
+    view.page.wait_for_timeout(500)
+    view.shot("dropped")
 
 
 def test_the_blueprint_is_in_the_library_and_opens(view):

@@ -103,10 +103,12 @@ def test_a_wrong_folder_marks_its_input_and_uses_up_no_index(view):
     assert view.page.evaluate(INDEX) == index
 
 
-def test_a_run_that_fails_uses_up_no_index(view):
+def test_a_run_that_fails_says_why_and_uses_up_no_index(view):
     view.open("miniature_augment")
     index = view.page.evaluate(INDEX)
     view.page.evaluate(CHANGE, ["HiGFA_DatasetJob", "layout", "table labels=nothing.csv"])  # known once it runs
     view.run()
     view.until("() => app.lastExecutionError", seconds=60)
+    view.page.get_by_text("nothing.csv").first.wait_for()
+    view.shot("failed-run")
     view.until(f"index => ({INDEX})() === index", index, seconds=20)
