@@ -347,9 +347,13 @@ function after(owner, method, action) {
   };
 }
 
+// The help panel is narrow, and would cut off paths and code.
+const WRAP = ".node-help-content { overflow-wrap: anywhere } .node-help-content pre { white-space: pre-wrap }";
+
 app.registerExtension({
   name: "HiGFA",
   setup() {
+    document.head.append(element("style", {}, WRAP));
     app.extensionManager.registerSidebarTab({ ...REVIEW_TAB, type: "custom", render: listDatasets });
   },
   nodeCreated(node) {

@@ -15,6 +15,15 @@ OPEN = """id => {
 PANEL = ".node-help-content"
 WIDE = """panel => [...panel.querySelectorAll('table, img')].filter(one => one.scrollWidth > panel.clientWidth)
     .map(one => one.outerHTML.slice(0, 60))"""
+CLIPPED = """panel => {
+    const right = panel.getBoundingClientRect().right, found = [], range = document.createRange();
+    const texts = document.createTreeWalker(panel, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+        range.selectNodeContents(texts.currentNode);
+        if ([...range.getClientRects()].some(line => line.right > right + 1)) found.push(texts.currentNode.data);
+    }
+    return found;
+}"""
 LOADED = "panel => [...panel.querySelectorAll('img')].every(one => one.complete)"
 PICTURES = "panel => [...panel.querySelectorAll('img')].map(one => one.naturalWidth)"
 
@@ -29,4 +38,5 @@ def test_a_help_page_fits_its_panel(first_view, page):
     first_view.page.wait_for_function(LOADED, arg=panel.element_handle())
     first_view.shot(f"help-{page.stem}")
     widths = panel.evaluate(PICTURES)
+    assert panel.evaluate(CLIPPED) == []
     assert len(widths) == text.count("![") and all(widths) and panel.evaluate(WIDE) == []
