@@ -82,7 +82,7 @@ def _of_manifest(folder: Path) -> list[tuple[Path, str, Mapping]]:
     manifest = Manifest(folder)
     if lost := manifest.missing():
         raise ValueError(f"{folder / lost[0]['file']} is missing. Export the dataset again, or give its own folder.")
-    rows = [row for row in manifest.rows() if row["accepted"] and row.get("synthetic", True)]
+    rows = [row for row in manifest if row["accepted"] and row.get("synthetic", True)]
     return [(folder / row["file"], row["class_name"], row) for row in rows]
 
 

@@ -91,8 +91,11 @@ class Export:
 
 def put(path: Path, data: bytes) -> None:
     """Write a file of an export, creating its folder. The whole export is made durable at its end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+    try:
+        path.write_bytes(data)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
 
 
 def put_json(path: Path, value: object) -> None:

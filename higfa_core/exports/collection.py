@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import stat
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -114,7 +115,7 @@ def read_collection(folders: Sequence[str | Path], all_images: bool = False) -> 
     others = 0
     for manifest in manifests:
         keys = None if all_images else planned_keys(manifest.folder)
-        for row in manifest.rows():
+        for row in manifest:
             if keys is None or row["key"] in keys:
                 _add(rows, manifest.folder, row, labels)
             else:
@@ -153,7 +154,7 @@ def _classes(manifests: Sequence[Manifest]) -> tuple[str, ...]:
             raise ValueError(f"{manifest.folder} has other classes than {manifests[0].folder}. Export them one by one.")
     names = lists[0]
     if names is None:  # images without a job: torchvision's order
-        names = sorted({class_name(row["class_name"]) for manifest in manifests for row in manifest.rows()})
+        names = sorted({class_name(name) for manifest in manifests for name in manifest.by_class()})
     check_class_names(names)
     return tuple(names)
 
@@ -179,12 +180,13 @@ def _add(rows: dict, folder: Path, row: dict, labels: Mapping[str, int]) -> None
 
 def _item(folder: Path, row: dict, label: int) -> Item:
     path = _real_folder(folder, row["file"].rpartition("/")[0]) / row["file"].rpartition("/")[2]
-    if path.is_symlink():
-        inside(folder, row["file"])
     try:
-        size = path.stat().st_size
+        info = path.lstat()
+        if stat.S_ISLNK(info.st_mode):
+            info = inside(folder, row["file"]).stat()
     except OSError:
         raise ValueError(f"{path} is missing. Generate it again, or copy it there.") from None
+    size = info.st_size
     if size != row["bytes"]:
         raise ValueError(f"{path} has {size} bytes, its manifest says {row['bytes']}. Generate it again.")
     mask = inside(folder, row["mask"]) if row.get("mask") else None

@@ -120,7 +120,8 @@ def encode(image: Image.Image, image_format: str, synthetic: bool = True) -> byt
 
 def _picture(item: Item, image_format: str) -> Picture:
     data = read_bytes(item.path)
-    if item.row["sha256"] and digest(data) != item.row["sha256"]:
+    found = digest(data)
+    if item.row["sha256"] and found != item.row["sha256"]:
         remedy = "The real image was changed after planning: plan again" if item.real else "Generate the image again"
         raise ValueError(f"{item.path} is not the file that was recorded (SHA-256 differs). {remedy}.")
     try:
@@ -134,6 +135,7 @@ def _picture(item: Item, image_format: str) -> Picture:
             if image_format != "keep":
                 refuse_large(image)
                 data, suffix = encode(image, image_format, not item.real), SUFFIXES[image_format]
+                found = digest(data)
     except (
         OSError,
         SyntaxError,
@@ -141,7 +143,7 @@ def _picture(item: Item, image_format: str) -> Picture:
         Image.DecompressionBombError,
     ) as error:  # PIL: SyntaxError for a broken PNG
         raise ValueError(f"Cannot read image {item.path} ({error}). Replace or remove it.") from error
-    row = {**item.row, "sha256": digest(data), "bytes": len(data), "width": width, "height": height}
+    row = {**item.row, "sha256": found, "bytes": len(data), "width": width, "height": height}
     stem = f"{'real-' if item.real else ''}{row['key'][:16]}-{row['index']}"
     return Picture(row, data, stem, suffix, mask)
 

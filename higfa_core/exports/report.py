@@ -41,7 +41,7 @@ class Dataset:
         self.folder = Path(folder).absolute()
         manifest = Manifest(self.folder)
         keys = planned_keys(self.folder)
-        self.rows = sorted((row for row in manifest.rows() if keys is None or row["key"] in keys), key=place_in_plan)
+        self.rows = sorted((row for row in manifest if keys is None or row["key"] in keys), key=place_in_plan)
         if not self.rows:
             raise ValueError(f"No images in {folder}. Give a folder that Export Dataset or `higfa run` has filled.")
         header = self.folder / HEADER

@@ -47,7 +47,8 @@ class Dataset:
             raise ValueError(f"No dataset {name!r} here. Load the page again.")
         self._lock, self._roots = RLock(), roots
         self._manifest = Manifest(self.folder)
-        self._plan: tuple = ()
+        self._seen: tuple = ()  # files as they were when these rows and keys were read
+        self._rows: list[dict] = []
         self._keys: set[str] | None = None
         self._pictures = Pictures(self.folder, roots)
 
@@ -119,13 +120,15 @@ class Dataset:
     def _judged(self, rules: Rules) -> list[Judged]:
         """The images in the order of the page."""
         with self._lock:
-            self._manifest.refresh()
-            stamp = _stamp(self.folder / HEADER), _stamp(self.folder / JOBS)
-            if stamp != self._plan:
-                self._plan, self._keys = stamp, planned_keys(self.folder)
+            plan = _stamp(self.folder / HEADER), _stamp(self.folder / JOBS)
+            seen = (*plan, _stamp(self.folder / "manifest.jsonl"))
+            if plan != self._seen[:2]:
+                self._keys = planned_keys(self.folder)
                 self._pictures = Pictures(self.folder, self._roots)
-            rows = planned_rows(self._manifest, self._keys)
-        return judged(rows, rules)
+            if seen != self._seen:
+                self._manifest.refresh()
+                self._seen, self._rows = seen, planned_rows(self._manifest, self._keys)
+            return judged(self._rows, rules)
 
     def _rules(self, rows: Sequence[Mapping]) -> list[dict[str, Any]]:
         """The rules as the page's sliders: declared once, as everywhere."""

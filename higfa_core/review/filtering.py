@@ -19,7 +19,7 @@ from ..files.atomic import LOCK_SECONDS, alone, write_atomic
 from ..files.records import plain
 from ..plans.plan_file import HEADER, planned_keys
 from ..plans.rules import Rules, Verdict
-from ..store.manifest import Manifest, decide
+from ..store.manifest import Image, Manifest, decide
 from ..store.rows import evidence, place_in_plan
 from ..wording import counted
 
@@ -84,14 +84,12 @@ def refilter(
         manifest.info()  # raises with the reason
         _refuse_missing(manifest, keys)
         rules = Rules.recorded(({} if fresh else present_rules(manifest)) | dict(changes))
-        found = judged(planned_rows(manifest, keys), rules)
+        outcomes, moved, new = _verdicts(manifest, keys, rules)
         if not dry_run:
             _record_rules(folder, rules)
-            for row, verdict, _ in (one for one in found if one.changes or one.restates):
+            for row, verdict in zip(manifest.read(new), new.values()):
                 decide(folder, row | {"rules": rules.given()}, verdict.accepted, verdict.reason)
-    outcomes = Counter(_outcome(one.verdict) for one in found)
-    gained, lost = (sum(one.changes and one.verdict.accepted == now for one in found) for now in (True, False))
-    return Refiltered(rules, outcomes, gained, lost, len(manifest) - len(found), dry_run)
+    return Refiltered(rules, outcomes, moved[True], moved[False], len(manifest) - outcomes.total(), dry_run)
 
 
 def decide_by_hand(
@@ -127,14 +125,34 @@ def judged(rows: Iterable[dict], rules: Rules) -> list[Judged]:
 
 def planned_rows(manifest: Manifest, keys: set[str] | None) -> list[dict]:
     """The rows of the plan's images, with the given keys; all rows without a plan."""
-    return [row for row in manifest.rows() if keys is None or row["key"] in keys]
+    return list(manifest.read(_planned(manifest.images(), keys)))
 
 
 def present_rules(manifest: Manifest) -> dict:
     """The rules that a dataset has now, as they are recorded."""
     header = _header(manifest.folder)
     known = plain(header.read_bytes()).get("rules") if header else None
-    return manifest.rows()[-1].get("rules") or {} if known is None else known
+    return (manifest.get(*manifest.images()[-1]) or {}).get("rules") or {} if known is None else known
+
+
+def _verdicts(
+    manifest: Manifest, keys: set[str] | None, rules: Rules
+) -> tuple[Counter[str], Counter[bool], dict[Image, Verdict]]:
+    """Of the plan's images: outcomes, new verdicts by acceptance, and what has to be recorded. The rows of one class at
+    a time are in memory."""
+    outcomes, moved, new = Counter(), Counter(), {}
+    for images in manifest.by_class().values():
+        rows = sorted(manifest.read(_planned(images, keys)), key=place_in_plan)
+        for one in _judged_class(rows, rules):
+            outcomes[_outcome(one.verdict)] += 1
+            moved[one.verdict.accepted] += one.changes
+            if one.changes or one.restates:
+                new[one.row["key"], one.row["index"]] = one.verdict
+    return outcomes, moved, new
+
+
+def _planned(images: Iterable[Image], keys: set[str] | None) -> list[Image]:
+    return [image for image in images if keys is None or image[0] in keys]
 
 
 def _judged_class(rows: Sequence[dict], rules: Rules) -> list[Judged]:
@@ -176,7 +194,7 @@ def _by_rules(manifest: Manifest, row: dict) -> Verdict:
     image = row["key"], row["index"]
     keys = planned_keys(manifest.folder)
     keys = keys if keys is None or row["key"] in keys else None  # of another plan: beside all
-    rows = [one for one in planned_rows(manifest, keys) if one["class_name"] == row["class_name"]]
+    rows = list(manifest.read(_planned(manifest.by_class()[row["class_name"]], keys)))
     rows = [row if (one["key"], one["index"]) == image else one for one in rows]
     found = judged(rows, Rules.recorded(present_rules(manifest)))
     return next(one.verdict for one in found if (one.row["key"], one.row["index"]) == image)

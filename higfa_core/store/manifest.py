@@ -10,28 +10,43 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..files.atomic import alone, write_atomic
 from ..files.paths import inside
-from ..files.reading import read_bytes
+from ..files.reading import open_file, read_bytes
 from ..files.records import DatasetInfo, checked
 from .repair import put_right
-from .rows import ACCEPTED, REJECTED, Damage, Tail, append_line, encode_row, read_row
+from .rows import ACCEPTED, REJECTED, Damage, Tail, append_line, encode_row, parse_row, read_row
 
 GENERATOR = "HiGFA for ComfyUI"
 FORMAT_VERSION = 1
 SETTLED_SECONDS = 1.0  # a folder that changed more recently may change again within one tick of the clock
+Image = tuple[str, int]  # the key of its job, and its index
+
+
+class Entry(NamedTuple):
+    """What is held of a row: where it begins in the manifest, and what is asked of many images at once."""
+
+    at: int
+    class_name: str
+    accepted: bool
+    folder: str
+    name: str
+    size: int | None
+    mask: str | None
 
 
 class Manifest:
     """`folder/manifest.jsonl`: one JSON row per image; the last row of a (key, index) counts.
 
+    Rows are read from the file as they are asked for: in memory they would take eight times what is held of them.
     A line cut short by a crash is reported once and ignored; the next append starts a new line.
     """
 
@@ -43,11 +58,15 @@ class Manifest:
         if rest := self.refresh():
             self._damage.found(self._tail.number + 1, rest, "cut short")
         if len(self):
-            named = {place: {name for name, _ in files.values()} for place, files in self._folders.items()}
+            named = {place: {name for _, name, _ in files} for place, files in self._files().items()}
             put_right(self.folder, named, all_known=not self._damage)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[dict]:
+        """The rows one by one, in the order in which their images first appeared."""
+        return self.read(list(self._entries))
 
     def refresh(self) -> bytes:
         """Read what this or another process has appended since the last call; returns a torn last line."""
@@ -55,21 +74,45 @@ class Manifest:
             self._forget()
         lines, rest = [b""], b""
         while lines:
-            first = self._tail.number + 1
+            at, first = self._tail.offset, self._tail.number + 1
             lines, rest = self._tail.lines()
             for number, line in enumerate(lines, first):
-                if why := self._take(line):
+                if why := self._take(line, at):
                     self._damage.found(number, line, why)
+                at += len(line) + 1
         # Without a newline it may still be whole. If not: torn by a crash, or another process is writing it.
-        return rest if self._take(rest) else b""
+        return rest if self._take(rest, self._tail.offset) else b""
 
     def rows(self) -> list[dict]:
-        """All rows in the order in which their (key, index) first appeared."""
-        return list(self._rows.values())
+        """All rows at once, about 4 kB each."""
+        return list(self)
+
+    def images(self) -> list[Image]:
+        """All images in the order in which they first appeared."""
+        return list(self._entries)
+
+    def by_class(self) -> dict[str, list[Image]]:
+        """Class name -> its images, both in the order in which they first appeared."""
+        found: dict[str, list[Image]] = defaultdict(list)
+        for image, entry in self._entries.items():
+            found[entry.class_name].append(image)
+        return found
 
     def get(self, key: str, index: int) -> dict | None:
         """The row of image `index` of job `key`, or None."""
-        return self._rows.get((key, index))
+        return next(self.read([(key, index)])) if (key, index) in self._entries else None
+
+    def read(self, images: Iterable[Image]) -> Iterator[dict]:
+        """The rows of images, one by one. ValueError if another file has replaced the manifest since `refresh`."""
+        if not self._entries:
+            return
+        with open_file(self.path) as file:
+            for image in images:
+                file.seek(self._entries[image].at)
+                row = parse_row(file.readline())
+                if row is None or (row["key"], row["index"]) != image:
+                    raise ValueError(f"{self.path} was replaced while it was read. Try again.")
+                yield row
 
     def is_intact(self, row: Mapping) -> bool:
         """Whether the row's file exists with the recorded hash."""
@@ -80,18 +123,18 @@ class Manifest:
 
     def missing(self) -> list[dict]:
         """Rows whose file is missing (by name and size, without reading the images; masks by name)."""
-        found = []
-        for folder, members in self._folders.items():
+        found: list[Image] = []
+        for folder, members in self._files().items():
             path = self.folder / folder
             changed = path.stat().st_mtime_ns if path.is_dir() else 0
             if self._complete.get(folder) == (changed, len(members)):
                 continue
             there = sizes(path)
-            gone = [key for key, (name, size) in members.items() if there.get(name, -1) != (size or there.get(name))]
+            gone = [image for image, name, size in members if there.get(name, -1) != (size or there.get(name))]
             if not gone and time.time() - changed / 1e9 > SETTLED_SECONDS:
                 self._complete[folder] = (changed, len(members))
-            found += [self._rows[key] for key in gone]
-        return found
+            found += gone
+        return list(self.read(found))
 
     def write(
         self,
@@ -145,10 +188,10 @@ class Manifest:
         planned = planned or {}
         names = [*(info.get("classes") or []), *planned]
         table = {name: {"planned": planned.get(name, 0), "written": 0, "accepted": 0} for name in names}
-        for row in self._rows.values():
-            counts = table.setdefault(row["class_name"], {"planned": 0, "written": 0, "accepted": 0})
+        for entry in self._entries.values():
+            counts = table.setdefault(entry.class_name, {"planned": 0, "written": 0, "accepted": 0})
             counts["written"] += 1
-            counts["accepted"] += bool(row["accepted"])
+            counts["accepted"] += entry.accepted
         return table
 
     def info(self) -> dict[str, Any] | None:
@@ -176,26 +219,31 @@ class Manifest:
         return info
 
     def _forget(self) -> None:
-        self._rows: dict[tuple[str, int], dict] = {}
-        self._folders: dict[str, dict] = defaultdict(dict)  # folder -> (key, index) or mask -> (file name, bytes)
+        self._entries: dict[Image, Entry] = {}
         self._complete: dict[str, tuple[int, int]] = {}
 
-    def _take(self, line: bytes) -> str:
-        """Process a line; returns what is wrong with it, if anything."""
+    def _take(self, line: bytes, at: int) -> str:
+        """Process the line at an offset; returns what is wrong with it, if anything."""
         if not line.strip():
             return ""
         try:
             row = read_row(line)
         except ValueError as error:
             return str(error)
-        key = row["key"], row["index"]
-        for file, _ in _files(self._rows.get(key, {})):
-            self._folders[file.rpartition("/")[0]].pop(key, None)
-        for file, size in _files(row):
-            folder, _, name = file.rpartition("/")
-            self._folders[folder][key] = (name, size)
-        self._rows[key] = row
+        folder, _, name = row["file"].rpartition("/")
+        place = sys.intern(folder), name, row["bytes"], row.get("mask")
+        self._entries[row["key"], row["index"]] = Entry(at, sys.intern(row["class_name"]), row["accepted"], *place)
         return ""
+
+    def _files(self) -> dict[str, list[tuple[Image, str, int | None]]]:
+        """Folder -> the files of images in it."""
+        found: dict[str, list[tuple[Image, str, int | None]]] = defaultdict(list)
+        for image, entry in self._entries.items():
+            found[entry.folder].append((image, entry.name, entry.size))
+            if entry.mask:
+                folder, _, name = entry.mask.rpartition("/")
+                found[folder].append((image, name, None))
+        return found
 
 
 def decide(folder: str | Path, row: Mapping, accepted: bool, reason: str) -> dict:
@@ -211,13 +259,6 @@ def decide(folder: str | Path, row: Mapping, accepted: bool, reason: str) -> dic
     if moved["file"] != row["file"]:
         (folder / row["file"]).unlink(missing_ok=True)
     return moved
-
-
-def _files(row: Mapping) -> Iterator[tuple[str, int | None]]:
-    if row:
-        yield row["file"], row["bytes"]
-        if row.get("mask"):
-            yield row["mask"], None
 
 
 def sizes(folder: Path) -> dict[str, int]:

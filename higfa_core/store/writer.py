@@ -156,7 +156,7 @@ def is_complete(output: str | Path, dataset_name: str) -> bool:
     """Whether the dataset exists with every image of its manifest."""
     manifest = open_manifest(dataset_folder(output, dataset_name))
     manifest.refresh()
-    return bool(manifest.rows()) and not manifest.missing()
+    return len(manifest) > 0 and not manifest.missing()
 
 
 @functools.lru_cache(maxsize=8)

@@ -200,7 +200,9 @@ def test_reading_resumes_where_it_stopped(tmp_path):
     with open(tmp_path / "manifest.jsonl", "r+b") as file:  # in place, so that whoever reads it again loses rows
         file.write(file.read(1) and b"\n" * (os.path.getsize(file.name) - 1))
     manifest.append(row("new", sha256="", bytes=0))
-    assert len(manifest.rows()) == 21 and len(Manifest(tmp_path).rows()) == 1
+    assert len(manifest) == 21 and len(Manifest(tmp_path)) == 1
+    with pytest.raises(ValueError, match="was replaced while it was read"):
+        manifest.rows()
 
 
 def test_another_verdict_moves_the_image_and_survives_a_crash_half_way(tmp_path, monkeypatch):
