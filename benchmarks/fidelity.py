@@ -12,10 +12,10 @@ import json
 import sys
 import time
 
-from miniature_world import ROOT, higfa_guider, load_world, start_comfyui, stock_guider
+from miniature_world import ROOT, higfa_guider, load_world, noise_for, start_comfyui, stock_guider
 
 SEEDS = {"evaluation": 10_000, "tune": 20_000}
-BATCH = 16
+BATCH = 32  # one image of each species
 
 
 def settings_of_workflow():
@@ -56,7 +56,7 @@ def load_judge():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=192, help="images for each method, a multiple of 16")
+    parser.add_argument("--images", type=int, default=192, help="images for each method, a multiple of 32")
     parser.add_argument("--seeds", choices=SEEDS, default="evaluation")
     parser.add_argument("--methods", nargs="+", default=["text only", "text + contour", "HiGFA"])
     parser.add_argument(
@@ -87,7 +87,7 @@ def main():
         seeds = [SEEDS[args.seeds] + start + i for i in species]
         names = [birds.CLASS_NAMES[s] for s in species]
         images, lines, moved = contours_for(species, seeds, warp)
-        noise = torch.cat([torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(s)) for s in seeds])
+        noise = noise_for(seeds)
         with torch.inference_mode():
             text, empty = world.encode([f"a photo of a {n}" for n in names]), world.encode([""] * BATCH)
             both = world.with_contour(text, moved)
@@ -142,11 +142,11 @@ def picture(row, path, count=8):
 
     images, lines, moved, decoded = row
     columns = [images, lines, moved, *decoded.values()]
-    picked = [i * 3 % 16 for i in range(count)]  # three apart, so that all four marks come and go
+    picked = [i * 5 % 32 for i in range(count)]  # five apart, so that all marks come and go
 
     def tile(x):
         pixels = (x.clamp(0, 1) * 255).round().byte().cpu().numpy()
-        return np.asarray(Image.fromarray(pixels).resize((128, 128), Image.Resampling.NEAREST))
+        return np.asarray(Image.fromarray(pixels).resize((128, 128), Image.Resampling.BOX))
 
     grid = np.full((count * 132, len(columns) * 132, 3), 255, np.uint8)
     for y, i in enumerate(picked):

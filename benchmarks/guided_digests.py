@@ -112,8 +112,8 @@ class World:
     def latent(self, batch, mask=None):
         import torch
 
-        samples = torch.randn(batch, 4, 16, 16, generator=torch.Generator().manual_seed(3)) if mask is not None else (
-            torch.zeros(batch, 4, 16, 16))  # fmt: skip
+        samples = torch.randn(batch, 8, 16, 16, generator=torch.Generator().manual_seed(3)) if mask is not None else (
+            torch.zeros(batch, 8, 16, 16))  # fmt: skip
         return {"samples": samples, **({} if mask is None else {"noise_mask": mask})}
 
     def ksampler(self, model=None, conds=None, batch=2, names=2, mask=None, sampler=(), **settings):

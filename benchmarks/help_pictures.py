@@ -1,9 +1,9 @@
-"""The pictures of the help pages: every contour method, every transform, every preset, and a strip of eta.
+"""The pictures of the help pages: the species, every contour method, every transform, every preset, and a strip of eta.
 
     python run.py serve                                        (in another terminal)
     python run.py exec -- python benchmarks/help_pictures.py [--server http://127.0.0.1:8188]
 
-Writes web/docs/pictures/*.jpg. Without `--server` and a running one, `--contours` writes those of the contours alone.
+Writes web/docs/pictures/*.jpg. `--drawn` writes only those that need no server: the species and the contours.
 """
 
 import argparse
@@ -30,6 +30,7 @@ CELL, LABEL, GAP, QUALITY = 128, 24, 4, 85  # shown at half that size where the 
 BACKGROUND, INK = (24, 24, 27), (235, 235, 235)
 CURVES = {"text": (200, 211, 224), "contour": (143, 214, 148), "classifier": (255, 122, 69)}
 SPECIES, DRAWN, SIZE = 13, 12, 256  # the bird of the contour pictures
+DRAWN_AS = 0  # of the species: the scene belongs to species and seed
 JOB = 3  # the bird of the strips
 ETAS = "0, 0.25, 1, 3"
 CUSTOM = Modulation(text=(0.5, 1.0), contour=(0.2, 1.0), b=2.0, gamma=0.5)
@@ -51,12 +52,13 @@ SEED = 60
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", default="http://127.0.0.1:8188")
-    parser.add_argument("--contours", action="store_true", help="only those that need no server")
+    parser.add_argument("--drawn", action="store_true", help="only those that need no server")
     args = parser.parse_args()
     PICTURES.mkdir(exist_ok=True)
+    save("species", species(), columns=4, lines=2, cell=96)
     save("contour_methods", contour_methods(), columns=2)
     save("contour_transforms", contour_transforms(), columns=3, lines=2)
-    if args.contours:
+    if args.drawn:
         return
     client = Client(args.server)
     strip = swept(client, "eta", ETAS, {"preset": "relax"})
@@ -64,6 +66,12 @@ def main():
     presets = swept(client, "preset", ", ".join([*MODULATIONS, "custom"]), {"eta": 1.0, **custom_settings()})
     cells = [[(f"p {p:.2f}", image), (name, curves_of(MODULATIONS.get(name, CUSTOM)))] for name, p, image in presets]
     save("presets", sum(cells, []), columns=2)
+
+
+def species() -> list[tuple[str, Image.Image]]:
+    """A bird of each species, four of a genus in a row, in the same scene."""
+    found = [(s.name, birds.render(DRAWN_AS, DRAWN, SIZE, s.marks)) for s in birds.SPECIES]
+    return [(name, Image.fromarray(view.image)) for name, view in found]
 
 
 def contour_methods() -> list[tuple[str, Image.Image]]:
@@ -140,16 +148,16 @@ def picture(image: torch.Tensor) -> Image.Image:
     return Image.fromarray((image[0].numpy() * 255).round().astype(np.uint8))
 
 
-def save(name: str, cells: list[tuple[str, Image.Image]], columns: int, lines: int = 1) -> None:
+def save(name: str, cells: list[tuple[str, Image.Image]], columns: int, lines: int = 1, cell: int = CELL) -> None:
     """Write labelled cells as one picture, row by row; with two `lines`, a label's words are below each other."""
-    step, high = CELL + GAP, CELL + lines * LABEL + GAP
+    step, high = cell + GAP, cell + lines * LABEL + GAP
     sheet = Image.new("RGB", (columns * step + GAP, -(-len(cells) // columns) * high + GAP), BACKGROUND)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(18)
     for place, (label, image) in enumerate(cells):
         left, top = GAP + place % columns * step, GAP + place // columns * high
-        sheet.paste(image.convert("RGB").resize((CELL, CELL), Image.Resampling.LANCZOS), (left, top))
+        sheet.paste(image.convert("RGB").resize((cell, cell), Image.Resampling.LANCZOS), (left, top))
         words = label.split(" ", lines - 1) if lines > 1 else [label]
-        middle = left + CELL / 2, top + CELL + lines * LABEL / 2
+        middle = left + cell / 2, top + cell + lines * LABEL / 2
         draw.multiline_text(middle, "\n".join(words), fill=INK, font=font, anchor="mm", align="center")
     sheet.save(PICTURES / f"{name}.jpg", quality=QUALITY)
 

@@ -3,7 +3,7 @@
     python run.py exec -- python benchmarks/honest_guides.py
 
 `mid` ships; `weak` and `oracle` are made once, by the stages of higfa_core/miniature/make_weights.py, and kept in
-.higfa/train. Writes their accuracy on 1,600 fresh renders into benchmarks/results/guides.csv.
+.higfa/train. Writes their accuracy on 3,200 fresh renders into benchmarks/results/guides.csv.
 """
 
 import argparse
@@ -15,13 +15,22 @@ from miniature_world import ROOT, start_comfyui
 
 RESULTS = ROOT / "benchmarks/results"
 TRAINED = ROOT / ".higfa/train"
-MARKS = {"bill": 3, "tail": 2, "wing bars": 1, "crown": 0}  # the bit of the species' number
 
 
 def guide_path(name):
     from higfa_core.miniature import shipped
 
     return shipped.GUIDE if name == "mid" else TRAINED / f"{name}.safetensors"
+
+
+def marks_right(seen, wanted):
+    """Mark -> which of the species seen have it as the wanted ones do; both are species [N]."""
+    import torch
+
+    from higfa_core.miniature import birds
+
+    has = torch.tensor([[mark in species.marks for mark in birds.MARKS] for species in birds.SPECIES])
+    return dict(zip(birds.MARKS, (has[seen] == has[wanted]).T, strict=True))
 
 
 def accuracy_row(name, classifier, pixels, labels):
@@ -31,8 +40,8 @@ def accuracy_row(name, classifier, pixels, labels):
 
     p = seen_by(classifier, pixels)
     seen = p.argmax(1)
-    marks = {mark: (seen >> bit & 1) == (labels >> bit & 1) for mark, bit in MARKS.items()}
-    row = {k: round(float(right.float().mean()), 4) for k, right in ({"species": seen == labels} | marks).items()}
+    found = {"species": seen == labels} | marks_right(seen, labels)
+    row = {k: round(float(right.float().mean()), 4) for k, right in found.items()}
     return {"classifier": name, "arch": classifier.arch, "renders": len(labels), **row,
             "ece": round(float(expected_calibration_error(p.double(), labels)), 4)}  # fmt: skip
 

@@ -27,7 +27,8 @@ class World:
     def noise(self, batch, seed):
         import torch
 
-        return torch.randn(batch, 4, self.side, self.side, generator=torch.Generator().manual_seed(seed))
+        channels = self.model.model.latent_format.latent_channels
+        return torch.randn(batch, channels, self.side, self.side, generator=torch.Generator().manual_seed(seed))
 
     def encode(self, texts):
         """One CONDITIONING whose batch holds a prompt for each image."""
@@ -50,6 +51,13 @@ class World:
         return guider.sample(
             noise, torch.zeros_like(noise), comfy.samplers.sampler_object(sampler), sigmas, disable_pbar=True, seed=seed
         )
+
+
+def noise_for(seeds):
+    """The miniature's noise [B, 8, 16, 16], each image's from a seed of its own."""
+    import torch
+
+    return torch.cat([torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
 def load_world() -> World:

@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from fidelity import SEEDS, contours_for, settings_of_workflow
-from miniature_world import higfa_guider, load_world, start_comfyui
+from miniature_world import higfa_guider, load_world, noise_for, start_comfyui
 
 SPECIES = (1, 4, 7, 14)
 
@@ -30,7 +30,7 @@ def main():
     world, names = load_world(), [birds.CLASS_NAMES[s] for s in SPECIES]
     seeds = [SEEDS["evaluation"] + s for s in SPECIES]
     _, _, moved = contours_for(SPECIES, seeds, warp)
-    noise = torch.cat([torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(s)) for s in seeds])
+    noise = noise_for(seeds)
     with torch.inference_mode():
         text, empty = world.encode([f"a photo of a {n}" for n in names]), world.encode([""] * len(names))
         guider = higfa_guider(

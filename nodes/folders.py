@@ -19,10 +19,13 @@ def dataset_input(tooltip: str) -> io.String.Input:
 
 
 def dataset_folder(name: str) -> Path:
-    """The folder of that name; the miniature's images are drawn on first use. ValueError for a place outside."""
+    """The folder of that name; the miniature's images are drawn on first use. ValueError for a place outside,
+    or for the birds of an earlier version."""
     folder = inside(folder_paths.get_input_directory(), name)
-    if name == sources.NAME and not folder.exists():
-        sources.draw_sources(folder)
+    if name == sources.NAME:
+        sources.refuse_earlier(folder)
+        if not folder.exists():
+            sources.draw_sources(folder)
     return folder
 
 

@@ -20,8 +20,8 @@ class LoadMiniature(io.ComfyNode):
             node_id="HiGFA_LoadMiniature",
             display_name="Load Miniature",
             category="HiGFA",
-            description="A complete tiny world that ships with the pack: sixteen species of drawn birds that differ by "
-            "small marks, at 64 x 64 pixels, with everything needed to try hierarchical guidance on a CPU.",
+            description="A complete tiny world that ships with the pack: 32 species of drawn birds that differ by "
+            "small marks, at 128 x 128 pixels, with everything needed to try hierarchical guidance on a CPU.",
             search_aliases=["miniature", "tiny model", "demo model", "birds", "example models"],
             inputs=[],
             hidden=[io.Hidden.unique_id],
@@ -31,7 +31,8 @@ class LoadMiniature(io.ComfyNode):
                 io.Vae.Output(display_name="VAE"),
                 io.ControlNet.Output(display_name="CONTROL_NET"),
                 HiGFAClassifier.Output(
-                    display_name="CLASSIFIER", tooltip="The guide, as weak as yours: it saw ten images of each species."
+                    display_name="CLASSIFIER",
+                    tooltip="The guide, as weak as yours: it saw five images of each species.",
                 ),
                 io.String.Output(display_name="class_names"),
                 HiGFAClassifier.Output(

@@ -31,7 +31,7 @@ def test_pages_name_every_input(pack):
 LINK = re.compile(r"(!?)\[[^\]]*\]\(([^)\s]+)\)")
 OURS = "https://github.com/higfa/ComfyUI-HiGFA/blob/main/"
 PICTURES = ROOT / "web" / "docs" / "pictures"
-SMALL, SMALL_TOGETHER = 40_000, 400_000  # bytes
+SMALL, SMALL_TOGETHER = 100_000, 400_000  # bytes
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

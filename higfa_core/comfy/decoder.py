@@ -64,20 +64,27 @@ class VAEDecoder:
 
 
 class TinyDecoder:
-    """TAESD from models/vae_approx, which takes model-space latents unchanged; always float32."""
+    """TAESD from models/vae_approx, or the decoder of a latent format that brings its own (`build_tiny_decoder`). Takes
+    model-space latents unchanged; always float32."""
 
     name, dtype = "tiny", torch.float32
 
     def __init__(self, path: str, latent_format: LatentFormat, device: torch.device):
         self.latent_format = latent_format
         with torch.inference_mode(False):
-            self.module = comfy.taesd.taesd.TAESD(None, None, latent_channels=latent_format.latent_channels)
-            weights = comfy.utils.load_torch_file(path, safe_load=True)
-            self.module.taesd_decoder.load_state_dict({k: w.clone() for k, w in weights.items()})
-            self.module.requires_grad_(False).eval().to(device)
+            weights = {k: w.clone() for k, w in comfy.utils.load_torch_file(path, safe_load=True).items()}
+            build = getattr(latent_format, "build_tiny_decoder", None)
+            if build is None:
+                taesd = comfy.taesd.taesd.TAESD(None, None, latent_channels=latent_format.latent_channels)
+                taesd.taesd_decoder.load_state_dict(weights)
+                module, self.decode = taesd, taesd.decode
+            else:
+                module = self.decode = build()
+                module.load_state_dict(weights)
+            module.requires_grad_(False).eval().to(device)
 
     def __call__(self, latents: Tensor) -> Tensor:
-        return (self.module.decode(latents.float()) / 2 + 0.5).clamp(0, 1)
+        return (self.decode(latents.float()) / 2 + 0.5).clamp(0, 1)
 
 
 Decoder = VAEDecoder | TinyDecoder
@@ -111,7 +118,10 @@ DecoderChoice = VAEChoice | TinyChoice
 
 
 def tiny_decoder_path(latent_format: LatentFormat) -> str | None:
-    """The TAESD decoder of this latent format in models/vae_approx, or None."""
+    """The latent format's own tiny decoder, or its TAESD decoder in models/vae_approx, or None."""
+    own = getattr(latent_format, "tiny_decoder_file", None)
+    if own is not None:
+        return str(own)
     name = latent_format.taesd_decoder_name
     if not name or latent_format.latent_dimensions != 2:
         return None
@@ -134,7 +144,8 @@ def choose_decoder(choice: str, vae: VAE | None, latent_format: LatentFormat, im
             if wanted and latent_format.latent_dimensions == 2
             else "decoder is 'tiny', but this model's latents have no tiny decoder. Set decoder to 'vae'."
         )
-    if path is not None and (choice == "tiny" or vae is None or (choice == "auto" and image_side > TINY_ABOVE)):
+    preferred = image_side > TINY_ABOVE or getattr(latent_format, "tiny_decoder_file", None) is not None
+    if path is not None and (choice == "tiny" or vae is None or (choice == "auto" and preferred)):
         return TinyChoice(path, latent_format)
     return VAEChoice(_checked(vae, latent_format), latent_format)
 

@@ -24,9 +24,9 @@ from .shell import Parser, command
 
 WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "api" / "miniature_augment.json"
 MAX_IMAGES = 1000  # seeds from 1,000,000 on belong to training, those in between to evaluation
-JOBS_PER_CLASS = 5  # 80 jobs and the comparison: under six minutes on two cores
-# The judge keeps the best four of five of each species: a threshold could leave one without images.
-RULES = ("--min-judge-confidence", "0", "--keep-judge-share", "0.8")
+JOBS_PER_CLASS = 4  # 128 jobs and the comparison: about four minutes on two cores
+# The judge keeps the best three of four of each species: a threshold could leave one without images.
+RULES = ("--min-judge-confidence", "0", "--keep-judge-share", "0.75")
 KSAMPLER_INPUTS = ("model", "latent_image", "seed", "steps", "cfg", "sampler_name", "scheduler", "denoise")
 
 

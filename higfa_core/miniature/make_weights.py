@@ -1,8 +1,8 @@
 """Train every weight file of the miniature: `python run.py exec -- python -m higfa_core.miniature.make_weights`.
 
-Stages, each of which resumes from its checkpoint in the work folder: vae, unet (with the text encoder), control, and
-the classifiers: related (what the guide is pre-trained on), guide, judge. About 100 minutes on two CPU cores. `weak`
-and `oracle`, guides to compare with, do not ship: they stay in the work folder.
+Stages, each of which resumes from its checkpoint in the work folder: vae, tiny (a second decoder), unet (with the text
+encoder), control, and the classifiers: related (what the guide is pre-trained on), guide, judge. About 90 minutes
+of one CPU core. `weak` and `oracle`, guides to compare with, do not ship: they stay in the work folder.
 """
 
 import argparse
@@ -19,14 +19,15 @@ from torch.nn import functional as F
 
 from .. import contour
 from ..comfy.startup import start_comfyui
-from . import networks
+from . import birds, networks
 from .guides import Guides
 from .renders import render_set, to_pixels
 from .shipped import WEIGHTS
 from .trainer import Trainer
 
 log = logging.getLogger(__name__)
-RENDERS = 16_000
+RENDERS = 640 * len(birds.SPECIES)
+VAE_STEPS, TINY_STEPS, UNET_STEPS, CONTROL_STEPS = 3000, 800, 6000, 1500
 # Disjoint from the seeds of the classifiers (`.guides`). Demo sources use seeds below 1,000, and so does the guide;
 # evaluation uses none of these (benchmarks/fidelity.py).
 DATA_SEED = 1_000_000
@@ -76,31 +77,51 @@ class Studio:
         return stored["images"], np.unpackbits(stored["masks"], axis=-1), torch.from_numpy(stored["ids"])
 
     def vae(self):
-        pixels = to_pixels(self.data()[0])
+        images = self.data()[0]
         net = networks.Autoencoder()
 
         def loss_of(step, generator):
-            x = pixels[torch.randint(len(pixels), (48,), generator=generator)]
-            z = net.encode(x)
-            y = net.decode(z + 0.05 * torch.randn(z.shape, generator=generator))
+            x = to_pixels(images[torch.randint(len(images), (16,), generator=generator).numpy()])
+            with torch.autocast("cpu", torch.bfloat16):
+                z = net.encode(x)
+                y = net.decode(z + 0.05 * torch.randn(z.shape, generator=generator)).float()
+            z = z.float()
             edges = sum(((y - x).diff(dim=d)).abs().mean() for d in (2, 3))
-            return F.mse_loss(y, x) + 0.5 * F.l1_loss(y, x) + 0.5 * edges + 1e-3 * z.square().mean()
+            return F.mse_loss(y, x) + F.l1_loss(y, x) + edges + 1e-3 * z.square().mean()
 
-        trainer = Trainer(self.work, "vae", {"net": net}, 1300, 2e-3, ema=0.99).run(loss_of)
+        trainer = Trainer(self.work, "vae", {"net": net}, VAE_STEPS, 1.5e-3, ema=0.99).run(loss_of)
         weights = trainer.weights("net")
         net.load_state_dict(weights)
+        pixels = to_pixels(images[:1024])
         with torch.no_grad():
-            z = torch.cat([net.encode(x) for x in pixels[:2048].split(128)])
-            y = torch.cat([net.decode(v) for v in z.split(128)])
-        log.info("vae reconstruction MSE %.5f on -1..1", F.mse_loss(y, pixels[:2048]))
+            z = torch.cat([net.encode(x) for x in pixels.split(64)])
+            y = torch.cat([net.decode(v) for v in z.split(64)])
+        log.info("vae reconstruction MSE %.5f on -1..1", F.mse_loss(y, pixels))
         scale = float(1 / z.std())
         flat = (z * scale).permute(0, 2, 3, 1).reshape(-1, networks.LATENT_CHANNELS)
-        rgb = F.avg_pool2d(pixels[:2048], networks.DOWNSCALE).permute(0, 2, 3, 1).reshape(-1, 3)
+        rgb = F.avg_pool2d(pixels, networks.DOWNSCALE).permute(0, 2, 3, 1).reshape(-1, 3)
         fit = torch.linalg.lstsq(torch.cat([flat, torch.ones(len(flat), 1)], 1), rgb).solution
         save_weights(
             self.out / "vae.safetensors", weights, scale_factor=str(scale),
             latent_rgb_factors=json.dumps(fit[:-1].tolist()), latent_rgb_factors_bias=json.dumps(fit[-1].tolist()),
         )  # fmt: skip
+
+    def tiny(self):
+        images = self.data()[0]
+        encode, scale = self.autoencoder()
+        net = networks.TinyDecoder()
+
+        def loss_of(step, generator):
+            x = to_pixels(images[torch.randint(len(images), (24,), generator=generator).numpy()])
+            with torch.no_grad():
+                z = encode.encode(x) * scale
+            with torch.autocast("cpu", torch.bfloat16):
+                y = net(z + 0.1 * torch.randn(z.shape, generator=generator)).float()
+            edges = sum(((y - x).diff(dim=d)).abs().mean() for d in (2, 3))
+            return F.mse_loss(y, x) + F.l1_loss(y, x) + edges
+
+        trainer = Trainer(self.work, "tiny", {"net": net}, TINY_STEPS, 2e-3, ema=0.99).run(loss_of)
+        save_weights(self.out / "tiny.safetensors", trainer.weights("net"))
 
     def autoencoder(self):
         from safetensors import safe_open
@@ -111,15 +132,16 @@ class Studio:
             return net, float(file.metadata()["scale_factor"])
 
     @torch.no_grad()
-    def latents(self, pixels):
+    def latents(self, images):
         net, scale = self.autoencoder()
-        return torch.cat([net.encode(x) * scale for x in pixels.split(128)])
+        parts = range(0, len(images), 128)
+        return torch.cat([net.encode(to_pixels(images[i : i + 128])) * scale for i in parts])
 
     def unet(self):
         from . import models
 
         images, _, ids = self.data()
-        latents = self.latents(to_pixels(images))
+        latents = self.latents(images)
         net = models.build_unet()
         reset_comfy_layers(net, zero=("out_layers.3", "proj_out", "out.2"))
         text = networks.TextEncoder()
@@ -130,10 +152,11 @@ class Studio:
             words = ids[i].clone()
             words[torch.rand(len(i), generator=generator) < 0.12] = networks.PAD
             x, t, eps, weight = noise.add(latents[i], generator)
-            predicted = net(x, t, context=text(words)[0])
-            return (weight * (predicted - eps).square().mean((1, 2, 3))).mean()
+            with torch.autocast("cpu", torch.bfloat16):
+                predicted = net(x, t, context=text(words)[0])
+            return (weight * (predicted.float() - eps).square().mean((1, 2, 3))).mean()
 
-        trainer = Trainer(self.work, "unet", {"net": net, "text": text}, 3000, 8e-4, ema=0.998).run(loss_of)
+        trainer = Trainer(self.work, "unet", {"net": net, "text": text}, UNET_STEPS, 8e-4, ema=0.998).run(loss_of)
         save_weights(self.out / "unet.safetensors", trainer.weights("net"))
         save_weights(self.out / "text.safetensors", trainer.weights("text"))
 
@@ -143,7 +166,7 @@ class Studio:
         from . import models
 
         images, masks, ids = self.data()
-        latents = self.latents(to_pixels(images))
+        latents = self.latents(images)
         unet = models.build_unet().requires_grad_(False)
         unet_weights = {k: v.float() for k, v in load_file(self.out / "unet.safetensors").items()}
         unet.load_state_dict(unet_weights)
@@ -169,12 +192,13 @@ class Studio:
             wide = torch.rand(len(i), 1, 1, 1, generator=generator) < 0.6
             hint = torch.where(wide, F.max_pool2d(F.pad(hint, (0, 1, 0, 1)), 2, 1), hint)
             x, t, eps, weight = noise.add(latents[i], generator)
-            context = text(words)[0]
-            control = net(x=x, hint=hint, timesteps=t, context=context)
-            predicted = unet(x, t, context=context, control=_as_control(control))
-            return (weight * (predicted - eps).square().mean((1, 2, 3))).mean()
+            with torch.autocast("cpu", torch.bfloat16):
+                context = text(words)[0]
+                control = net(x=x, hint=hint, timesteps=t, context=context)
+                predicted = unet(x, t, context=context, control=_as_control(control))
+            return (weight * (predicted.float() - eps).square().mean((1, 2, 3))).mean()
 
-        trainer = Trainer(self.work, "control", {"net": net}, 1000, 6e-4, ema=0.995).run(loss_of)
+        trainer = Trainer(self.work, "control", {"net": net}, CONTROL_STEPS, 6e-4, ema=0.995).run(loss_of)
         save_weights(self.out / "controlnet.safetensors", trainer.weights("net"))
 
     def related(self):
@@ -218,7 +242,7 @@ def _as_control(control):
 
 
 # The place of a stage seeds its weights.
-STAGES = ("vae", "unet", "related", "control", "guide", "judge", "weak", "oracle")
+STAGES = ("vae", "tiny", "unet", "related", "control", "guide", "judge", "weak", "oracle")
 STUDY = ("weak", "oracle")
 
 

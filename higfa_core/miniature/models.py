@@ -51,7 +51,10 @@ def build_controlnet(**kwargs) -> comfy.cldm.cldm.ControlNet:
 
 
 class MiniatureLatent(comfy.latent_formats.LatentFormat):
+    latent_channels = networks.LATENT_CHANNELS
     spacial_downscale_ratio = networks.DOWNSCALE
+    tiny_decoder_file = WEIGHTS / "tiny.safetensors"
+    build_tiny_decoder = networks.TinyDecoder
 
     def __init__(self):
         meta = _metadata("vae")
@@ -65,6 +68,9 @@ class MiniatureConfig(comfy.supported_models_base.BASE):
     unet_extra_config = {}
     latent_format = MiniatureLatent
     memory_usage_factor = 0.5
+
+    def inpaint_model(self):
+        return False  # ComfyUI takes every model with more than four channels for one
 
 
 def _metadata(name: str) -> dict[str, str]:
@@ -170,6 +176,7 @@ class MiniatureVAE(comfy.sd.VAE):
         net = networks.Autoencoder().eval().requires_grad_(False)
         net.load_state_dict({k: w.float() for k, w in weights.items()})
         self.first_stage_model = net
+        self.latent_channels = networks.LATENT_CHANNELS
         self.downscale_ratio = self.upscale_ratio = networks.DOWNSCALE
         self.memory_used_encode = lambda shape, dtype: 600 * shape[2] * shape[3] * 4
         self.memory_used_decode = lambda shape, dtype: 600 * shape[2] * shape[3] * networks.DOWNSCALE**2 * 4
@@ -179,5 +186,5 @@ class MiniatureVAE(comfy.sd.VAE):
 
 
 def load_vae() -> MiniatureVAE:
-    """The autoencoder (64 x 64 pixels <-> 16 x 16 x 4 latents) as a ComfyUI VAE."""
+    """The autoencoder (128 x 128 pixels <-> 16 x 16 x 8 latents) as a ComfyUI VAE."""
     return MiniatureVAE(_weights("vae"))

@@ -10,8 +10,8 @@ from . import birds
 
 MAX_WORDS = 20
 TEXT_WIDTH = 64
-LATENT_CHANNELS = 4
-DOWNSCALE = 4  # 64 x 64 pixels -> 16 x 16 latents
+LATENT_CHANNELS = 8
+DOWNSCALE = 8  # 128 x 128 pixels -> 16 x 16 latents
 PAD, UNKNOWN = 0, 1
 
 
@@ -80,22 +80,31 @@ class _ConvBlock(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Images [B, 3, H, W] in -1..1 <-> latents [B, 4, H/4, W/4]; H and W divisible by 4."""
+    """Images [B, 3, H, W] in -1..1 <-> latents [B, 8, H/8, W/8]; H and W divisible by 8."""
 
-    def __init__(self, width: int = 64, encoder_blocks: int = 3, decoder_blocks: int = 5):
+    def __init__(self, width: int = 64):
         super().__init__()
-        pixels = 3 * DOWNSCALE**2
         self.encoder = nn.Sequential(
-            nn.PixelUnshuffle(DOWNSCALE),
-            nn.Conv2d(pixels, width, 3, padding=1),
-            *[_ConvBlock(width) for _ in range(encoder_blocks)],
-            nn.Conv2d(width, LATENT_CHANNELS, 3, padding=1),
+            nn.PixelUnshuffle(4),
+            nn.Conv2d(48, width, 3, padding=1),
+            _ConvBlock(width),
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(4 * width, 2 * width, 3, padding=1),
+            _ConvBlock(2 * width),
+            _ConvBlock(2 * width),
+            nn.Conv2d(2 * width, LATENT_CHANNELS, 3, padding=1),
         )
         self.decoder = nn.Sequential(
-            nn.Conv2d(LATENT_CHANNELS, width, 3, padding=1),
-            *[_ConvBlock(width) for _ in range(decoder_blocks)],
-            nn.Conv2d(width, pixels, 3, padding=1),
-            nn.PixelShuffle(DOWNSCALE),
+            nn.Conv2d(LATENT_CHANNELS, 2 * width, 3, padding=1),
+            *[_ConvBlock(2 * width) for _ in range(3)],
+            nn.Conv2d(2 * width, 4 * width, 3, padding=1),
+            nn.PixelShuffle(2),
+            *[_ConvBlock(width) for _ in range(3)],
+            nn.Conv2d(width, 2 * width, 3, padding=1),
+            nn.PixelShuffle(2),
+            _ConvBlock(width // 2),
+            nn.Conv2d(width // 2, 12, 3, padding=1),
+            nn.PixelShuffle(2),
         )
 
     def encode(self, x):
@@ -103,3 +112,23 @@ class Autoencoder(nn.Module):
 
     def decode(self, z):
         return self.decoder(z)
+
+
+class TinyDecoder(nn.Module):
+    """Scaled latents [B, 8, H, W] -> images [B, 3, 8H, 8W] in -1..1, at a fraction of the autoencoder's cost; soft."""
+
+    def __init__(self, width: int = 64):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(LATENT_CHANNELS, width, 3, padding=1),
+            _ConvBlock(width),
+            _ConvBlock(width),
+            nn.Conv2d(width, 2 * width, 3, padding=1),
+            nn.PixelShuffle(2),
+            nn.SiLU(),
+            nn.Conv2d(width // 2, 48, 3, padding=1),
+            nn.PixelShuffle(4),
+        )
+
+    def forward(self, z):
+        return self.body(z)

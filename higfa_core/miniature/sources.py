@@ -12,13 +12,25 @@ IMAGES_PER_CLASS = 8
 SIZE = 128
 
 
+def refuse_earlier(folder: Path) -> None:
+    """ValueError where an earlier version, whose sixteen species looked otherwise, drew `folder`."""
+    if (folder / "train" / "Marsh Finch").is_dir() and not (folder / "train" / "Amber Jay").is_dir():
+        words = f"{folder} holds the birds of an earlier version, which this one does not know"
+        raise ValueError(f"{words}. Move the folder away and start again: the new birds are drawn by themselves.")
+
+
 def draw_sources(folder: Path, images_per_class: int = IMAGES_PER_CLASS) -> int:
     """Draw the missing images in `folder`/train/<species>/*.png and their masks; returns how many were drawn.
 
-    Seeds 0, 1, ... of each species: training and evaluation use seeds from 10,000 on.
+    Seeds 0, 1, ... of each species: training and evaluation use seeds from 10,000 on, except that the guides have seen
+    the first five, as a user's would have.
+
+    Raises:
+        ValueError: an earlier version drew the folder.
     """
     from . import birds  # here: planning needs nothing of what drawing imports
 
+    refuse_earlier(folder)
     drawn = 0
     for species, name in enumerate(birds.CLASS_NAMES):
         for seed in range(images_per_class):

@@ -49,7 +49,14 @@ def rounding(exact):
 
 
 @pytest.fixture
-def tiny(world, monkeypatch):
+def no_tiny_decoder(world, monkeypatch):
+    """The miniature without the tiny decoder that it brings."""
+    for name in ("tiny_decoder_file", "build_tiny_decoder"):
+        monkeypatch.setattr(type(world.model.model.latent_format), name, None)
+
+
+@pytest.fixture
+def tiny(world, no_tiny_decoder, monkeypatch):
     """A TAESD decoder of random weights where ComfyUI keeps such files, for the miniature's latents."""
     import comfy.taesd.taesd
     import folder_paths
@@ -58,7 +65,7 @@ def tiny(world, monkeypatch):
     folder = Path(folder_paths.get_folder_paths("vae_approx")[0])
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "taesd_miniature_decoder.safetensors"
-    weights = comfy.taesd.taesd.Decoder(4).state_dict()  # of this layout, but not initialised
+    weights = comfy.taesd.taesd.Decoder(8).state_dict()  # of this layout, but not initialised
     for weight in weights.values():
         # A gain of 0.7 keeps what comes out in 0..1, not clipped to black and white.
         torch.nn.init.normal_(weight, std=0.7 * (2 / weight[0].numel()) ** 0.5 if weight.ndim > 1 else 0.0)

@@ -64,7 +64,7 @@ def make_exact_world():
 
 
 def noise_for(batch, seed=0):
-    return torch.randn(batch, 4, 16, 16, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(batch, 8, 16, 16, generator=torch.Generator().manual_seed(seed))
 
 
 def run(guider, noise, sampler="euler", scheduler="karras", steps=STEPS, callback=None, mask=None, latent=None):

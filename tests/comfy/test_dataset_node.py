@@ -34,13 +34,13 @@ def test_embedded_dataset_is_drawn_on_first_use_and_then_left_alone(pack):
     before = stamp(dataset="higfa_demo")
     image, mask, name, prompt, seed, job, count = execute(pack, "higfa_demo", 17)
     assert stamp(dataset="higfa_demo") == before
-    assert count == 128 and prompt == f"a photo of a {name}" and name in birds.CLASS_NAMES
+    assert count == 256 and prompt == f"a photo of a {name}" and name in birds.CLASS_NAMES
     view = birds.render(birds.CLASS_NAMES.index(name), int(Path(job.source).stem), 128)
     np.testing.assert_array_equal((image[0] * 255).round().numpy(), view.image)
     np.testing.assert_array_equal(mask[0].numpy() > 0.5, view.mask > 127)
     deleted = folder / "train" / name / "000.png"
     deleted.unlink()
-    assert execute(pack, "higfa_demo")[-1] == 127 and not deleted.exists()
+    assert execute(pack, "higfa_demo")[-1] == 255 and not deleted.exists()
 
 
 @pytest.mark.parametrize(

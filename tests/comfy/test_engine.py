@@ -83,7 +83,7 @@ class TestMemory:
 
         def size(batch, side, **settings):
             side //= latent_format.spacial_downscale_ratio
-            return guidance_memory(world.classifier, choice, Guidance(**settings), (batch, 4, side, side))
+            return guidance_memory(world.classifier, choice, Guidance(**settings), (batch, 8, side, side))
 
         assert size(4, 512) == size(1, 512) < size(4, 512, micro_batch=4) < size(8, 512, micro_batch=8)
         assert size(4, 256) > size(1, 256)
@@ -238,7 +238,7 @@ class TestDecoder:
 
     @pytest.mark.parametrize(
         ("change", "message"),
-        [({"latent_channels": 16}, "16 channels, the model of 4"), ({"output_channels": 2}, "2 channels, not to an")],
+        [({"latent_channels": 16}, "16 channels, the model of 8"), ({"output_channels": 2}, "2 channels, not to an")],
     )
     def test_vae_of_another_model_is_refused_before_the_model_is_loaded(self, world, monkeypatch, change, message):
         import comfy.model_management as mm
@@ -246,7 +246,7 @@ class TestDecoder:
         vae = copy.copy(world.vae)
         for name, value in change.items():
             setattr(vae, name, value)
-        guider = ours(SimpleNamespace(**{**world.__dict__, "vae": vae}))
+        guider = ours(SimpleNamespace(**{**world.__dict__, "vae": vae}), decoder="vae")
         monkeypatch.setattr(mm, "load_models_gpu", lambda *args, **kwargs: pytest.fail("loaded"))
         with pytest.raises(ValueError, match=message):
             run(guider, noise_for(1))
@@ -279,7 +279,7 @@ class TestOutOfMemory:
         """A corrector after its first guided call, as a run makes it."""
         from higfa_core.comfy.decoder import choose_decoder
 
-        choice = choose_decoder("vae", world.vae, world.model.model.latent_format, 64)
+        choice = choose_decoder("vae", world.vae, world.model.model.latent_format, 128)
         corrector = corrector_for(world, choice, eta=1.0, batch=1)
         return corrector, corrector(noise_for(1), 0.4)
 
@@ -300,7 +300,7 @@ class TestOutOfMemory:
 
     @pytest.mark.parametrize("place", PLACES)
     @pytest.mark.parametrize("error", KINDS, ids=lambda error: type(error).__name__)
-    def test_no_classifier_rather_than_no_image(self, world, monkeypatch, place, error):
+    def test_no_classifier_rather_than_no_image(self, world, no_tiny_decoder, monkeypatch, place, error):
         calls = self.raise_at(monkeypatch, place, error)
         corrector, correction = self.called(world)
         assert len(calls) == 1 and correction is None
@@ -309,7 +309,10 @@ class TestOutOfMemory:
         ]
 
     @pytest.mark.parametrize("place", PLACES)
-    def test_the_tiny_decoder_comes_before_none(self, world, tiny, monkeypatch, place):
+    @pytest.mark.parametrize("whose", ["the latent format's own", "TAESD"])
+    def test_the_tiny_decoder_comes_before_none(self, world, request, monkeypatch, place, whose):
+        if whose == "TAESD":
+            request.getfixturevalue("tiny")
         self.raise_at(monkeypatch, place, self.KINDS[0], times=1)
         corrector, correction = self.called(world)
         assert corrector.ladder.decoder.name == "tiny" and correction.delta.abs().max() > 0
@@ -369,7 +372,7 @@ class TestGuiderInput:
     def test_classifier_with_other_outputs_than_names(self, world):
         wrong = copy.copy(world.classifier)
         wrong.logits = lambda images, params=None: images.mean((2, 3))
-        with pytest.raises(ValueError, match="3 outputs for 16 class names"):
+        with pytest.raises(ValueError, match="3 outputs for 32 class names"):
             run(ours(world, classifier=wrong), noise_for(1))
 
     def test_targets_that_do_not_fill_the_batch_are_refused_before_the_model_is_loaded(self, world, monkeypatch):

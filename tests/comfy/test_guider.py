@@ -280,7 +280,7 @@ class TestBadInput:
         with pytest.raises(ValueError, match="2 class names for a batch of 3"):
             run(ours(world, names=list(world.names[:2])), noise_for(3))
 
-    def test_no_decoder(self, world):
+    def test_no_decoder(self, world, no_tiny_decoder):
         from higfa_core.comfy.guider import HiGFAGuider
         from higfa_core.guidance.settings import Guidance
 
@@ -290,12 +290,12 @@ class TestBadInput:
         with pytest.raises(ValueError, match="Connect the VAE"):
             run(guider, noise_for(1))
 
-    def test_tiny_decoder_missing(self, world):
+    def test_tiny_decoder_missing(self, world, no_tiny_decoder):
         with pytest.raises(ValueError, match="'tiny'.*'vae'"):
             run(ours(world, decoder="tiny"), noise_for(1))
 
     def test_video_latent(self, world):
-        noise = torch.randn(1, 4, 2, 16, 16)
+        noise = torch.randn(1, 8, 2, 16, 16)
         with pytest.raises(ValueError, match="single images"):
             run(ours(world), noise)
 
@@ -303,7 +303,7 @@ class TestBadInput:
         import copy
 
         broken = copy.copy(exact.classifier)
-        broken.logits = lambda images, params=None: images.mean((1, 2, 3))[:, None].expand(-1, 16) * float("nan")
+        broken.logits = lambda images, params=None: images.mean((1, 2, 3))[:, None].expand(-1, 32) * float("nan")
         guider = ours(exact, classifier=broken, eta=1.0)
         noise = noise_for(2)
         result = run(guider, noise, steps=6)
@@ -361,7 +361,7 @@ class TestRobust:
             run(guider, noise_for(1), callback=callback)
         assert steps[-1] == first
 
-    def test_out_of_memory_falls_back_and_says_so(self, exact, rounding, caplog):
+    def test_out_of_memory_falls_back_and_says_so(self, exact, rounding, caplog, no_tiny_decoder):
         import comfy.model_management as mm
 
         sizes = []

@@ -22,11 +22,11 @@ def loaded(pack):
 
 @pytest.fixture(scope="module")
 def renders():
-    """Fresh images of every species: uint8-exact floats [32, 64, 64, 3] and their labels."""
+    """Fresh images of every species: uint8-exact floats [32, 128, 128, 3] and their labels."""
     from higfa_core.miniature import birds
 
-    images = [birds.render(i % 16, 7_000_000 + i, 64).image for i in range(32)]
-    return torch.from_numpy(np.stack(images)).float() / 255, torch.arange(32) % 16
+    images = [birds.render(i, 7_000_000 + i).image for i in range(32)]
+    return torch.from_numpy(np.stack(images)).float() / 255, torch.arange(32)
 
 
 def stock(core_nodes, name, **inputs):
@@ -38,7 +38,7 @@ def stock(core_nodes, name, **inputs):
 def test_vae_encode_and_decode(core_nodes, loaded, renders):
     images, _ = renders
     (latent,) = stock(core_nodes, "VAEEncode", pixels=images, vae=loaded.vae)
-    assert latent["samples"].shape == (32, 4, 16, 16)
+    assert latent["samples"].shape == (32, 8, 16, 16)
     (back,) = stock(core_nodes, "VAEDecode", samples=latent, vae=loaded.vae)
     assert back.shape == images.shape
     psnr = -10 * torch.log10((back - images).square().mean())
@@ -55,17 +55,17 @@ def test_text_to_image_with_previews(core_nodes, loaded, monkeypatch):
     monkeypatch.setattr(args, "preview_method", latent_preview.LatentPreviewMethod.Auto)
     (positive,) = stock(core_nodes, "CLIPTextEncode", clip=loaded.clip, text="a photo of a (Cinder Finch:1.2)")
     (negative,) = stock(core_nodes, "CLIPTextEncode", clip=loaded.clip, text="")
-    (latent,) = stock(core_nodes, "EmptyLatentImage", width=64, height=64, batch_size=2)
+    (latent,) = stock(core_nodes, "EmptyLatentImage", width=128, height=128, batch_size=2)
     (latent,) = stock(
         core_nodes, "KSampler", model=loaded.model, seed=3, steps=20, cfg=3.0, sampler_name="dpmpp_2m",
         scheduler="karras", positive=positive, negative=negative, latent_image=latent, denoise=1.0,
     )  # fmt: skip
     (images,) = stock(core_nodes, "VAEDecode", samples=latent, vae=loaded.vae)
-    assert images.shape == (2, 64, 64, 3)
+    assert images.shape == (2, 128, 128, 3)
     previews = [p for p in shown if p]
     assert len(previews) >= 10 and previews[-1][1].size == (16, 16)
     # The preview is the image, small: a linear fit of the latents, so its colours agree roughly.
-    small = torch.nn.functional.avg_pool2d(images[:1].movedim(-1, 1), 4)[0].movedim(0, -1)
+    small = torch.nn.functional.avg_pool2d(images[:1].movedim(-1, 1), 8)[0].movedim(0, -1)
     preview = torch.from_numpy(np.array(previews[-1][1])).float() / 255
     assert torch.corrcoef(torch.stack([preview.flatten(), small.flatten()]))[0, 1] > 0.75
 
@@ -94,13 +94,13 @@ def test_contour_decides_where_the_bird_is(core_nodes, loaded):
         core_nodes, "ControlNetApplyAdvanced", positive=positive, negative=negative, control_net=loaded.control,
         image=lines, strength=1.0, start_percent=0.0, end_percent=1.0,
     )  # fmt: skip
-    (latent,) = stock(core_nodes, "EmptyLatentImage", width=64, height=64, batch_size=4)
+    (latent,) = stock(core_nodes, "EmptyLatentImage", width=128, height=128, batch_size=4)
     (latent,) = stock(
         core_nodes, "KSampler", model=loaded.model, seed=5, steps=20, cfg=3.0, sampler_name="dpmpp_2m",
         scheduler="karras", positive=controlled[0], negative=controlled[1], latent_image=latent, denoise=1.0,
     )  # fmt: skip
     (images,) = stock(core_nodes, "VAEDecode", samples=latent, vae=loaded.vae)
-    inside = torch.nn.functional.interpolate(mask[:, None], size=(64, 64), mode="area")[0, 0] > 0.5
+    inside = torch.nn.functional.interpolate(mask[:, None], size=(128, 128), mode="area")[0, 0] > 0.5
     darkness = 1 - images.mean(-1)
     assert darkness[:, inside].mean() > darkness[:, ~inside].mean() + 0.2
 
@@ -112,10 +112,10 @@ def test_a_classifier_is_as_good_as_its_file_says(loaded, role):
     with safe_open(shipped.GUIDE if role == "guide" else shipped.JUDGE, framework="pt") as file:
         about = file.metadata()
     stated, count = float(about["fresh_accuracy"]), 320
-    images = np.stack([birds.render(i % 16, 7_000_000 + i, 64).image for i in range(count)])
+    images = np.stack([birds.render(i % 32, 7_000_000 + i).image for i in range(count)])
     classifier = getattr(loaded, role)
     seen = classifier.predict_proba(torch.from_numpy(images).float() / 255).argmax(1)
-    right = float((seen == torch.arange(count) % 16).float().mean())
+    right = float((seen == torch.arange(count) % 32).float().mean())
     assert abs(right - stated) < 4 * math.sqrt(stated * (1 - stated) / count)
     assert 0.6 <= stated <= 0.8 if role == "guide" else stated > 0.9
     (words,) = loaded.text

@@ -63,6 +63,6 @@ def test_the_longest_step_gives_finite_images(world):
 def test_a_batch_of_64(world):
     noise = noise_for(64)
     found = run(ours(world), noise, steps=2)
-    assert found.shape == (64, 4, 16, 16) and torch.isfinite(found).all()
+    assert found.shape == (64, 8, 16, 16) and torch.isfinite(found).all()
     few = run(ours(world), noise[:4], steps=2)
     torch.testing.assert_close(found[:4], few, rtol=1e-3, atol=1e-3)

@@ -26,7 +26,7 @@ def ksampler(model, world, sampler="euler"):
     import nodes
 
     with torch.inference_mode():
-        latent = {"samples": torch.zeros(1, 4, 16, 16)}
+        latent = {"samples": torch.zeros(1, 8, 16, 16)}
         args = 5, STEPS, CFG, sampler, "karras", world.on_positive, world.empty, latent
         return nodes.KSampler().sample(model, *args)[0]["samples"]
 
@@ -179,8 +179,8 @@ class TestBadInput:
 
     def test_video_latent(self, world):
         model, _ = guided(world)
-        with pytest.raises(ValueError, match="single images.*1, 4, 2, 16, 16"):
-            run(with_model(stock(world, world.text, world.empty), model), torch.randn(1, 4, 2, 16, 16))
+        with pytest.raises(ValueError, match="single images.*1, 8, 2, 16, 16"):
+            run(with_model(stock(world, world.text, world.empty), model), torch.randn(1, 8, 2, 16, 16))
 
     def test_cancel_reaches_the_user(self, world):
         import comfy.model_management as mm

@@ -86,12 +86,12 @@ def without(path):
 
 def test_the_sources_have_masks_that_the_plan_finds_and_only_missing_ones_are_drawn(tmp_path):
     folder = tmp_path / "higfa_demo"
-    assert draw_sources(folder, 2) == 32
+    assert draw_sources(folder, 2) == 64
     drawn = sorted((folder / "train").rglob("*.png"))
-    assert len(drawn) == 32 and {path.parent.name for path in drawn} == set(birds.CLASS_NAMES)
+    assert len(drawn) == 64 and {path.parent.name for path in drawn} == set(birds.CLASS_NAMES)
     (job,), count = pick_jobs(tmp_path, "higfa_demo", 5, replicas=1)
     loaded, image, mask = load_job(tmp_path, job)
-    assert count == 32 and loaded.size == (128, 128) and image.shape == (1, 128, 128, 3)
+    assert count == 64 and loaded.size == (128, 128) and image.shape == (1, 128, 128, 3)
     assert 0 < mask.mean() < 1 and (tmp_path / loaded.mask_file).is_file()
     times = {path: path.stat().st_mtime_ns for path in drawn[1:]}
     drawn[0].unlink()
@@ -99,18 +99,27 @@ def test_the_sources_have_masks_that_the_plan_finds_and_only_missing_ones_are_dr
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in times.items())
 
 
+def test_birds_of_an_earlier_version_are_not_mixed_with_these(tmp_path):
+    """The sixteen species of old are still names of today's, and look otherwise."""
+    (tmp_path / "higfa_demo" / "train" / "Marsh Finch").mkdir(parents=True)
+    with pytest.raises(ValueError, match="an earlier version.*Move the folder away"):
+        draw_sources(tmp_path / "higfa_demo", 1)
+
+
 def test_a_dataset_a_comparison_and_a_report_are_made(made):
     code, out, _, sent = made.first
     rows = Manifest(made.folder).rows()
     accepted = sum(row["accepted"] for row in rows)
-    assert code == 0 and sent == 32 + 3 * 16 and accepted == len(rows) == 32  # of two of a class, four fifths are two
-    assert out.splitlines()[-1] == f"Dataset: {made.folder}  planned 32, written 32, accepted {accepted}"
+    assert (
+        code == 0 and sent == 64 + 3 * 32 and accepted == len(rows) == 64
+    )  # of two of a class, three quarters are two
+    assert out.splitlines()[-1] == f"Dataset: {made.folder}  planned 64, written 64, accepted {accepted}"
     page = (made.folder / "report.html").read_text("utf-8")
-    assert page.count("<figure>") == 16 * 5  # real, contour, text only, text and contour, HiGFA
-    assert page.count("<img") == 16 * 5 + 2 * 32
+    assert page.count("<figure>") == 32 * 5  # real, contour, text only, text and contour, HiGFA
+    assert page.count("<img") == 32 * 5 + 2 * 64
     for name in COMPARED:
         assert (
-            f"<figcaption>{name.replace('_', ' ')}" in page and len(Manifest(made.folder / "comparison" / name)) == 16
+            f"<figcaption>{name.replace('_', ' ')}" in page and len(Manifest(made.folder / "comparison" / name)) == 32
         )
 
 
@@ -118,15 +127,15 @@ def test_its_jobs_are_those_that_run_on_the_canvas_takes(made):
     inputs = dict(json.loads(demo.WORKFLOW.read_text("utf-8"))["2"]["inputs"])
     assert inputs.pop("job") == "" == inputs.pop("plan") and inputs.pop("layout") == "auto"  # which the node reads
     plan = PlanFile(made.folder)
-    assert len(plan) == 32
-    for index in range(0, 32, 5):
+    assert len(plan) == 64
+    for index in range(0, 64, 5):
         assert pick_jobs(made.base / "input", **{**inputs, "index": index})[0] == [plan.job(index)]
 
 
 def test_another_start_has_nothing_to_do(made):
     code, out, err, sent = made("--check")
     assert (code, err, sent) == (0, "", 0)
-    assert out.splitlines()[0] == "everything exists, nothing to do" and "written 32" in out.splitlines()[1]
+    assert out.splitlines()[0] == "everything exists, nothing to do" and "written 64" in out.splitlines()[1]
     assert made()[::3] == (0, 0)
 
 
@@ -171,23 +180,23 @@ def test_check_imports_nothing_heavy(made):
 
 def test_more_jobs_keep_the_images_and_only_missing_ones_are_made(fresh):
     assert fresh("--check") == (1, "", "", 0) and not fresh.folder.exists()
-    assert fresh(sizes=("--images-per-class", "1"))[::3] == (0, 4 * 16)
+    assert fresh(sizes=("--images-per-class", "1"))[::3] == (0, 4 * 32)
     before = {row["key"] for row in Manifest(fresh.folder).rows()}
     for row in Manifest(fresh.folder).rows()[3:5]:
         (fresh.folder / row["file"]).unlink()
     next((fresh.folder / "comparison" / "text_only").rglob("train/*/*.png")).unlink()
     assert fresh("--check", sizes=("--images-per-class", "1"))[0] == 1
-    assert fresh(sizes=("--images-per-class", "1", "--jobs-per-class", "2"))[::3] == (0, 16 + 3)
-    assert len(before) == 16 and before < {row["key"] for row in Manifest(fresh.folder).rows()}
+    assert fresh(sizes=("--images-per-class", "1", "--jobs-per-class", "2"))[::3] == (0, 32 + 3)
+    assert len(before) == 32 and before < {row["key"] for row in Manifest(fresh.folder).rows()}
 
 
-def test_the_judge_keeps_four_fifths_of_each_species_and_empties_none(fresh):
-    assert fresh(sizes=("--images-per-class", "5"))[0] == 0
+def test_the_judge_keeps_three_quarters_of_each_species_and_empties_none(fresh):
+    assert fresh(sizes=("--images-per-class", "4"))[0] == 0
     groups = defaultdict(list)
     for row in Manifest(fresh.folder).rows():
         groups[row["class_name"]].append((row["scores"]["judge_confidence"], row["accepted"]))
-    assert len(groups) == 16 and sum(p < 0.5 for rows in groups.values() for p, _ in rows) > 20
-    assert all([accepted for _, accepted in sorted(rows)] == [False, *[True] * 4] for rows in groups.values())
+    assert len(groups) == 32 and sum(p < 0.5 for rows in groups.values() for p, _ in rows) > 20
+    assert all([accepted for _, accepted in sorted(rows)] == [False, *[True] * 3] for rows in groups.values())
 
 
 def test_a_demo_of_an_earlier_version_is_left_alone(fresh):
@@ -213,9 +222,9 @@ def test_failures_name_the_node_and_are_tried_again_next_time(fresh):
     code, _, err, _ = fresh(sizes=("--images-per-class", "2"))
     assert code == 1 and "Node 3 (KSampler): OutOfMemoryError: no memory" in err
     assert not (fresh.folder / "report.html").exists()
-    assert len(Manifest(fresh.folder).rows()) == 30
+    assert len(Manifest(fresh.folder).rows()) == 62
     fresh.server._fault = lambda key: None
-    assert fresh(sizes=("--images-per-class", "2"))[::3] == (0, 2 + 3 * 16)
+    assert fresh(sizes=("--images-per-class", "2"))[::3] == (0, 2 + 3 * 32)
 
 
 @pytest.mark.parametrize("sizes", [("--images-per-class", "0"), ("--images-per-class", "1001")])

@@ -46,7 +46,7 @@ def test_the_template_trains_both_classifiers_and_makes_an_image(first_view, dat
     for title, arch in ARCHS.items():
         view.page.evaluate(SET, ["HiGFA_TrainClassifier", title, SMALLER | {"arch": arch}])
     view.page.evaluate(SET, ["HiGFA_Guidance", None, {"decoder": "auto"}])
-    view.page.evaluate(SET, ["EmptyLatentImage", None, {"width": 64, "height": 64}])
+    view.page.evaluate(SET, ["EmptyLatentImage", None, {"width": 128, "height": 128}])
     view.page.evaluate(SET, ["HiGFA_KSampler", None, {"steps": 6}])
     view.complete()
     view.shot("controlnet_train-ran")

@@ -6,7 +6,7 @@ from higfa_core.batch.client import Client
 def test_in_a_graph_with_the_embedded_dataset(server):
     node = lambda kind, **inputs: {"class_type": kind, "inputs": inputs}  # noqa: E731
     widgets = {
-        "dataset": "higfa_demo", "images_from": "validation", "per_class": 1, "image_size": 64, "start_percent": 0.7,
+        "dataset": "higfa_demo", "images_from": "validation", "per_class": 1, "image_size": 128, "start_percent": 0.7,
         "cfg": 3.0, "noise_levels": 1,
     }  # fmt: skip
     graph = {
@@ -19,5 +19,5 @@ def test_in_a_graph_with_the_embedded_dataset(server):
     }  # fmt: skip
     client = Client(server.url)
     outputs = client.wait(client.submit(graph), timeout=120)["outputs"]
-    assert "n=16" in outputs["words"]["text"][0] and "sigma 0.8" in outputs["check"]["text"][0]
+    assert "n=32" in outputs["words"]["text"][0] and "sigma 0.8" in outputs["check"]["text"][0]
     assert len(outputs["plot"]["images"]) == len(outputs["check"]["images"]) == 1

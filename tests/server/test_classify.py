@@ -13,7 +13,7 @@ pytestmark = pytest.mark.releases
 def run_graph(server):
     """Classify two birds in a graph with all that can follow; -> what each node showed."""
     for i, species in enumerate((0, 5)):
-        Image.fromarray(birds.render(species, 20 + i, 64).image).save(server.base / "input" / f"bird{i}.png")
+        Image.fromarray(birds.render(species, 20 + i).image).save(server.base / "input" / f"bird{i}.png")
 
     def run(**widgets):
         client = Client(server.url)

@@ -19,25 +19,25 @@ def test_demo_on_a_real_server_and_again(server, capsys, monkeypatch, tmp_path):
     rows = Manifest(output).rows()
     accepted = [row for row in rows if row["accepted"]]
     assert capsys.readouterr().out.splitlines()[-1] == (
-        f"Dataset: {output}  planned 16, written 16, accepted {len(accepted)}"
+        f"Dataset: {output}  planned 32, written 32, accepted {len(accepted)}"
     )
     kept = {p.relative_to(output).as_posix() for kind in ("train", "rejected") for p in (output / kind).rglob("*.png")}
-    assert {row["file"] for row in rows} == kept and len(rows) == 16
+    assert {row["file"] for row in rows} == kept and len(rows) == 32
 
     dataset = ImageFolder(str(output / "train"))
     assert len(dataset) == len(accepted) > 0
-    assert dataset[0][0].size == (64, 64)
+    assert dataset[0][0].size == (128, 128)
     names = {row["file"]: row["class_name"] for row in accepted}
     for path, label in dataset.samples:
         assert dataset.classes[label] == names[Path(path).relative_to(output).as_posix()]
 
     compared = {path.name: Manifest(path).rows() for path in (output / "comparison").iterdir()}
     assert compared.keys() == {"warped_contour", "text_only", "text_and_contour"}
-    assert {len(found) for found in compared.values()} == {16}
-    means = {name: sum(row["scores"].get("confidence", 0) for row in rows) / 16 for name, rows in compared.items()}
-    assert means["warped_contour"] == 0 < means["text_only"] < sum(row["scores"]["confidence"] for row in rows) / 16
+    assert {len(found) for found in compared.values()} == {32}
+    means = {name: sum(row["scores"].get("confidence", 0) for row in rows) / 32 for name, rows in compared.items()}
+    assert means["warped_contour"] == 0 < means["text_only"] < sum(row["scores"]["confidence"] for row in rows) / 32
     page = (output / "report.html").read_text("utf-8")
-    assert page.count("<figure>") == 16 * 5 and 'class="none"' not in page and "class_type" not in page
+    assert page.count("<figure>") == 32 * 5 and 'class="none"' not in page and "class_type" not in page
 
     def refuse(*_):
         raise AssertionError("the second run submitted something")

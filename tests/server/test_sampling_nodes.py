@@ -159,7 +159,7 @@ def test_the_latent_is_of_the_type_that_comfyui_passes_on(pack, core_nodes, monk
         model, clip, vae, _, classifier, *_ = pack.nodes["HiGFA_LoadMiniature"].execute().args
         prompt = clip.encode_from_tokens_scheduled(clip.tokenize(""))
         common = {"seed": 1, "steps": 3, "cfg": 2.0, "sampler_name": "euler", "scheduler": "karras", "denoise": 1.0}
-        latent = {"samples": torch.zeros(1, 4, 16, 16)}
+        latent = {"samples": torch.zeros(1, 8, 16, 16)}
         monkeypatch.setattr(mm, "intermediate_dtype", lambda: torch.float16)
         monkeypatch.setattr(mm, "intermediate_device", lambda: torch.device("meta"))
         stock = core_nodes["KSampler"]().sample(

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.releases
 @pytest.fixture
 def graph() -> dict:
     made = json.loads((WORKFLOWS / "miniature_sweep.json").read_text("utf-8"))
-    made["2"]["inputs"]["index"] = 11  # other tests may have drawn only sixteen sources
+    made["2"]["inputs"]["index"] = 11  # other tests may have drawn only thirty-two sources
     made["40"]["inputs"] |= {"steps": STEPS, "row_values": "0, 2", "column_values": "0.5"}
     made["41"] = {"class_type": "PreviewImage", "inputs": {"images": ["40", 0]}}
     made["50"] = {"class_type": "PreviewImage", "inputs": {"images": ["40", 2]}}
@@ -61,7 +61,7 @@ def test_cells_are_ordinary_runs(server, graph):
     assert [line.split(" | ")[:2] for line in lines] == [["| 0.0", "0.5"], ["| 2.0", "0.5"]]
     cells = pictures(server, outputs["50"])
     (grid,) = pictures(server, outputs["41"])
-    assert len(cells) == 2 and cells[0].shape == (64, 64, 3) and grid.shape[0] > 2 * 128
+    assert len(cells) == 2 and cells[0].shape == (128, 128, 3) and grid.shape[0] > 2 * 128
 
     by_hand = {key: about for key, about in graph.items() if key not in ("40", "41", "42", "50")}
     inputs = graph["40"]["inputs"]
