@@ -158,6 +158,7 @@ class ExportDataset(io.ComfyNode):
             guidance=run.summary() if run else None,
             noise=noise if noise and len(noise) == len(images) else None,
             together=run.together if run else None,
+            given_up=run.given_up if run and len(run.given_up) == len(images) else (),
             workflow=digest(graph, node) if node in graph else "",
             versions=VERSIONS,
             image_format=image_format,

@@ -118,6 +118,8 @@ class Corrector:
         self.signal = signal if every or self.signal is None else self.signal.updated(rows, signal)
         self._count_unusable(rows, signal, len(estimates))
         self._read_back(rows, before, signal)
+        if before is None and self.settings.give_up_below > 0:
+            self._give_up(signal)
 
     def _count_unusable(self, rows: list[int], signal: Signal, batch: int) -> None:
         for why, missing in (
@@ -142,6 +144,15 @@ class Corrector:
         evaluated = dict(zip(rows, flags, strict=True))
         self.moved = [row for row in range(len(self.targets)) if evaluated.get(row, [row in self.moved])[0]]
         self.unsettled = [row for row in rows if not evaluated[row][1]]
+
+    def _give_up(self, signal: Signal) -> None:
+        """At the first evaluation of a run, which is of all images: nothing more is done for the hopeless ones."""
+        hopeless = signal.answered & (signal.probability < self.settings.give_up_below)
+        found = torch.where(hopeless, signal.probability, -1.0).tolist()
+        self.trace.given_up = [None if p < 0 else round(p, 6) for p in found]
+        self.moved, self.unsettled = (
+            [row for row in rows if self.trace.given_up[row] is None] for rows in (self.moved, self.unsettled)
+        )
 
     def _shown(self, estimates: Tensor, mask: Tensor | None) -> Tensor:
         if mask is None or self.known is None:

@@ -101,7 +101,7 @@ class HiGFAGuider(comfy.samplers.CFGGuider):
 
     def _predict(self, run: Run, x: Tensor, timestep: Tensor, options: dict) -> Tensor:
         call = run.call(x, timestep, options)
-        return self._guided(run, call) if isinstance(call, GuidedCall) else self._fixed(call)
+        return run.predict(call, lambda: self._guided(run, call) if isinstance(call, GuidedCall) else self._fixed(call))
 
     def _watched(self, run: Run, x: Tensor, timestep: Tensor, options: dict) -> Tensor:
         """The first call of a run with the contour on the positive alone: it shows which patches cannot act there."""

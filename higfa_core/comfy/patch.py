@@ -42,9 +42,14 @@ def guide_model(
 
     def started(guider: CFGGuider, run: Run) -> None:
         def predict(executor, x: Tensor, timestep: Tensor, model_options: dict, seed: int | None) -> Tensor:
-            denoised, call = executor(x, timestep, model_options, seed), run.call(x, timestep, model_options)
-            correction = run.correct(call, denoised) if isinstance(call, GuidedCall) else None
-            return denoised if correction is None else denoised + correction.delta
+            call = run.call(x, timestep, model_options)
+
+            def make() -> Tensor:
+                denoised = executor(x, timestep, model_options, seed)
+                correction = run.correct(call, denoised) if isinstance(call, GuidedCall) else None
+                return denoised if correction is None else denoised + correction.delta
+
+            return run.predict(call, make)
 
         add_to_run(guider, WrappersMP.PREDICT_NOISE, predict)
 

@@ -125,6 +125,7 @@ class Run:
             KeptControls, engine.settings.control_interval, self.carried and self.carried.controls
         )
         if continued:
+            self.trace.given_up = list(continued.given_up)
             self.trace.note(f"continues the run that ended at sigma {continued.sigmas[-1]:.3f}")
 
     def _resumed(self, kind: Callable[[int], Kept], interval: int, carried: Kept | None) -> Kept | None:
@@ -168,6 +169,17 @@ class Run:
                 self.engine, self.plan, self.window, self.trace, self.device, self.known, self.carried
             )
         return self.corrector(estimates, call.sigma, self._mask(call))
+
+    def predict(self, call: ModelCall, make: Callable[[], Tensor]) -> Tensor:
+        """The prediction that `make` makes, plain for images that were given up; without it once all of them were."""
+        if self.trace.given_up and None not in self.trace.given_up:
+            self.trace.skipped += 1
+            return torch.zeros_like(call.x)
+        denoised = make()
+        if gone := [row for row, p in enumerate(self.trace.given_up) if p is not None]:
+            denoised = denoised.clone()  # a patch may keep its own
+            denoised[gone] = 0
+        return denoised
 
     @property
     def moved(self) -> list[int]:

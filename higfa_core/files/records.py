@@ -42,6 +42,7 @@ class Scores(Struct, gc=False, omit_defaults=True):
     contour_agreement: Number = None
     sharpness: Number = None
     phash: Hash | None = None
+    given_up: Number = None
 
 
 class Human(Struct, gc=False):

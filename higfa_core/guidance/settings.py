@@ -129,6 +129,10 @@ class Guidance(Settings):
         "The ControlNet runs at every n-th guided model call. In between what it added is used again (Faster "
         "Diffusion, arXiv 2312.09608). Higher is faster. 1 changes nothing."
     )
+    give_up_below: float = Setting(0.0, 0, 1, step=0.01, tier=ADVANCED, usual="0 to 0.1", optional=True).help(
+        "An image whose class is less probable than this at the first evaluation is not finished: it comes out plain, "
+        "and Export Dataset rejects it. For runs that make another in its place (--accepted). 0: none is given up."
+    )
 
     @property
     def modulation(self) -> Modulation:

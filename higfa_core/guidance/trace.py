@@ -63,6 +63,8 @@ class Trace:
     images: list[int] = field(default_factory=list)  # each image's place in the batch that the seed draws
     together: int = 1  # images that were sampled in one batch
     unusable: dict[str, Any] = field(default_factory=dict)  # why -> evaluations without a step [B]; a list at the end
+    given_up: list[float | None] = field(default_factory=list)  # probability of images that were given up, else None
+    skipped: int = 0  # model calls that were not made, because every image had been given up
     classifier_seconds: float | None = 0.0  # None where the device cannot be timed
     seconds: float = 0.0
     # Not in the JSON:
@@ -102,7 +104,7 @@ class Trace:
                     setattr(call, name, [round(v, digits) for v in value.detach().float().cpu().flatten().tolist()])
         counts = {why: count.tolist() for why, count in self.unusable.items()}
         self.unusable = {why: count for why, count in counts.items() if any(count)}
-        for text in self._without_steps():
+        for text in self._of_images():
             self.note(text)
         self.seconds, self.classifier_seconds = seconds, classifier_seconds
 
@@ -111,12 +113,18 @@ class Trace:
         own = replace(self, targets=[self.targets[i]], calls=[call.of_image(i) for call in self.calls])
         own.seed, own.images = int(seed), [0]
         own.unusable = {why: [count[i]] for why, count in self.unusable.items() if count[i]}
-        own.notes = [note for note in self.notes if note not in self._without_steps()]
-        own.notes += [*own._without_steps(), f"sampled in a batch of {len(self.targets)}"]
+        own.given_up = self.given_up[i : i + 1]
+        own.notes = [note for note in self.notes if note not in self._of_images()]
+        own.notes += [*own._of_images(), f"sampled in a batch of {len(self.targets)}"]
         return own
 
-    def _without_steps(self) -> list[str]:
-        notes = []
+    def _of_images(self) -> list[str]:
+        """The notes that count images of the batch."""
+        notes, gone = [], sum(p is not None for p in self.given_up)
+        if gone:
+            images = f"{gone} of {counted(len(self.given_up), 'image')}"
+            saved = f"{self.skipped} of {counted(self.model_calls, 'model call')}"
+            notes.append(f"{images} given up below {self.settings['give_up_below']:g}: not finished, {saved} saved")
         for why, count in self.unusable.items():
             images = sum(times > 0 for times in count)
             most = f"{max(count)} of {counted(self.evaluations, 'evaluation')}"

@@ -85,6 +85,8 @@ class Rules(Settings):
     def judge(self, scores: Mapping[str, object]) -> Verdict:
         """The verdict on one image, regardless of the others. What a person has decided (`human`) stands."""
         self.check(scores)
+        if (chance := scores.get("given_up")) is not None:  # before any verdict by hand: there is no finished image
+            return Verdict(False, f"given up: probability {chance:.4g} is below the limit")
         if (human := scores.get("human")) is not None:
             return Verdict(bool(human), "accepted by hand" if human else "rejected by hand")
         for prefix, who in (("", "the classifier"), ("judge_", "the judge")):

@@ -107,6 +107,8 @@ def decide_by_hand(
     with alone(manifest.folder, seconds):
         manifest.refresh()
         before = [_row_of(manifest, key, index) for key, index in images]
+        if accepted and any(row["scores"].get("given_up") is not None for row in before):
+            raise ValueError("An image that was given up is not finished. Choose others, or lower give_up_below.")
         for row in before:
             new = _decided(row, accepted)
             verdict = Rules().judge(evidence(new)) if accepted is not None else _by_rules(manifest, new)

@@ -83,6 +83,7 @@ def export_images(
     guidance: object = None,
     noise: Sequence[tuple[int, int]] | None = None,
     together: int | None = None,
+    given_up: Sequence[float | None] = (),
     workflow: str = "",
     versions: Mapping[str, str] | None = None,
     image_format: str = "png",
@@ -97,9 +98,10 @@ def export_images(
     agreement is measured inside the mask. A mask from a file is stored, and gives the box if the job has none.
     `transform` holds one entry, or one per image; it, `guidance` and `versions` (plain values) go into the rows,
     `metadata` into PNG text chunks. `noise`: for each image the seed of its noise and its place in the batch that the
-    seed draws, for the row and the text chunks. `together`: how many images were sampled in one batch. `workflow`: the
-    `..workflow.digest` of what made the images. `check` is called before each file
-    and may raise to stop. All input is checked before the first write (ValueError).
+    seed draws, for the row and the text chunks. `together`: how many images were sampled in one batch. `given_up`: the
+    probability of each image that the sampler did not finish, which is rejected whatever the rules; None for the
+    others. `workflow`: the `..workflow.digest` of what made the images. `check` is called before each file and may
+    raise to stop. All input is checked before the first write (ValueError).
     """
     if job is not None and class_name and matching_key(class_name) != matching_key(job.class_name):
         raise ValueError(f"class_name {class_name!r} is not the job's {job.class_name!r}. Leave it empty.")
@@ -121,6 +123,8 @@ def export_images(
         if network is not None:
             for row, found in zip(scores, classifier_scores(images, class_name, network, prefix), strict=True):
                 row.update(found)
+    for row, chance in zip(scores, given_up or [None] * count, strict=True):
+        row.update({} if chance is None else {"given_up": chance})
     verdicts = [rules.judge(row) for row in scores]
     drawn = [{"noise_seed": seed, "noise_index": index} for seed, index in noise] if noise else [{}] * count
     texts = [{**metadata, **({"higfa": canonical_json(one)} if one else {})} if metadata else None for one in drawn]

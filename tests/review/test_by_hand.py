@@ -68,6 +68,15 @@ def test_the_same_image_made_again_keeps_it(folder):
     assert accepted(folder) == [0, 1, 2, 3]
 
 
+def test_an_image_that_was_given_up_cannot_be_accepted(tmp_path):
+    make_dataset(tmp_path / "set", [SCORES[0], {**SCORES[0], "given_up": 0.02}])
+    before = (tmp_path / "set" / "manifest.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="was given up is not finished"):
+        decide_by_hand(Manifest(tmp_path / "set"), [image(tmp_path / "set", i) for i in (0, 1)], True)
+    assert (tmp_path / "set" / "manifest.jsonl").read_bytes() == before
+    decide(tmp_path / "set", 1, False)
+
+
 def test_an_unknown_image_is_refused_and_nothing_changes(folder):
     text = (folder / "manifest.jsonl").read_bytes()
     with pytest.raises(ValueError, match="No image nobody-0"):

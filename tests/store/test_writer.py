@@ -10,9 +10,12 @@ from PIL import Image
 
 from higfa_core.contour import ContourTransform, extract, transform_batch
 from higfa_core.files.paths import class_of_folder
+from higfa_core.files.records import check_row
 from higfa_core.plans.plan import Plan
 from higfa_core.plans.rules import Rules
+from higfa_core.review.filtering import refilter
 from higfa_core.sources.layouts import read_dataset
+from higfa_core.store.manifest import Manifest
 from higfa_core.store.writer import (
     check_images,
     dataset_folder,
@@ -94,6 +97,18 @@ def test_run_again_writes_nothing_and_says_so(jobs, output):
     assert report.outcomes == ("same", "same") and report.accepted == 2
     assert "0 written, 2 accepted" in str(report) and "2 already there" in str(report)
     assert before == {name: (output / "d" / name).stat().st_mtime_ns for name in files(output / "d")}
+
+
+def test_an_image_that_was_given_up_is_rejected_whatever_the_rules(jobs, output):
+    report = export_images(images(0, 2), output, "d", job=jobs[0], given_up=[None, 0.0123])
+    assert [row["accepted"] for row in report.rows] == [True, False]
+    assert report.rows[1]["reason"] == "given up: probability 0.0123 is below the limit"
+    first, second = (output / "d" / "manifest.jsonl").read_bytes().splitlines()
+    assert (check_row(first).scores.given_up, check_row(second).scores.given_up) == (None, 0.0123)
+    refilter(output / "d", {}, fresh=True)
+    assert [row["accepted"] for row in Manifest(output / "d")] == [True, False]
+    again = export_images(images(0, 2), output, "d", job=jobs[0], given_up=[None, 0.0123])
+    assert again.outcomes == ("same", "same")
 
 
 def test_a_deleted_image_is_made_again(jobs, output):
