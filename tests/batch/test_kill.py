@@ -145,7 +145,7 @@ def test_kills_lose_and_double_no_job_of_a_prompt(tmp_path, make_plan, make_serv
     assert batch in server.prompts and server.seen_faults - {None}
 
 
-@pytest.mark.parametrize("batch", [3, 8])
+@pytest.mark.parametrize("batch", [1, 3, 8])
 def test_kills_do_not_overrun_a_quota(tmp_path, make_plan, make_server, drive, made, batch):
     draw, quota = random.Random(batch), {"F-16A": 20, "F-16B": 9}
     make_plan(tmp_path / "planes", dict.fromkeys(quota, 30), quota=quota)

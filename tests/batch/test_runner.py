@@ -204,14 +204,16 @@ def good(key):
     return draw("good", key) < 0.5
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_quotas_take_the_shortest_prefix_of_each_class(tmp_path, make_plan, make_server, count):
+@pytest.mark.parametrize(("count", "batch"), [(1, 1), (3, 1), (1, 3), (3, 3), (1, 8), (3, 8)])
+def test_quotas_take_the_shortest_prefix_of_each_class(tmp_path, make_plan, make_server, count, batch):
     quota = dict.fromkeys(CLASSES[:3], 4) | {"x": 0}
     plan = make_plan(
         tmp_path / "planes", {name: 4 * n for name, n in quota.items()}, {k: n for k, n in quota.items() if n}
     )
-    servers = [make_server(accepted=good, faults=FAULTS, share=0.2, seed=i) for i in range(count)]
-    found = run(tmp_path / "planes", servers, Options(attempts=9, poll=0.002, patience=0.5, give_up=5))
+    share = 0.2 / batch**0.5  # a prompt has the faults of all of its jobs
+    servers = [make_server(accepted=good, faults=FAULTS, share=share, seed=i) for i in range(count)]
+    options = Options(attempts=9, poll=0.002, patience=0.5, give_up=5, batch=batch)
+    found = run(tmp_path / "planes", servers, options)
     rows, _ = manifest_rows(tmp_path / "planes")
     wanted = set()
     with closing(States(tmp_path / "planes")) as states:

@@ -84,7 +84,11 @@ def test_a_contour_that_was_not_needed_is_made_when_it_is(exact):
 def test_workflows_from_before_the_setting_run(pack):
     node = pack.nodes["HiGFA_Guidance"]
     declared = {item.id: item for item in node.GET_SCHEMA().inputs}
-    assert [name for name, item in declared.items() if item.optional] == ["branch_interval", "control_interval"]
+    assert [name for name, item in declared.items() if item.optional] == [
+        "branch_interval",
+        "control_interval",
+        "give_up_below",
+    ]
     old = {name: item.default for name, item in declared.items() if not item.optional}
     made = node.execute(**old).args[0]
-    assert (made.branch_interval, made.control_interval) == (1, 1)
+    assert (made.branch_interval, made.control_interval, made.give_up_below) == (1, 1, 0)
