@@ -161,12 +161,18 @@ api.addEventListener("higfa.guidance", ({ detail }) => {
 // --- What a finished node has to say: how many images were written, which were rejected and why.
 
 const TEXT = "higfa_text";
-const TELLING = ["HiGFA_ExportDataset", "HiGFA_TrainClassifier", "HiGFA_CheckClassifier", "HiGFA_ClassifyImages"];
+const TELLING = {  // and how high its words are
+  HiGFA_ExportDataset: 52,
+  HiGFA_LoadMiniature: 86,
+  HiGFA_TrainClassifier: 86,
+  HiGFA_CheckClassifier: 52,
+  HiGFA_ClassifyImages: 52,
+};
 
 function addText(node) {
   const style = "font: 12px/1.4 sans-serif; color: #ddd; overflow: auto; white-space: pre-wrap; overflow-wrap: anywhere";
   const box = element("div", { style, "data-testid": "higfa-text" }, "Run: what came of it is said here.");
-  node.addDOMWidget(TEXT, TEXT, box, { serialize: false, hideOnZoom: false, getMinHeight: () => 52 }).serialize = false;
+  node.addDOMWidget(TEXT, TEXT, box, { serialize: false, hideOnZoom: false, getMinHeight: () => TELLING[node.comfyClass] }).serialize = false;
   after(node, "onExecuted", function (output) {
     tell(this, output?.text);
   });
@@ -363,7 +369,7 @@ app.registerExtension({
     after(node, "onConnectionsChange", () => followLinks(node));
     hideAdvanced(node);
     if (GUIDED.includes(node.comfyClass)) addChart(node);
-    if (TELLING.includes(node.comfyClass)) addText(node);
+    if (node.comfyClass in TELLING) addText(node);
     node.setSize([node.size[0], node.computeSize()[1]]);
     refreshChoices();
   },

@@ -106,8 +106,11 @@ def summary(trained: list[Trained]) -> str:
 def _lines(one: Trained) -> list[str]:
     r = one.result
     steps = f"step {r.best_step} of {r.settings.steps}" + (f" ({r.stopped})" if r.stopped else "")
-    lines = [
-        f"{one.role:<13}{one.path.name}: {r.settings.arch}, {counted(len(r.classifier.class_names), 'class')}",
+    lines = [f"{one.role:<13}{one.path.name}: {r.settings.arch}, {counted(len(r.classifier.class_names), 'class')}"]
+    if r.calibration:  # what one looks for first
+        right = int((r.logits.argmax(1) == r.labels).sum())
+        lines.append(f"{'accuracy':<13}{r.accuracy:.1%} of the held-out images ({right} of {len(r.labels)})")
+    lines += [
         f"{'images':<13}{r.train_images} for training, {len(r.held_out)} held out",
         f"{'weights':<13}{steps}",
     ]
@@ -115,8 +118,6 @@ def _lines(one: Trained) -> list[str]:
         lines.append(f"{'started from':<13}{start}")
     if not r.calibration:
         return [*lines, f"{'calibration':<13}none: no image was held out, so the temperature stays 1"]
-    right = int((r.logits.argmax(1) == r.labels).sum())
-    lines.append(f"{'accuracy':<13}{r.accuracy:.1%} of the held-out images ({right} of {len(r.labels)})")
     return [*lines, f"{'calibration':<13}{r.calibration.summary()}"]
 
 

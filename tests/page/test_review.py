@@ -81,7 +81,8 @@ def test_sliders_show_at_once_what_goes_and_apply_and_undo(view, folder, frame):
     good = [number for number in before if SCORES[number]["confidence"] >= 0.6]
     frame.locator("#counts").get_by_text("would change").wait_for()
     until(view, lambda: f"{len(good)}stay" in frame.locator("#counts").inner_text().replace("\n", "").replace(" ", ""))
-    assert frame.locator(".card.moves").count() == len(before) - len(good) and accepted(folder) == before
+    until(view, lambda: frame.locator(".card.moves").count() == len(before) - len(good))
+    assert accepted(folder) == before
     view.shot("review-rules")
     frame.locator("#apply").click()
     until(view, lambda: accepted(folder) == good)
