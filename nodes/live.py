@@ -100,17 +100,6 @@ def _part(queue: Any, left: dict) -> None:
                     entry["outputs"][node] = {**output, LEFT: [dict(left)]}
 
 
-def say(hidden: io.HiddenHolder | None, words: str) -> None:
-    """Show words under a node, on the page that queued it.
-
-    Args:
-        hidden: of the node; None for a node called by other code.
-    """
-    server = prompt_server()
-    if hidden is not None and server is not None and server.client_id in server.sockets:
-        server.send_progress_text(words, str(hidden.unique_id), server.client_id)
-
-
 def shown(summary: str, trace: Trace | None) -> dict[str, Any]:
     """What a sampler node leaves on the page and in the history."""
     text = ui.PreviewText(summary).as_dict()

@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 from ..higfa_core.classifier import FineGrainedClassifier
 from ..higfa_core.comfy.patchers import attach_patcher
 from ..higfa_core.miniature import birds, shipped
-from . import live
+from .live import SHOWS
 from .types import HiGFAClassifier
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ class LoadMiniature(io.ComfyNode):
             "small marks, at 128 x 128 pixels, with everything needed to try hierarchical guidance on a CPU.",
             search_aliases=["miniature", "tiny model", "demo model", "birds", "example models"],
             inputs=[],
-            hidden=[io.Hidden.unique_id],
+            **SHOWS,
             outputs=[
                 io.Model.Output(display_name="MODEL"),
                 io.Clip.Output(display_name="CLIP"),
@@ -50,7 +50,6 @@ class LoadMiniature(io.ComfyNode):
         guide, judge = (attach_patcher(FineGrainedClassifier.load(file)) for file in (shipped.GUIDE, shipped.JUDGE))
         words = "\n".join(map(shipped.worth, (shipped.GUIDE, shipped.JUDGE)))
         log.info("HiGFA: miniature: %s", words.replace("\n", "; "))
-        live.say(cls.hidden, words)
         return io.NodeOutput(
             models.load_model(),
             models.load_clip(),
