@@ -41,7 +41,7 @@ def plans(_name: str = "") -> list[str]:
 def classes_of_dataset(name: str) -> list[str]:
     folder = inside(folder_paths.get_input_directory(), name)
     if name == sources.NAME and not folder.exists():
-        return list(birds.CLASS_NAMES)
+        return sorted(birds.CLASS_NAMES)
     return sorted(read_dataset(folder).class_names, key=str.casefold)
 
 
@@ -49,7 +49,7 @@ def classes_in_turn(name: str) -> list[str]:
     """The classes of a dataset's first jobs: Dataset Job's index 0 is of the first one, 1 of the second."""
     folder = inside(folder_paths.get_input_directory(), name)
     if name == sources.NAME and not folder.exists():
-        return list(birds.CLASS_NAMES)
+        return sorted(birds.CLASS_NAMES)  # as its folders will be
     return [class_name for class_name, images in read_dataset(folder).counts().items() if images]
 
 

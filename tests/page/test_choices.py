@@ -95,6 +95,17 @@ def test_folders_are_offered_beside_the_text(view, my_dataset):
         assert view.page.evaluate(VALUE, [node, "dataset"]) == my_dataset
 
 
+def test_the_demo_offers_the_same_before_its_images_are_drawn(server):
+    folder = server.base / "input" / NAME
+    draw_sources(folder, 1)
+    offered = [asked(server, kind, NAME) for kind in ("turns", "dataset")]
+    away = folder.rename(folder.with_name("away"))
+    try:
+        assert [asked(server, kind, NAME) for kind in ("turns", "dataset")] == offered
+    finally:
+        away.rename(folder)
+
+
 def test_a_class_of_the_dataset_is_its_first_job(view, server):
     draw_sources(server.base / "input" / NAME, 1)
     view.open("miniature_augment")
