@@ -31,7 +31,7 @@ STEPS, BATCH, RATE, DECAY = 2000, 32, 2e-3, 0.99
 REAL, SYNTHETIC = 5, 8  # images of a species
 ROUNDS = 10  # of text + contour in a generation: for rejection at equal compute; the other conditions take eight
 VALIDATION_SEED, MORE_SEED, TEST_SEED = 9_000_000, 9_100_000, 9_500_000
-GRID, CHOSEN = (0.25, 0.5, 0.75), 0.5
+GRID, CHOSEN = (0.25, 0.5, 0.75), 0.25
 RULES = {"threshold": 0.5, "best 75 %": 0.75, "best 50 %": 0.5, "best 25 %": 0.25}
 CONDITIONS = ("real", "real, strong augmentation", "text", "contour", "weak", "mid", "oracle",
               *(f"contour, {rule} by mid" for rule in RULES), "more real images")  # fmt: skip

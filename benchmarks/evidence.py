@@ -15,6 +15,7 @@ resumes; images go to .higfa/evidence. Settings are tried on the tuning seeds on
 
 import argparse
 import csv
+import shutil
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -135,6 +136,12 @@ class Bench:
         return self.images / self.phase / condition.replace(":", " ") / "train" / name / f"{seed}.png"
 
 
+def species_count():
+    from higfa_core.miniature import birds
+
+    return len(birds.SPECIES)
+
+
 def read_rows(path):
     """(condition, seed) -> row."""
     if not path.exists():
@@ -224,7 +231,7 @@ def rejection(rows):
     return "\n".join(lines)
 
 
-LADDER = ("mid:eta=0", "mid:eta=0.25", "mid:eta=0.5", "mid", "mid:eta=2")
+LADDER = ("mid:eta=0", "mid:eta=0.25", "mid:eta=0.5", "mid:eta=1", "mid")
 
 
 def pilots(rows, draws=1000, jobs=12):
@@ -260,7 +267,7 @@ def pilots(rows, draws=1000, jobs=12):
     return f"pilots of {jobs} from {len(seeds)} jobs take {picks}; {words}"
 
 
-def measures(phase, conditions):
+def measures(phase, conditions, last):
     """The measures of `higfa evaluate` for the images of each condition, against 20 fresh renders of each species."""
     from fidelity import load_judge
     from PIL import Image
@@ -279,7 +286,7 @@ def measures(phase, conditions):
                 Image.fromarray(birds.render(species, FRESH_SEED + i).image).save(path)
     judge, rows = load_judge(), []
     for condition in conditions:
-        pair = read_pair(real, WORK / phase / condition.replace(":", " "))
+        pair = read_pair(real, linked(WORK / phase / condition.replace(":", " "), last))
         sheet = audit(pair, Networks(judge, judge), EvaluationSettings(side=128))
         found = {name: sheet.measures[name] for name in MEASURED} | right_marks(sheet.images)
         rounded = {k: v if v is None or isinstance(v, int) else round(v, 4) for k, v in found.items()}
@@ -289,6 +296,18 @@ def measures(phase, conditions):
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def linked(folder, last):
+    """A folder with the images of earlier seeds alone."""
+    apart = WORK / "measured" / folder.name
+    shutil.rmtree(apart, ignore_errors=True)
+    for path in folder.rglob("*.png"):
+        if int(path.stem) < last:
+            place = apart / path.relative_to(folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.hardlink_to(path)
+    return apart
 
 
 def right_marks(images):
@@ -304,7 +323,9 @@ def right_marks(images):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", choices=SEEDS, default="evaluation")
-    parser.add_argument("--rounds", type=int, default=6, help="one image of each species a round")
+    parser.add_argument(
+        "--rounds", type=int, default=12, help="one image of each species a round; others are left out of the table"
+    )
     parser.add_argument("--conditions", nargs="+", metavar="CONDITION", help=f"default: {' '.join(SHIPPED)}")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER", help="of the rows")
     parser.add_argument("--table", action="store_true", help="only print the table of the rows that exist")
@@ -314,8 +335,9 @@ def main():
     if args.quick:
         with TemporaryDirectory() as folder:
             return quick(Path(folder), min(args.rounds, 2))
+    last = SEEDS[args.seeds] + args.rounds * species_count()
     if args.measures:
-        return measures(args.seeds, args.conditions or SHIPPED)
+        return measures(args.seeds, args.conditions or SHIPPED, last)
     if args.seeds == "evaluation" and args.conditions and set(args.conditions) - set(SHIPPED):
         parser.error("settings are tried on --seeds tune, never on the evaluation seeds")
     if not args.table:
@@ -325,7 +347,7 @@ def main():
             for condition in args.conditions or SHIPPED:
                 bench.make(condition, number)
             print(f"round {number + 1} of {args.rounds}", flush=True)
-    rows = read_rows(args.out / f"{args.seeds}.csv")
+    rows = {key: row for key, row in read_rows(args.out / f"{args.seeds}.csv").items() if key[1] < last}
     print(table(rows), rejection(rows), pilots(rows), sep="\n\n")
 
 

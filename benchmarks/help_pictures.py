@@ -31,8 +31,8 @@ BACKGROUND, INK = (24, 24, 27), (235, 235, 235)
 CURVES = {"text": (200, 211, 224), "contour": (143, 214, 148), "classifier": (255, 122, 69)}
 SPECIES, DRAWN, SIZE = 13, 12, 256  # the bird of the contour pictures
 DRAWN_AS = 0  # of the species: the scene belongs to species and seed
-JOB = 3  # the bird of the strips
-ETAS = "0, 0.25, 1, 3"
+JOB = 6  # the bird of the strips: text and contour alone miss its species
+ETAS = "0, 0.5, 1, 3"
 CUSTOM = Modulation(text=(0.5, 1.0), contour=(0.2, 1.0), b=2.0, gamma=0.5)
 # Setting -> the value that the picture shows; everything else is off.
 OFF = {"flip": 0, "rotation": 0, "scale_min": 1, "scale_max": 1, "translation": 0, "perspective": 0, "elastic": 0}
@@ -63,7 +63,7 @@ def main():
     client = Client(args.server)
     strip = swept(client, "eta", ETAS, {"preset": "relax"})
     save("eta", [(f"eta {value}: p {p:.2f}", image) for value, p, image in strip], columns=2)
-    presets = swept(client, "preset", ", ".join([*MODULATIONS, "custom"]), {"eta": 1.0, **custom_settings()})
+    presets = swept(client, "preset", ", ".join([*MODULATIONS, "custom"]), {"eta": 2.0, **custom_settings()})
     cells = [[(f"p {p:.2f}", image), (name, curves_of(MODULATIONS.get(name, CUSTOM)))] for name, p, image in presets]
     save("presets", sum(cells, []), columns=2)
 

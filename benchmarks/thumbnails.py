@@ -27,12 +27,12 @@ def main():
     client = Client(parser.parse_args().server)
     results = [made(client, "miniature_augment", index, ("20", 0))[0] for index in (1, 3, 6, 8, 9, 12, 5, 14)]
     save("miniature_augment", results, columns=4)
-    pairs = [made(client, "miniature_compare", index, ("30", 0)) for index in (3, 9)]
+    pairs = [made(client, "miniature_compare", index, ("27", 0)) for index in (6, 9)]
     save("miniature_compare", [image for three in pairs for image in three], columns=3)
     save("miniature_three_ways", made(client, "miniature_three_ways", 8, ("26", 0)), columns=3)
-    save("miniature_sweep", made(client, "miniature_sweep", 3, ("40", 2)), columns=3)
+    save("miniature_sweep", made(client, "miniature_sweep", 6, ("40", 2)), columns=3)
     steps = [("2", 0), ("3", 0), ("4", 0), ("20", 0)]  # real image, contour, warped contour, result
-    save("controlnet_augment", [made(client, "miniature_augment", i, s)[0] for i in (3, 9) for s in steps], columns=4)
+    save("controlnet_augment", [made(client, "miniature_augment", i, s)[0] for i in (6, 9) for s in steps], columns=4)
     save("miniature_app", [made(client, "miniature_app", i, ("20", 0))[0] for i in range(16, 28)], columns=4)
     real = [made(client, "miniature_augment", i, ("2", 0))[0] for i in (1, 3, 6, 8)]  # learned from, and made
     save("controlnet_train", real + results[:4], columns=4)

@@ -48,8 +48,8 @@ MODULATIONS = {
 class Guidance(Settings):
     """All settings of hierarchical guidance except `cfg` (w_text), which is on the sampler node."""
 
-    eta: float = Setting(0.25, 0, 10, step=0.05, usual="0.1 to 1").help(
-        "Strength of the classifier's step. 0 only measures; above 1 it can overpower the image."
+    eta: float = Setting(1.0, 0, 10, step=0.05, usual="0.5 to 2").help(
+        "Strength of the classifier's step. 0 only measures; above 2 it can overpower the image."
     )
     start_percent: float = Setting(0.7, 0, 1, step=0.01, usual="0.6 to 0.8").help(
         "Where the final stage begins, as in Apply ControlNet: share of the noise schedule, not of the steps. "

@@ -19,7 +19,9 @@ def sampler(pack, classifier):
     """HiGFA KSampler over lists; the seeds are those of one Dataset Job where `together`."""
     seed_of = sys.modules[pack.nodes["HiGFA_DatasetJob"].__module__].JobSeed.of
     declared = {item.id: item.default for item in pack.nodes["HiGFA_Guidance"].GET_SCHEMA().inputs}
-    guidance = pack.nodes["HiGFA_Guidance"].execute(**{**declared, "start_percent": 0.3, "eta": 1.0}).args[0]
+    guidance = (
+        pack.nodes["HiGFA_Guidance"].execute(**{**declared, "start_percent": 0.3, "eta": 2.0, "views": 2}).args[0]
+    )
 
     def run(family, together=True, **lists):
         count, mark = max(map(len, lists.values())), object()

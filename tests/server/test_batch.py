@@ -190,7 +190,7 @@ def test_the_readmes_way_from_a_folder_to_a_dataset(server, tmp_path):
         assert words[:3] == ["python", "run.py", "higfa"] and cli.main(words[3:]) == 0, command
     made = rows_now(server.base / "output" / "birds")
     exported = ImageFolder(server.base / "output" / "birds_imagefolder" / "train")
-    assert len(made) >= 32 and len(exported) == sum(row["accepted"] for row in made) > 24
+    assert len(made) == 32 and len(exported) == sum(row["accepted"] for row in made) > 24
     assert set(exported.classes) <= set(birds_module.CLASS_NAMES)
 
 

@@ -53,8 +53,11 @@ def test_the_images_are_those_of_single_jobs(made, server):
             np.asarray(Image.open(server.base / "output" / name / row["file"]), int)
             for name, row in (("alone", one), ("together", other))
         ]
-        assert abs(images[0] - images[1]).max() <= 1  # float noise, on either side of a half
-        assert one["scores"]["confidence"] == pytest.approx(other["scores"]["confidence"], abs=1e-3)
+        moved = abs(images[0] - images[1])
+        # Float noise, on either side of a half. Where it flips a ReLU of the classifier, the gradient jumps, and a few
+        # pixels move further; in float64 nothing does (tests/comfy/test_together.py). Other images are tens away.
+        assert moved.mean() < 0.25 and (moved > 1).mean() < 0.01
+        assert one["scores"]["confidence"] == pytest.approx(other["scores"]["confidence"], abs=1e-2)
 
 
 def test_each_row_says_what_guided_its_own_image(made):
