@@ -332,15 +332,35 @@ async function queuedGraph(id) {
   return {};
 }
 
-// The page's own message of a failed run hides the reason behind a button.
-function sayWhy({ detail }) {
-  const node = nodeAt(String(detail.node_id));
+// The page's own message of a failed or refused run hides the reason behind a button.
+function sayWhy(id, reason) {
+  const node = nodeAt(String(id));
   if (!node || !isOurs(node)) return;
-  const reason = { summary: node.title, detail: detail.exception_message.trim() };
-  app.extensionManager.toast.add({ severity: "error", life: 30_000, ...reason });
+  app.extensionManager.toast.add({ severity: "error", life: 30_000, summary: node.title, detail: reason });
 }
 
-api.addEventListener("execution_error", sayWhy);
+const sayFailed = ({ detail }) => sayWhy(detail.node_id, detail.exception_message.trim());
+
+function sayRefused(answer) {
+  for (const [id, { errors }] of Object.entries(answer?.node_errors ?? {})) {
+    for (const { details } of errors) sayWhy(id, details.replace(/^\w+ - /, ""));
+  }
+}
+
+// The page has no event for a prompt that the server refuses, in part or whole.
+const queuePrompt = api.queuePrompt;
+api.queuePrompt = async function (...prompt) {
+  try {
+    const answer = await queuePrompt.apply(this, prompt);
+    sayRefused(answer);
+    return answer;
+  } catch (error) {
+    sayRefused(error.response);
+    throw error;
+  }
+};
+
+api.addEventListener("execution_error", sayFailed);
 api.addEventListener("execution_error", giveBackIndex);
 api.addEventListener("execution_interrupted", giveBackIndex);
 

@@ -93,7 +93,7 @@ def test_a_wrong_folder_marks_its_input_and_uses_up_no_index(view):
     index = view.page.evaluate(INDEX)
     view.run()
     view.until(f"() => ({ERRORS})().length > 0", seconds=20)
-    view.page.wait_for_timeout(500)
+    view.page.get_by_text(MISSING).first.wait_for()
     view.shot("wrong-folder")
     found = {name: details for _, name, details in view.page.evaluate(ERRORS)}
     assert MISSING in found["dataset"]

@@ -58,6 +58,11 @@ def until(view, condition, seconds=15):
     raise AssertionError("it did not come about in time")
 
 
+def nothing_left(view, frame):
+    """Nothing to undo: the tab remembers what is left, also for the next test."""
+    until(view, lambda: frame.locator("#undo:disabled").count() == 1)
+
+
 def test_images_are_rejected_and_taken_back_and_the_export_follows(view, folder, frame):
     everything = exported(folder)
     assert everything == list(range(len(SCORES)))
@@ -72,6 +77,7 @@ def test_images_are_rejected_and_taken_back_and_the_export_follows(view, folder,
     view.page.keyboard.press("z")
     view.page.keyboard.press("z")
     until(view, lambda: exported(folder) == everything)
+    nothing_left(view, frame)
 
 
 def test_sliders_show_at_once_what_goes_and_apply_and_undo(view, folder, frame):
@@ -88,6 +94,7 @@ def test_sliders_show_at_once_what_goes_and_apply_and_undo(view, folder, frame):
     until(view, lambda: accepted(folder) == good)
     frame.locator("#undo").click()
     until(view, lambda: accepted(folder) == before)
+    nothing_left(view, frame)
 
 
 @pytest.mark.parametrize("keep", [True, False], ids=["same-tab", "other-browser"])
@@ -100,7 +107,7 @@ def test_a_verdict_is_undone_after_a_reload(view, folder, frame, keep):
     view.until(RELOADED, seconds=20)
     frame.locator("#undo").click()
     until(view, lambda: accepted(folder) == before)
-    frame.locator("#undo:disabled").wait_for()
+    nothing_left(view, frame)
 
 
 def test_rules_are_undone_after_a_reload(view, folder, frame):

@@ -406,12 +406,15 @@ function undo() {
     const back = toUndo();
     if (!back) return;
     const rest = state.undo.slice(0, -1);
-    await (back.rules ? undoRules(back.rules) : undoVerdicts(back.verdicts)).catch((error) => {
+    try {
+      await (back.rules ? undoRules(back.rules) : undoVerdicts(back.verdicts));
+      remember(rest);
+    } catch (error) {
       if (error.status !== WAIT) remember(rest); // else it is still to be undone
       throw error;
-    });
-    remember(rest);
-    refresh();
+    } finally {
+      refresh();
+    }
   });
 }
 
