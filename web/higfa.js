@@ -343,7 +343,8 @@ const sayFailed = ({ detail }) => sayWhy(detail.node_id, detail.exception_messag
 
 function sayRefused(answer) {
   for (const [id, { errors }] of Object.entries(answer?.node_errors ?? {})) {
-    for (const { details } of errors) sayWhy(id, details.replace(/^\w+ - /, ""));
+    // One error comes once for each output that hangs on the node.
+    for (const reason of new Set(errors.map(({ details }) => details.replace(/^\w+ - /, "")))) sayWhy(id, reason);
   }
 }
 
