@@ -58,6 +58,11 @@ def image_row(graph, accepted=lambda key: True, index=0, batch=1, job=None):
     return row, tiny_png(key + "'" * index)
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        """Silent: a client that hangs up on a bad answer is meant to, and its message would count as ours."""
+
+
 class FakeComfy:
     """`faults`: what may go wrong, at the first `times` attempts of a job, with probability `share`.
 
@@ -82,7 +87,7 @@ class FakeComfy:
         self.prompts = []  # jobs of each prompt that ended
         self.answer_as, self.methods, self.twist, self.content, self.headers = None, ("GET", "POST"), None, None, []
         self.instance, self.stopped = uuid.uuid4().hex, False
-        self.httpd = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.httpd = _Server(("127.0.0.1", 0), _handler(self))
         self.httpd.daemon_threads = True
         self.httpd.fake = self
         self.url = f"http://127.0.0.1:{self.httpd.server_port}"
