@@ -204,6 +204,15 @@ def quick(folder, rounds):
     return 0 if gained.count(1) > 2 * gained.count(-1) else 1
 
 
+def by_species(rows):
+    """Images of each species that the judge sees as such: text + contour, to HiGFA with the mid guide; losses first."""
+    right = defaultdict(lambda: defaultdict(int))
+    for row in rows.values():
+        right[row["species"]][row["condition"]] += int(row["judge_right"])
+    ranked = sorted(right.items(), key=lambda item: item[1]["mid"] - item[1]["contour"])
+    return ", ".join(f"{name} {found['contour']} to {found['mid']}" for name, found in ranked)
+
+
 def rejection(rows):
     """Text + contour, of which the guide keeps what it likes: how much is left, how right, and of how many species."""
     from math import ceil
@@ -348,7 +357,7 @@ def main():
                 bench.make(condition, number)
             print(f"round {number + 1} of {args.rounds}", flush=True)
     rows = {key: row for key, row in read_rows(args.out / f"{args.seeds}.csv").items() if key[1] < last}
-    print(table(rows), rejection(rows), pilots(rows), sep="\n\n")
+    print(table(rows), rejection(rows), pilots(rows), by_species(rows), sep="\n\n")
 
 
 if __name__ == "__main__":
